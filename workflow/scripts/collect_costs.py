@@ -1,0 +1,17 @@
+"""Put what Snakemake measured of a study's jobs into one table."""
+
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.costs import read_costs
+from essential_sparsity.job import run_job
+from essential_sparsity.tables import COSTS, write_table
+
+
+def main(snakemake: Any) -> None:
+    """Write the table of costs."""
+    write_table(read_costs(Path("results/benchmarks"), map(Path, snakemake.input)), COSTS, Path(snakemake.output.table))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

@@ -1,0 +1,19 @@
+"""Put the evaluations of a study into one table."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.job import run_job
+from essential_sparsity.tables import EVALUATIONS, stack, write_table
+
+
+def main(snakemake: Any) -> None:
+    """Write the table of evaluations."""
+    rows = stack((pd.read_parquet(path) for path in snakemake.input), EVALUATIONS)
+    write_table(rows.assign(study=snakemake.wildcards.study), EVALUATIONS, Path(snakemake.output.table))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

@@ -1,0 +1,56 @@
+"""From evaluations to knees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from essential_sparsity.knee import find_knee, value_at
+from essential_sparsity.metrics import performance
+from essential_sparsity.tables import curves, mean_curve
+
+
+def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the knees of every curve: by each rule, for each seed and for the mean curve over the seeds.
+
+    Args:
+        evaluations: Rows of the table of evaluations.
+        settings: The study's ``knees``: ``rules`` and what they need.
+
+    Returns:
+        Rows of the table of knees.
+    """
+    rows: list[dict[str, Any]] = []
+    for axes, frame in curves(evaluations):
+        seeds = sorted(frame["seed"].unique())
+        parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
+        for seed, part in [*parts, (pd.NA, frame)]:
+            flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
+            curve = mean_curve(part)
+            sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
+            score = performance(value, axes["metric"])
+            for rule in settings["rules"]:
+                found = find_knee(sparsity, score, rule, settings)
+                rows.append({
+                    **axes, "seed": seed, "rule": rule, "knee": np.nan if found.knee is None else found.knee,
+                    "censored": found.censored,
+                    "dense_value": value[0] if len(sparsity) and sparsity[0] == 0 else np.nan,
+                    "value_at_knee": value_at(sparsity, value, found.knee),
+                    "n_seeds": part["seed"].nunique(), "flags": "; ".join([*flags, *found.flags]),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def headline(knees: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """Return the rows of the mean curves by the headline rule, and how far the rules lie apart.
+
+    Returns:
+        The rows with ``lowest`` and ``highest``, the range of the knees over the rules.
+    """
+    mean = knees[knees["seed"].isna()]
+    axes = ["model", "checkpoint", "task", "method"]
+    spread = mean.groupby(axes)["knee"].agg(lowest="min", highest="max").reset_index()
+    return mean[mean["rule"] == rule].merge(spread, on=axes).sort_values(axes, ignore_index=True)

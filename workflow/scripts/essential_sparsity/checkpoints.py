@@ -1,0 +1,237 @@
+"""Checkpoints: Hugging Face folders with one ``model.safetensors``, whatever the weights were stored in before."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.files import atomic_path, read_json, write_json
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+WEIGHTS = "model.safetensors"
+
+# What transformers writes beside the weights and a tokenizer or processor needs to load.
+_COMPANIONS = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model",
+    "spiece.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
+    """Turn the files of a source into a checkpoint folder: ``model.safetensors``, configuration and tokenizer.
+
+    Args:
+        folder: The files as they came.
+        destination: The checkpoint's folder.
+        dtype: ``float32`` or ``bfloat16``: what the weights are stored as.
+        where: The registry key, for messages.
+
+    Raises:
+        UserError: No format that is known, unreadable weights, or NaN or infinite values.
+    """
+    formats = {convert: sorted(folder.glob(f"*{suffix}")) for suffix, convert in _CONVERTERS.items()}
+    convert, files = next(((c, f) for c, f in formats.items() if f), (None, []))
+    if convert is None:
+        raise UserError(
+            where=where,
+            found=f"no weights among {', '.join(sorted(p.name for p in folder.iterdir())) or 'no files at all'}",
+            expected=f"a file that ends in {' or '.join(_CONVERTERS)}",
+            mend="name the file or folder that holds the weights",
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in _COMPANIONS:
+        # What an earlier extraction from another source left: another model's tokenizer must not be read for this one.
+        (destination / name).unlink(missing_ok=True)
+    state = convert(files, destination, DTYPES[dtype], where)
+    check_finite(state, where)
+    for name in _COMPANIONS:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, destination / name)
+    if not (destination / "config.json").is_file():
+        raise UserError(
+            where=where,
+            found="weights without a config.json",
+            expected="the model's config.json beside its weights",
+            mend="put the config.json of the model into the same folder",
+        )
+    _record_dtype(destination / "config.json", dtype)
+    save_weights(state, destination / WEIGHTS)
+
+
+def _record_dtype(config: Path, dtype: str) -> None:
+    """Write into a configuration what the weights are stored as: transformers loads them as it says there."""
+    contents = read_json(config)
+    contents.pop("torch_dtype", None)
+    write_json(config, {**contents, "dtype": dtype})
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, atomically; tensors that share memory must have been dropped before."""
+    with atomic_path(path) as temporary:
+        save_file({name: t.contiguous() for name, t in state.items()}, temporary, metadata={"format": "pt"})
+
+
+def check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights with NaN or infinite values: every score and every loss would be worthless.
+
+    Raises:
+        UserError: Names the first such matrix and how many of its values are not finite.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                where=f"{where}, matrix {name}",
+                found=f"{bad} NaN or infinite values of {tensor.numel()}",
+                expected="finite weights",
+                mend="use another checkpoint: this one is damaged or its training diverged",
+            )
+
+
+def without_tied(state: dict[str, Tensor], tied: Mapping[str, str] | list[str] | None) -> dict[str, Tensor]:
+    """Drop the names that share another tensor's memory, since safetensors stores each byte once.
+
+    Args:
+        state: A model's state dict.
+        tied: The model's own list of names that it ties at load.
+    """
+    kept: dict[str, Tensor] = {}
+    owners: dict[int, str] = {}
+    later = set(tied or ())
+    for name in sorted(state, key=lambda n: n in later):
+        pointer = state[name].data_ptr()
+        if pointer in owners and state[owners[pointer]].shape == state[name].shape:
+            continue
+        owners[pointer] = name
+        kept[name] = state[name]
+    return kept
+
+
+def _from_safetensors(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            state.update(load_file(file))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _unreadable(file, where, error) from error
+    return _cast(state, dtype)
+
+
+def _from_pickle(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+    """Read ``.bin`` files. ``weights_only=True`` refuses everything in a pickle that is not a tensor."""
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+                raise ValueError("not a mapping of names to tensors")
+            state.update(loaded)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            raise _unreadable(file, where, error) from error
+    # A tensor may be a part of another's memory, which safetensors does not store.
+    own = {
+        n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in without_tied(state, None).items()
+    }
+    return _cast(own, dtype)
+
+
+def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+    """Dequantise a GGUF file once, and write the configuration and the tokenizer that it holds.
+
+    The loaded model refuses ``save_pretrained`` (it counts as quantised), so the state dict and a configuration
+    without the quantisation entry are written instead.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = files[0]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, OSError, KeyError, IndexError, RuntimeError) as error:
+        raise _unreadable(file, where, error) from error
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(destination)
+    tokenizer.save_pretrained(destination)
+    return without_tied(model.state_dict(), model._tied_weights_keys)
+
+
+_CONVERTERS: dict[str, Callable[[list[Path], Path, torch.dtype, str], dict[str, Tensor]]] = {
+    ".safetensors": _from_safetensors,
+    ".bin": _from_pickle,
+    ".gguf": _from_gguf,
+}
+
+
+def _cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _unreadable(file: Path, where: str, error: Exception) -> UserError:
+    return UserError(
+        where=f"{where}, file {file.name}",
+        found=f"a checkpoint that cannot be read ({type(error).__name__}: {_first_line(error)})",
+        expected="safetensors, a pickle of tensors only, or GGUF of an architecture that transformers can dequantise",
+        mend="fetch the file again, or convert it with the tool that wrote it",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no message")[:200]
+
+
+def architecture_class(folder: Path) -> Any:
+    """Return the transformers class that the checkpoint's own configuration names.
+
+    Raises:
+        UserError: The configuration names none, or one that this transformers does not have.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    names = config.architectures or []
+    found = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if found is None:
+        raise UserError(
+            where=f"{folder / 'config.json'}, key architectures",
+            found=f"{names or 'nothing'}",
+            expected=f"the name of a model class of transformers {transformers.__version__}",
+            mend="write the class that the weights belong to, such as ['BertForMaskedLM']",
+        )
+    return found
+
+
+def empty_model(folder: Path) -> nn.Module:
+    """Build the checkpoint's model without memory for its weights (on torch's ``meta`` device)."""
+    from transformers import AutoConfig
+
+    model_class = architecture_class(folder)
+    with torch.device("meta"):
+        model: nn.Module = model_class(AutoConfig.from_pretrained(folder))
+    return model
+
+
+def stored_names(folder: Path) -> list[str]:
+    """Return the names of the tensors that ``model.safetensors`` holds."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return list(file.keys())
+
+
+def log_checkpoint(destination: Path) -> None:
+    """Log the size of a finished checkpoint."""
+    size = (destination / WEIGHTS).stat().st_size
+    logging.info("wrote %s: %.1f MB", destination / WEIGHTS, size / 1e6)

@@ -1,0 +1,43 @@
+"""The device that a job computes on, and what it used there."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from essential_sparsity.errors import UserError
+
+
+def choose_device(gpus: int, threads: int) -> torch.device:
+    """Return the device for a job that was given ``gpus`` GPUs and ``threads`` CPU threads.
+
+    Raises:
+        UserError: A GPU was given by the profile, but torch sees none. Falling back to the CPU would turn a job of
+            minutes into one of days without a word.
+    """
+    torch.set_num_threads(max(1, threads))
+    if gpus < 1:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            where="resources.gpu of this rule (set-resources in the profile, or --set-resources)",
+            found=f"gpu={gpus}, but torch {torch.__version__} sees no CUDA device",
+            expected="a CUDA build of torch and a visible device, or gpu=0",
+            mend="install a CUDA build of torch, check CUDA_VISIBLE_DEVICES, or set gpu: 0 for the rule",
+        )
+    return torch.device("cuda", 0)
+
+
+def device_name(device: torch.device) -> str:
+    """Return ``cpu`` or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak of this process in MB (10^6 bytes): of the GPU's allocator on a GPU, else of resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

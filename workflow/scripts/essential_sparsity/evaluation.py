@@ -1,0 +1,95 @@
+"""One evaluation as a row: every axis, both sparsities, the metric, and where and how it was computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from essential_sparsity.devices import device_name, peak_memory_mb
+from essential_sparsity.files import read_json
+from essential_sparsity.masks import read_masks
+from essential_sparsity.metrics import DENSE_AT_CHANCE, HIGHER_IS_BETTER, at_chance
+from essential_sparsity.outcomes import Outcome
+from essential_sparsity.provenance import workflow_commit
+from essential_sparsity.tables import EVALUATIONS, EXAMPLES, write_table
+from essential_sparsity.trajectory import step_of
+
+Protocol = Callable[[Path, Mapping[str, Tensor], str], tuple[Outcome, float]]
+
+
+# A file of one evaluation does not name a study: two studies that ask for the same evaluation share it.
+EVALUATION = EVALUATIONS.remove_columns(["study"])
+
+
+def evaluation_row(
+    axes: Mapping[str, str], method: Mapping[str, str] | None, task: Mapping[str, Any], outcome: Outcome,
+    realised: float, provenance: Mapping[str, Any], run: Mapping[str, Any],
+) -> pd.DataFrame:  # fmt: skip
+    """Return the single row of an evaluation.
+
+    Args:
+        axes: ``model, checkpoint, method, sparsity, task, seed`` as they stand in the path.
+        method: The registry's entry; None for the dense model.
+        task: The registry's entry.
+        outcome: What the protocol returned.
+        realised: Zeros counted in the model that was evaluated, as a fraction.
+        provenance: The checkpoint's ``provenance.json``.
+        run: ``seconds, peak_memory_mb, device, workflow_commit, torch_version, transformers_version``.
+    """
+    slots = {key: method[key] if method else None for key in ("score", "allocation", "scope", "pattern")}
+    ignorant = method is None and at_chance(outcome.value, outcome.chance, outcome.n, task["metric"])
+    row = {
+        **axes, **slots, **run, "source": provenance["source"], "revision": provenance["revision"],
+        "step": step_of(axes["checkpoint"]), "sparsity": float(axes["sparsity"]), "realised_sparsity": realised,
+        "protocol": task["protocol"], "metric": task["metric"], "value": outcome.value,
+        "higher_is_better": HIGHER_IS_BETTER[task["metric"]], "chance": outcome.chance,
+        "flags": DENSE_AT_CHANCE if ignorant else "", "n": outcome.n, "seed": int(axes["seed"]),
+    }  # fmt: skip
+    return pd.DataFrame([row])
+
+
+def run_evaluation(
+    axes: Mapping[str, str], checkpoint: Path, mask: Path | None, method: Mapping[str, str] | None,
+    task: Mapping[str, Any], protocol: Protocol, device: torch.device,
+) -> tuple[pd.DataFrame, Outcome]:  # fmt: skip
+    """Evaluate one model by a protocol.
+
+    Args:
+        axes: ``model, checkpoint, method, sparsity, task, seed`` as they stand in the path.
+        checkpoint: The checkpoint's folder.
+        mask: The mask's file; None for the dense model.
+        method: The registry's entry; None for the dense model.
+        task: The registry's entry.
+        protocol: Takes the checkpoint, the masks by matrix name and a text for messages, and returns the outcome and
+            the sparsity counted in the model that it evaluated.
+        device: Where it computes.
+
+    Returns:
+        The row of the evaluation, and the outcome with its examples.
+    """
+    where = ", ".join(f"{key} {value}" for key, value in axes.items())
+    began = time.monotonic()
+    outcome, realised = protocol(checkpoint, read_masks(mask) if mask else {}, where)
+    run = {
+        "seconds": time.monotonic() - began,
+        "peak_memory_mb": peak_memory_mb(device),
+        "device": device_name(device),
+        "workflow_commit": workflow_commit(Path(__file__).parent),
+        "torch_version": torch.__version__,
+        "transformers_version": version("transformers"),
+    }
+    provenance = read_json(checkpoint / "provenance.json")
+    return evaluation_row(axes, method, task, outcome, realised, provenance, run), outcome
+
+
+def write_evaluation(row: pd.DataFrame, outcome: Outcome, row_path: Path, examples_path: Path) -> None:
+    """Write an evaluation's row and its examples, the row last."""
+    write_table(outcome.examples, EXAMPLES, examples_path)
+    write_table(row, EVALUATION, row_path)

@@ -1,0 +1,73 @@
+"""Which weights of a model can be pruned: found by the type of their module and its place, never by a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.manifest import Matrix
+
+LINEAR_TYPES = (nn.Linear, Conv1D)
+
+
+def block_prefixes(model: nn.Module) -> list[str]:
+    """Return the names of the transformer blocks, in the model's order.
+
+    A block is an element of an outermost ``ModuleList`` whose elements hold linear layers: that is how transformers
+    stacks the layers of every encoder and decoder.
+    """
+    prefixes: list[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(f"{p}.") for p in prefixes):
+            continue
+        for index, block in enumerate(module):
+            if any(isinstance(m, LINEAR_TYPES) for m in block.modules()):
+                prefixes.append(f"{name}.{index}")
+    return prefixes
+
+
+def list_matrices(model: nn.Module, stored: Collection[str], where: str) -> list[Matrix]:
+    """Return a row for each tensor that a checkpoint stores, in the model's order.
+
+    Prunable are the weights of linear layers inside the transformer blocks; embeddings, heads, norms and biases stay
+    dense (the paper, section 3: six matrices a block in BERT).
+
+    Args:
+        model: The model, which may be on the ``meta`` device.
+        stored: The names in ``model.safetensors``; tied tensors are stored once.
+        where: The model's name, for messages.
+
+    Raises:
+        UserError: No matrix is prunable.
+    """
+    blocks = tuple(f"{prefix}." for prefix in block_prefixes(model))
+    owners = {f"{name}.weight": module for name, module in model.named_modules()}
+    matrices = []
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in stored:
+            continue
+        module = owners.get(name)
+        inside = name.startswith(blocks) if blocks else False
+        if isinstance(module, LINEAR_TYPES) and inside:
+            pruned, reason = True, "linear weight in a transformer block"
+        elif isinstance(module, LINEAR_TYPES):
+            pruned, reason = False, "linear weight outside the transformer blocks (head, pooler or projection)"
+        elif isinstance(module, nn.Embedding):
+            pruned, reason = False, "embedding"
+        elif tensor.ndim < 2:
+            pruned, reason = False, "norm or bias"
+        else:
+            kind = type(module).__name__ if module is not None else "not a module's weight"
+            pruned, reason = False, f"not a linear weight ({kind})"
+        matrices.append(Matrix(name, tuple(tensor.shape), pruned, reason))
+    if not any(m.pruned for m in matrices):
+        raise UserError(
+            where=f"model {where} ({type(model).__name__})",
+            found=f"{len(matrices)} tensors, none of them a linear weight inside a stack of transformer blocks",
+            expected=f"a module list of blocks with {' or '.join(t.__name__ for t in LINEAR_TYPES)} layers",
+            mend="choose a transformer; for another architecture, teach layers.py its linear type",
+        )
+    return matrices

@@ -1,0 +1,264 @@
+"""Where bytes come from: a pinned wheel of the Python index, a local path, or the workflow's own pre-training.
+
+A source is a mapping with a ``kind``; each kind has one function that puts the named bytes into a folder and one that
+says where they came from. Nothing downstream knows which kind it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.files import atomic_path, read_json, sha256_of
+
+Source = Mapping[str, Any]
+
+
+def download_package(package: str, version: str, sha256: str, wheel: Path, where: str) -> None:
+    """Download one wheel with the user's own pip configuration, check its SHA-256, and place it at ``wheel``.
+
+    Only a wheel is accepted (``--only-binary``), since building a source distribution runs its code. Dependencies are
+    not fetched and nothing is installed. pip resumes a connection that drops; ``wheel`` appears complete or not at all.
+
+    Args:
+        package: Name on the index.
+        version: Exact version.
+        sha256: Expected digest of the wheel.
+        wheel: Where to put it.
+        where: The registry key that asked for it, for messages.
+
+    Raises:
+        UserError: No network, no such version, or another digest.
+    """
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".download-") as folder:
+        command = [
+            sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off",
+            "--resume-retries", "5", "--disable-pip-version-check", "--no-input", "--dest", folder,
+            f"{package}=={version}",
+        ]  # fmt: skip
+        logging.info("running: pip download --no-deps --only-binary :all: %s==%s", package, version)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        logging.info("%s%s", result.stdout, result.stderr)
+        if result.returncode != 0:
+            raise _download_error(package, version, result.stderr, where)
+        files = sorted(Path(folder).glob("*.whl"))
+        if len(files) != 1:
+            raise UserError(
+                where=f"{where}.package",
+                found=f"{len(files)} wheels after pip downloaded {package}=={version}",
+                expected="exactly one wheel",
+                mend="look at the files of that version on the index and choose a version that has a wheel",
+            )
+        found = sha256_of(files[0])
+        if found != sha256:
+            raise UserError(
+                where=f"{where}.sha256",
+                found=f"SHA-256 {found} for {files[0].name}",
+                expected=sha256,
+                mend="correct the digest if you chose another version on purpose; otherwise do not trust the file: "
+                "find out which index pip used (`pip config list`)",
+            )
+        os.replace(files[0], wheel)
+
+
+def _download_error(package: str, version: str, output: str, where: str) -> UserError:
+    """Turn pip's output into a message that says whether the version or the network is missing."""
+    versions = re.search(r"\(from versions: (.*?)\)", output)
+    offline = re.search(r"(NewConnectionError|Connection\w*Error|ProxyError|SSLError|Max retries|Temporary failure"
+                        r"|getaddrinfo|Network is unreachable|timed out|Connection refused)", output)  # fmt: skip
+    if offline is None and versions is not None and versions[1] != "none":
+        listed = versions[1].split(", ")
+        shown = ", ".join(listed[-8:])
+        return UserError(
+            where=f"{where}.version",
+            found=f"version {version} of {package}, which the package index does not have for this Python",
+            expected=f"one of its versions (the newest: {shown})",
+            mend="choose one of these versions and its SHA-256",
+        )
+    lines = [line.strip() for line in output.splitlines() if "ERROR" in line or "rror(" in line]
+    printed = [line.strip() for line in output.splitlines() if line.strip()]
+    reason = lines[-1].removeprefix("ERROR: ") if lines else (printed or ["no message from pip"])[-1]
+    return UserError(
+        where=f"{where}.package",
+        found=f"that pip could not download {package}=={version} ({reason})",
+        expected="a package index that answers and holds this version",
+        mend="check the network, the name of the package, and pip's own settings (`pip config list`), then run the "
+        "same command again: it goes on from here. Without a network, put the files in a folder and use "
+        "`kind: path`",
+    )
+
+
+def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
+    """Read one file, or all files below a member that ends in ``/``, from a wheel into ``folder``, flat by their name.
+
+    Raises:
+        UserError: The archive is damaged or lacks the member.
+    """
+    try:
+        archive = zipfile.ZipFile(wheel)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _unreadable_archive(wheel, error) from error
+    with archive:
+        names = [n for n in archive.namelist() if not n.endswith("/")]
+        chosen = [n for n in names if n == member or (member.endswith("/") and n.startswith(member))]
+        if not chosen:
+            near = [n for n in names if PurePosixPath(n).suffix not in {".py", ".pyc", ""}][:10]
+            raise UserError(
+                where=f"{where}.member",
+                found=f"'{member}', which {wheel.name} does not hold",
+                expected=f"one of its files, such as {', '.join(near)}",
+                mend="correct the member's path inside the wheel",
+            )
+        # Only the last part of the name is used, so that no archive can write outside the folder.
+        flat = [PurePosixPath(n).name for n in chosen]
+        if clash := next((n for i, n in enumerate(flat) if n in flat[:i] or n == ".."), None):
+            raise UserError(
+                where=f"{where}.member",
+                found=f"'{member}', below which {wheel.name} holds more than one file named '{clash}'",
+                expected="a folder whose files have different names",
+                mend="name a folder further down, or a single file",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, last in zip(chosen, flat, strict=True):
+            try:
+                with archive.open(name) as source, atomic_path(folder / last) as target, open(target, "wb") as file:
+                    shutil.copyfileobj(source, file)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise _unreadable_archive(wheel, error) from error
+
+
+def _unreadable_archive(wheel: Path, error: Exception) -> UserError:
+    return UserError(
+        where=str(wheel),
+        found=f"an unreadable archive ({error})",
+        expected="the wheel that was downloaded",
+        mend="delete this file and run again: it will be downloaded afresh",
+    )
+
+
+def unpack_wheel(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+    """Unpack a wheel's member into ``folder``."""
+    unpack_member(inputs[0], source["member"], folder, where)
+
+
+def local_files(source: Source, where: str) -> list[Path]:
+    """Return the file, or the files of the folder, that a ``path`` source names.
+
+    Raises:
+        UserError: There is nothing at that path.
+    """
+    path = Path(source["path"]).expanduser()
+    if not path.exists():
+        raise UserError(
+            where=f"{where}.path",
+            found=f"'{path}', which does not exist (relative paths start at {Path.cwd()})",
+            expected="a file or a folder",
+            mend="correct the path, or put the files there",
+        )
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+
+
+def link_path(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+    """Link local files into ``folder`` after checking the digest, where one is given.
+
+    Raises:
+        UserError: The path does not exist, its SHA-256 is another, or a digest is given for a folder.
+    """
+    files = local_files(source, where)
+    if "sha256" in source and Path(source["path"]).expanduser().is_dir():
+        raise UserError(
+            where=f"{where}.sha256",
+            found=f"a SHA-256 for the folder '{source['path']}'",
+            expected="a SHA-256 of a single file",
+            mend="name the file, or leave out `sha256`",
+        )
+    if "sha256" in source and (found := sha256_of(files[0])) != source["sha256"]:
+        raise UserError(
+            where=f"{where}.sha256",
+            found=f"SHA-256 {found} for {files[0]}",
+            expected=source["sha256"],
+            mend="correct the digest if the file is the one you mean; otherwise restore the file",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file.name).symlink_to(file.resolve())
+
+
+def link_pretrained(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+    """Link one step of the workflow's own pre-training, with its tokenizer and configuration, into ``folder``.
+
+    ``inputs[0]`` is the training's ``index.json``; ``source['step']`` names the step.
+
+    Raises:
+        UserError: The step's file is missing, or not the one that the training wrote.
+    """
+    index = read_json(inputs[0])
+    step = source["step"]
+    weights = inputs[0].parent / index["steps"][step]["file"]
+    found = sha256_of(weights) if weights.is_file() else "no file"
+    if found != index["steps"][step]["sha256"]:
+        raise UserError(
+            where=str(weights),
+            found=found,
+            expected=f"the weights of {step}, SHA-256 {index['steps'][step]['sha256']}",
+            mend=f"delete {inputs[0]} and run again: the model is trained anew",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").symlink_to(weights.resolve())
+    for name in index["files"]:
+        (folder / name).symlink_to((inputs[0].parent / name).resolve())
+
+
+FETCH: dict[str, Callable[[Source, list[Path], Path, str], None]] = {
+    "wheel": unpack_wheel,
+    "path": link_path,
+    "pretrain": link_pretrained,
+}
+
+
+def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+    """Put the bytes of a source into ``folder``.
+
+    Args:
+        source: The registry's mapping; ``kind`` chooses the function.
+        inputs: The files that earlier rules made for it: the wheel, or the index of a training.
+        folder: An empty folder to fill.
+        where: The registry key, for messages.
+
+    Raises:
+        UserError: As the kind's own function says.
+    """
+    FETCH[source["kind"]](source, inputs, folder, where)
+
+
+def describe(source: Source, inputs: list[Path]) -> dict[str, Any]:
+    """Return the ``source``, ``revision`` and ``sha256`` of a source's provenance.
+
+    The revision is the version of a package, the digest of a local file, or the digest of a training's index; None
+    for a local folder.
+    """
+    kind = source["kind"]
+    if kind == "wheel":
+        return {
+            "source": f"wheel:{source['package']}/{source['member']}",
+            "revision": source["version"],
+            "sha256": source["sha256"],
+        }
+    if kind == "path":
+        path = Path(source["path"]).expanduser()
+        digest = sha256_of(path) if path.is_file() else None
+        return {"source": f"path:{source['path']}", "revision": digest, "sha256": digest}
+    digest = sha256_of(inputs[0])
+    return {"source": f"pretrain:{source['recipe']['corpus']}", "revision": digest[:12], "sha256": digest}

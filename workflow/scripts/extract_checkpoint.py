@@ -1,0 +1,39 @@
+"""Turn the bytes of a source into a Hugging Face folder with its provenance."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.checkpoints import extract, log_checkpoint
+from essential_sparsity.files import sha256_of, write_json
+from essential_sparsity.job import run_job
+from essential_sparsity.sources import describe, fetch
+
+
+def main(snakemake: Any) -> None:
+    """Write the checkpoint's folder; ``provenance.json`` comes last."""
+    model = json.loads(snakemake.params.model)
+    checkpoint = snakemake.wildcards.checkpoint
+    where = f"{snakemake.params.where}.source"
+    inputs = [Path(p) for p in snakemake.input]
+    destination = Path(snakemake.output.weights).parent
+    with tempfile.TemporaryDirectory(dir=destination, prefix=".source-") as folder:
+        fetch({**model["source"], "step": checkpoint}, inputs, Path(folder) / "source", where)
+        extract(Path(folder) / "source", destination, model["dtype"], where)
+    log_checkpoint(destination)
+    write_json(
+        snakemake.output.provenance,
+        {
+            "model": snakemake.wildcards.model,
+            "checkpoint": checkpoint,
+            "licence": model["licence"],
+            "dtype": model["dtype"],
+            "weights_sha256": sha256_of(snakemake.output.weights),
+            **describe(model["source"], inputs),
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

@@ -1,0 +1,24 @@
+"""List the matrices of a checkpoint and say which are pruned, and why."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.checkpoints import empty_model, stored_names
+from essential_sparsity.job import run_job
+from essential_sparsity.layers import list_matrices
+from essential_sparsity.manifest import write_manifest
+
+
+def main(snakemake: Any) -> None:
+    """Write the manifest."""
+    folder = Path(snakemake.input.weights).parent
+    matrices = list_matrices(empty_model(folder), set(stored_names(folder)), snakemake.params.where)
+    pruned = [m for m in matrices if m.pruned]
+    total, prunable = sum(m.size for m in matrices), sum(m.size for m in pruned)
+    logging.info("%d of %d tensors are prunable: %d of %d weights", len(pruned), len(matrices), prunable, total)
+    write_manifest(matrices, Path(snakemake.output.manifest))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

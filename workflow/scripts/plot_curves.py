@@ -1,0 +1,27 @@
+"""Plot performance over sparsity for one model and task, with the knees marked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.job import run_job
+from essential_sparsity.plots import plot_curves, save_figure
+
+
+def main(snakemake: Any) -> None:
+    """Write the figure as SVG and PNG."""
+    axes = dict(snakemake.wildcards.items())
+    tables = [pd.read_parquet(snakemake.input[name]) for name in ("evaluations", "knees")]
+    evaluations, knees = (t[(t["model"] == axes["model"]) & (t["task"] == axes["task"])] for t in tables)
+    figure = plot_curves(
+        evaluations, knees, json.loads(snakemake.params.methods), snakemake.params.label, axes["model"],
+        json.loads(snakemake.params.knees)["tolerance"],
+    )  # fmt: skip
+    for path in snakemake.output:
+        save_figure(figure, Path(path))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

@@ -1,0 +1,21 @@
+"""Plot the statistics of the weights of one model over its pre-training."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.job import run_job
+from essential_sparsity.plots import plot_weights, save_figure
+
+
+def main(snakemake: Any) -> None:
+    """Write the figure as SVG and PNG."""
+    weights, model = pd.read_parquet(snakemake.input.weights), snakemake.wildcards.model
+    figure = plot_weights(weights[weights["model"] == model], model)
+    for path in snakemake.output:
+        save_figure(figure, Path(path))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

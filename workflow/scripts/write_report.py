@@ -1,0 +1,74 @@
+"""Write the report of a study, and the summary that a run ends with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.costs import stage_times
+from essential_sparsity.files import atomic_path, read_json
+from essential_sparsity.findings import departures, finding_rows, finding_sentences, reading_note, summary_text
+from essential_sparsity.job import run_job
+from essential_sparsity.report import (
+    CAPTIONS,
+    TEMPLATE,
+    ReportContent,
+    ReportFigure,
+    costs_table,
+    headline_table,
+    knees_table,
+    provenance_table,
+    render_report,
+)
+
+SECTIONS = {
+    "curves": "Performance over sparsity",
+    "layers": "Sparsity of every matrix at the knee",
+    "weights": "Statistics of the weights",
+}
+
+
+def figure(kind: str, path: Path, task_labels: dict[str, str]) -> ReportFigure:
+    """Return a plot as a figure of the report; its path says what it shows."""
+    model = path.stem if kind == "weights" else path.parent.name
+    title = model if kind == "weights" else f"{model}: {task_labels[path.stem]}"
+    return ReportFigure(SECTIONS[kind], title, CAPTIONS[kind], f"{SECTIONS[kind]}, {title}", path.read_bytes())
+
+
+def main(snakemake: Any) -> None:
+    """Write the page and the summary."""
+    evaluations, knees, costs = (pd.read_parquet(snakemake.input[name]) for name in ("evaluations", "knees", "costs"))
+    settings, methods = json.loads(snakemake.params.knees), json.loads(snakemake.params.methods)
+    tasks = json.loads(snakemake.params.tasks)
+    labels = {name: task["label"] for name, task in tasks.items()}
+    rows = finding_rows(evaluations, knees, settings["rules"][0], methods, labels)
+    plots = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
+    newest = evaluations.iloc[-1]
+    content = ReportContent(
+        title=snakemake.params.title,
+        study=snakemake.wildcards.study,
+        sentences=tuple(finding_sentences(evaluations, knees, settings, methods, labels)),
+        note=reading_note(settings),
+        headline=headline_table(rows),
+        departures=tuple(departures(tasks)),
+        figures=tuple(figure(kind, Path(p), labels) for kind, name in plots.items() for p in snakemake.input[name]),
+        knees=knees_table(knees, settings["rules"], methods, labels),
+        costs=costs_table(costs),
+        provenance=provenance_table(read_json(path) for path in snakemake.input.provenance),
+        versions={
+            "workflow": str(newest["workflow_commit"]),
+            "torch": newest["torch_version"],
+            "transformers": newest["transformers_version"],
+        },
+    )
+    page = render_report(TEMPLATE, content)
+    with atomic_path(snakemake.output.page) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    summary = f"{summary_text(rows, settings)}\n{stage_times(costs)}\nReport: {snakemake.output.page}\n"
+    with atomic_path(snakemake.output.summary) as temporary:
+        temporary.write_text(summary, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)
