@@ -80,7 +80,6 @@ def test_a_model_at_chance_is_flagged_and_nothing_is_claimed_of_it() -> None:
     assert not any("is higher" in text for text in texts)
 
 
-
 def comparison(magnitude: dict[float, float], random: dict[float, float]) -> str:
     texts = sentences(
         study(accuracy("magnitude-global", 0.8, magnitude), accuracy("random-global", 0.8, random))

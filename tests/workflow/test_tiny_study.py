@@ -91,7 +91,7 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
         "prepare_dataset": 2,
         "pretrain_model": 1,
         "extract_checkpoint": 4,
-        "list_matrices": 4,
+        "list_matrices": 2,
         "measure_weights": 3,
         "prune_weights": 6 + 2 + 4,
         "evaluate_perplexity": 7,

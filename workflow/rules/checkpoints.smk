@@ -61,15 +61,16 @@ rule extract_checkpoint:
 
 
 rule list_matrices:
+    # All checkpoints of a model have the same matrices: one of them is looked at.
     input:
-        weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
-        config="results/checkpoints/{model}/{checkpoint}/config.json",
+        weights=lambda wildcards: f"{last_checkpoint(wildcards.model)}/model.safetensors",
+        config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
     output:
-        manifest="results/matrices/{model}/{checkpoint}.json",
+        manifest="results/matrices/{model}.json",
     log:
-        "results/logs/list_matrices/{model}/{checkpoint}.log",
+        "results/logs/list_matrices/{model}.log",
     benchmark:
-        "results/benchmarks/list_matrices/{model}/{checkpoint}.jsonl"
+        "results/benchmarks/list_matrices/{model}.jsonl"
     priority: 90
     conda:
         "../../envs/workflow.yaml"
@@ -82,7 +83,7 @@ rule list_matrices:
         code=code("list_matrices.py"),
         where=lambda wildcards: study.where("models", wildcards.model),
     message:
-        "Listing the matrices of {wildcards.model}, checkpoint {wildcards.checkpoint}"
+        "Listing the matrices of {wildcards.model}"
     script:
         "../scripts/list_matrices.py"
 
@@ -90,7 +91,7 @@ rule list_matrices:
 rule measure_weights:
     input:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
-        manifest="results/matrices/{model}/{checkpoint}.json",
+        manifest="results/matrices/{model}.json",
     output:
         statistics="results/weights/{model}/{checkpoint}.parquet",
     log:

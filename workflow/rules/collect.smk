@@ -50,10 +50,7 @@ rule collect_layers:
             f"results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors"
             for model, checkpoint, method, seed, sparsity in study.masks()
         ],
-        manifests=[
-            f"results/matrices/{model}/{checkpoint}.json"
-            for model, checkpoint in study.pruned_checkpoints()
-        ],
+        manifests=[f"results/matrices/{model}.json" for model in study.pruned_models()],
     output:
         table="results/studies/{study}/tables/layers.parquet",
     log:
@@ -67,7 +64,7 @@ rule collect_layers:
     params:
         code=code("collect_layers.py"),
         masks=canonical(study.masks()),
-        checkpoints=canonical(study.pruned_checkpoints()),
+        models=canonical(study.pruned_models()),
     message:
         "Collecting the sparsity of every matrix of {wildcards.study}"
     script:

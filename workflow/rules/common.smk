@@ -41,6 +41,11 @@ def source_inputs(kind, name):
     return [f"results/pretraining/{name}/index.json"]
 
 
+def last_checkpoint(model):
+    """Return the folder of a model's last checkpoint."""
+    return f"results/checkpoints/{model}/{study.checkpoints_of(model)[-1]}"
+
+
 def evaluation_inputs(wildcards):
     """Return what an evaluation reads: the checkpoint, the prepared texts, and the mask unless the model is dense."""
     folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
@@ -79,7 +84,7 @@ def benchmark_paths():
         )
     for model, checkpoint in study.used_checkpoints():
         paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.jsonl")
-        paths.add(f"{folder}/list_matrices/{model}/{checkpoint}.jsonl")
+        paths.add(f"{folder}/list_matrices/{model}.jsonl")
         if study.models[model]["source"]["kind"] == "pretrain":
             paths.add(f"{folder}/pretrain_model/{model}.jsonl")
     for model, checkpoint in study.weights:

@@ -4,7 +4,7 @@
 rule prune_weights:
     input:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
-        manifest="results/matrices/{model}/{checkpoint}.json",
+        manifest="results/matrices/{model}.json",
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
     log:

@@ -14,13 +14,13 @@ from essential_sparsity.tables import LAYERS, layer_rows, stack, write_table
 
 def main(snakemake: Any) -> None:
     """Write the table of layers."""
-    checkpoints = map(tuple, json.loads(snakemake.params.checkpoints))
-    manifests = dict(zip(checkpoints, (read_manifest(Path(p)) for p in snakemake.input.manifests), strict=True))
+    models = json.loads(snakemake.params.models)
+    manifests = dict(zip(models, (read_manifest(Path(p)) for p in snakemake.input.manifests), strict=True))
     frames = []
     for axes, path in zip(json.loads(snakemake.params.masks), snakemake.input.masks, strict=True):
         model, checkpoint, method, seed, sparsity = axes
         header = read_header(Path(path))
-        rows = layer_rows(manifests[model, checkpoint], header.removed, header.method["scope"], header.target)
+        rows = layer_rows(manifests[model], header.removed, header.method["scope"], header.target)
         names = {"model": model, "checkpoint": checkpoint, "method": method, "seed": seed, "sparsity": float(sparsity)}
         frames.append(pd.DataFrame(rows).assign(**names))
     write_table(stack(frames, LAYERS), LAYERS, Path(snakemake.output.table))

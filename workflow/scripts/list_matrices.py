@@ -1,4 +1,4 @@
-"""List the matrices of a checkpoint and say which are pruned, and why."""
+"""List the matrices of a model and say which are pruned, and why."""
 
 import logging
 from pathlib import Path

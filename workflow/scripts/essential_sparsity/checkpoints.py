@@ -41,7 +41,7 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
     Raises:
         UserError: No format that is known, unreadable weights, or NaN or infinite values.
     """
-    formats = {convert: sorted(folder.glob(f"*{suffix}")) for suffix, convert in _CONVERTERS.items()}
+    formats = {convert: weight_files(folder, suffix) for suffix, convert in _CONVERTERS.items()}
     convert, files = next(((c, f) for c, f in formats.items() if f), (None, []))
     if convert is None:
         raise UserError(
@@ -75,6 +75,17 @@ def _record_dtype(config: Path, dtype: str) -> None:
     contents = read_json(config)
     contents.pop("torch_dtype", None)
     write_json(config, {**contents, "dtype": dtype})
+
+
+def weight_files(folder: Path, suffix: str) -> list[Path]:
+    """Return the files that hold a model's weights in one format: one, or its shards.
+
+    Where some have the names that transformers gives to weights, the others (an optimiser's state, the arguments of a
+    training) are left out.
+    """
+    files = sorted(folder.glob(f"*{suffix}"))
+    named = [file for file in files if file.name.startswith(("model", "pytorch_model"))]
+    return named or files
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: a row for each tensor, with whether its weights are pruned and why."""
+"""The manifest of a model: a row for each tensor, with whether its weights are pruned and why."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path
-from essential_sparsity.selection import removed_count
+from essential_sparsity.levels import removed_count
 
 _HEADER = "essential_sparsity"
 

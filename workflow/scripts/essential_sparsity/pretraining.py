@@ -28,17 +28,36 @@ from essential_sparsity.trajectory import checkpoint_steps, step_name
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _IGNORED = -100
+# Enough for a held-out loss, and little beside the training itself.
+_HELD_OUT_SEQUENCES = 512
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, min_frequency: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train a lower-casing WordPiece tokenizer (Devlin et al. 2019) with BERT's special tokens."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=SPECIAL_TOKENS, show_progress=False
+    """Train a lower-casing WordPiece tokenizer (Devlin et al. 2019) with BERT's special tokens.
+
+    The trainer numbers the pieces inside words (``##a``) in the order of a hash table that changes from run to run, and
+    breaks ties between merges by these numbers. They are therefore given to it beforehand, in alphabetical order: the
+    same texts give the same vocabulary.
+    """
+    draft = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    draft.normalizer = normalizers.BertNormalizer(lowercase=True)
+    draft.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words = (
+        word
+        for text in texts
+        for word, _ in draft.pre_tokenizer.pre_tokenize_str(draft.normalizer.normalize_str(text))
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    inner = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=[*SPECIAL_TOKENS, *inner],
+        show_progress=False,
+    )  # fmt: skip
+    draft.train_from_iterator(texts, trainer)
+    # A new tokenizer from that vocabulary, to which the inner pieces are pieces and not special tokens.
+    vocabulary = dict(sorted(draft.get_vocab().items(), key=lambda item: item[1]))
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = draft.normalizer, draft.pre_tokenizer
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
@@ -175,7 +194,7 @@ def pretrain(
             expected=f"at least one batch of {recipe['batch_size']}",
             mend="use a larger corpus, shorter sequences or a smaller batch",
         )
-    check = pack_sequences(held_out, tokenizer, length) if held_out else sequences[:0]
+    check = pack_sequences(held_out, tokenizer, length)[:_HELD_OUT_SEQUENCES] if held_out else sequences[:0]
     logging.info("%d training and %d held-out sequences of %d tokens", len(sequences), len(check), length)
     tokenizer.save_pretrained(folder)
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.levels import removed_count
 
 _BINS = 1 << 16
+_INFINITY = 0x7F800000
 
 ScoreOf = Callable[[str], Tensor]
 
@@ -33,26 +35,25 @@ class Cut:
     ties: int
 
 
-def removed_count(sparsity: float, n: int) -> int:
-    """Return ``round(s * n)``, as ``torch.nn.utils.prune`` counts (0.4 of 17 is 7)."""
-    return round(sparsity * n)
-
-
 def _keys(score: Tensor, name: str) -> Tensor:
     """Return the order-preserving integers of the scores, flat, as int32.
 
     Raises:
         UserError: A score is negative, NaN or infinite.
     """
-    if not bool((score >= 0).all()) or bool(torch.isinf(score).any()):
+    keys = score.contiguous().flatten().view(torch.int32)
+    if keys.numel() and int(keys.min()) < 0:
+        # Either a negative score, or -0.0, whose sign bit would put it last: adding zero makes it 0.0.
+        keys = (score.contiguous().flatten() + 0.0).view(torch.int32)
+    # The bits of NaN and infinity are the largest, those of negative numbers are negative as integers.
+    if keys.numel() and not 0 <= int(keys.min()) <= int(keys.max()) < _INFINITY:
         raise UserError(
             where=f"matrix {name}",
             found="a score that is negative, NaN or infinite",
             expected="finite weights, whose scores are finite and not negative",
             mend="use a checkpoint with finite weights",
         )
-    # Adding zero turns -0.0, whose sign bit would put it last, into 0.0.
-    return (score.contiguous().flatten() + 0.0).view(torch.int32)
+    return keys
 
 
 def find_cut(names: Sequence[str], score_of: ScoreOf, k: int) -> Cut:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
+from essential_sparsity.levels import sparsity_name
 from essential_sparsity.sources import local_files
 from essential_sparsity.trajectory import FINAL, checkpoint_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
@@ -27,20 +28,6 @@ class Evaluation:
     sparsity: str
     task: str
     seed: int
-
-
-def sparsity_name(sparsity: float, where: str) -> str:
-    """Write a sparsity as it stands in paths: with three decimals, ``0.300``.
-
-    Raises:
-        UserError: It has more decimals than that.
-    """
-    name = f"{abs(sparsity):.3f}"  # -0.0 is 0.0
-    # Written so that it also refuses NaN, which passes every bound of the schema.
-    if not (abs(float(name) - sparsity) <= 1e-9 and float(name) < 1):
-        near = "0.999" if name == "1.000" else "a number" if sparsity != sparsity else name
-        raise UserError(where, repr(sparsity), "a sparsity in [0, 1) with at most three decimals", f"write {near}")
-    return name
 
 
 class Study:
@@ -91,7 +78,7 @@ class Study:
             self._origins[kind, name] = f"study {self.name}, registries.{kind}.{name}"
         if kind == "methods" and DENSE in {**shared, **own}:
             raise UserError(
-                self._origins[kind, DENSE], f"a method named '{DENSE}'", "another name",
+                self._place(kind, DENSE), f"a method named '{DENSE}'", "another name",
                 f"rename it: '{DENSE}' is the unpruned model",
             )  # fmt: skip
         return {**shared, **own}
@@ -99,6 +86,10 @@ class Study:
     def where(self, kind: str, name: str) -> str:
         """Return the file and key that define a registry entry."""
         return self._origins[kind, name]
+
+    def _place(self, kind: str, name: str) -> str:
+        """Return what :meth:`where` does with the study file's name: for messages before any job starts."""
+        return self._origins[kind, name].replace(f"study {self.name}, ", f"{self.file}, ", 1)
 
     def _known(self, kind: str, name: str, where: str) -> None:
         entries = getattr(self, kind)
@@ -115,7 +106,7 @@ class Study:
                     for j, name in enumerate(entry.get(kind, [])):
                         self._known(kind, name, f"{self.file}, key {part}[{i}].{kind}[{j}]")
         for name, task in self.tasks.items():
-            where = f"{self.where('tasks', name)}.dataset"
+            where = f"{self._place('tasks', name)}.dataset"
             self._known("datasets", task["dataset"], where)
             dataset = self.datasets[task["dataset"]]
             if task["protocol"] == "finetune" and not {"label", "split"} <= set(dataset):
@@ -127,12 +118,12 @@ class Study:
         for name, model in self.models.items():
             source = model["source"]
             if source["kind"] == "pretrain":
-                where = f"{self.where('models', name)}.source.recipe.corpus"
+                where = f"{self._place('models', name)}.source.recipe.corpus"
                 self._known("datasets", source["recipe"]["corpus"], where)
         for name, dataset in self.datasets.items():
             if dataset["source"]["kind"] == "pretrain":
                 raise UserError(
-                    f"{self.where('datasets', name)}.source.kind", "'pretrain'", "'wheel' or 'path'",
+                    f"{self._place('datasets', name)}.source.kind", "'pretrain'", "'wheel' or 'path'",
                     "give the dataset a source of data",
                 )  # fmt: skip
 
@@ -206,11 +197,11 @@ class Study:
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "path":
-                local_files(source, f"{self.where('models', model)}.source")
+                local_files(source, f"{self._place('models', model)}.source")
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
-                local_files(source, f"{self.where('datasets', name)}.source")
+                local_files(source, f"{self._place('datasets', name)}.source")
 
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
@@ -243,9 +234,9 @@ class Study:
         """Return what plots call the entries of a registry."""
         return {name: entry["label"] for name, entry in getattr(self, kind).items()}
 
-    def pruned_checkpoints(self) -> list[tuple[str, str]]:
-        """Return the pairs of model and checkpoint that the study makes masks of."""
-        return sorted({(model, checkpoint) for model, checkpoint, *_ in self.masks()})
+    def pruned_models(self) -> list[str]:
+        """Return the models that the study makes masks of."""
+        return sorted({model for model, *_ in self.masks()})
 
     def used_wheels(self) -> list[Mapping[str, Any]]:
         """Return the sources of the study's models and datasets that are wheels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 
 # The end of a sentence: closing punctuation, perhaps a quote, then white space before a capital, digit or quote.
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[A-Z0-9])")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[\"'(\[A-Z0-9])")
 
 COLUMNS = ("id", "text", "label", "split")
 
@@ -106,7 +107,9 @@ def split_by_group(groups: pd.Series, test_fraction: float, seed: int) -> pd.Ser
 
 def sentences(text: str) -> list[str]:
     """Split a text into sentences at closing punctuation."""
-    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+    gaps = [(0, 0), *(match.span(1) for match in _SENTENCE_END.finditer(text)), (len(text), len(text))]
+    parts = [text[end:start] for (_, end), (start, _) in itertools.pairwise(gaps)]
+    return [part.strip() for part in parts if part.strip()]
 
 
 def split_sentences(frame: pd.DataFrame, classes: list[str], per_text: int) -> pd.DataFrame:

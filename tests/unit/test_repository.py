@@ -1,0 +1,123 @@
+"""What the repository says of itself stays true: pins, environments, documented keys, rules and their scripts."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = path.read_text().splitlines()
+    pairs = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def rules(root: Path) -> dict[str, str]:
+    text = "\n".join(path.read_text() for path in sorted((root / "workflow" / "rules").glob("*.smk")))
+    parts = re.split(r"^rule (\w+):\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_every_requirement_is_pinned(root: Path) -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (root / name).read_text().splitlines():
+            assert re.fullmatch(r"#.*|-r requirements\.txt|[\w.-]+==[\w.!]+", line), line
+
+
+def test_pins_lie_within_the_ranges(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    exact = pins(root / "requirements.txt") | pins(root / "requirements-dev.txt")
+    ranges = [Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    assert len(ranges) > 20
+    for requirement in ranges:
+        assert Version(exact[canonicalize_name(requirement.name)]) in requirement.specifier, requirement
+
+
+def test_the_conda_environment_has_the_pins_of_all_direct_dependencies(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    direct = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
+    exact = pins(root / "requirements.txt")
+    files = sorted((root / "envs").glob("*.yaml"))
+    assert files
+    for file in files:
+        dependencies = yaml.safe_load(file.read_text())["dependencies"]
+        listed = dict(line.split("==") for line in next(d for d in dependencies if isinstance(d, dict))["pip"])
+        listed = {canonicalize_name(name): version for name, version in listed.items()}
+        assert f"pip={exact['pip']}" in dependencies
+        assert listed == {name: exact[name] for name in direct - {"pip"}}
+
+
+def test_every_rule_is_complete(root: Path) -> None:
+    found = rules(root)
+    assert len(found) >= 17
+    for name, body in found.items():
+        for keyword in ("output:", "log:", "threads:", "resources:", "conda:", "message:", "params:", "script:"):
+            assert f"    {keyword}" in body, f"{name} has no {keyword}"
+        assert f'"../scripts/{name}.py"' in body
+        assert f'code=code("{name}.py")' in body
+        assert "retries:" not in body
+        assert (root / "workflow" / "scripts" / f"{name}.py").is_file()
+        environment = re.search(r'conda:\s+"\.\./\.\./(envs/\w+\.yaml)"', body)
+        assert environment is not None
+        assert (root / environment[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pretrain_model", "extract_checkpoint", "list_matrices", "measure_weights", "prune_weights",
+        "evaluate_perplexity", "finetune_model",
+    ],
+)  # fmt: skip
+def test_rules_that_compute_on_tensors_declare_what_they_need(root: Path, name: str) -> None:
+    body = rules(root)[name]
+    for resource in ("gpu=0", "mem_mb=", "runtime="):
+        assert resource in body
+
+
+def test_scripts_are_short(root: Path) -> None:
+    for script in (root / "workflow" / "scripts").glob("*.py"):
+        assert len(script.read_text().splitlines()) <= 80, script.name
+
+
+def keys(schema: Any) -> Iterator[str]:
+    """Yield every key that a schema names."""
+    if isinstance(schema, dict):
+        properties = schema.get("properties", {})
+        if isinstance(properties, dict):
+            yield from properties
+        for value in schema.values():
+            yield from keys(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from keys(value)
+
+
+def test_every_key_of_the_configuration_is_documented(root: Path) -> None:
+    text = re.sub(r"```.*?```", "", (root / "config" / "README.md").read_text(), flags=re.DOTALL)
+    words = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    for schema in sorted((root / "workflow" / "schemas").glob("*.yaml")):
+        named = set(keys(yaml.safe_load(schema.read_text())))
+        assert named
+        assert named <= words, f"{schema.name}: {named - words}"
+
+
+def test_links_of_the_documents_resolve(root: Path) -> None:
+    for document in (root / "README.md", root / "config" / "README.md", root / "docs" / "design.md"):
+        for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+            assert link.startswith("https://") or (document.parent / link).exists(), f"{document}: {link}"
+
+
+def test_commands_of_the_readme_exist(root: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z]+)", (root / "README.md").read_text(), flags=re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets

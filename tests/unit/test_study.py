@@ -1,0 +1,522 @@
+"""A study names every mistake with its file, its key and the mend, and plans each evaluation once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.study import DENSE, Evaluation, Study, sparsity_name
+from essential_sparsity.validation import load_yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILE = "studies/mine.yaml"
+
+# Ends of keys: ("curves", 0, "models") is curves[0].models.
+Keys = tuple[str | int, ...]
+
+
+def config() -> dict[str, Any]:
+    """Return a study with models, datasets, methods and tasks of its own, and no local file."""
+    wheel = {"kind": "wheel", "package": "texts", "version": "1.0", "sha256": "0" * 64, "member": "t.csv"}
+    return {
+        "study": "mine",
+        "curves": [
+            {
+                "models": ["own-bert"],
+                "checkpoints": ["last"],
+                "methods": ["own-magnitude", "own-random"],
+                "sparsities": [0.3, 0.5],
+                "tasks": ["own-class", "own-text"],
+                "seeds": [0, 1],
+            }
+        ],
+        "weights": [{"models": ["own-bert"]}],
+        "knees": {"tolerance": 0.01},
+        "registries": {
+            "models": {
+                "own-bert": {
+                    "licence": "MIT",
+                    "source": {
+                        "kind": "pretrain",
+                        "recipe": {
+                            "corpus": "own-texts",
+                            "architecture": {
+                                "hidden_size": 16,
+                                "num_hidden_layers": 2,
+                                "num_attention_heads": 2,
+                                "intermediate_size": 32,
+                            },
+                            "steps": 100,
+                            "checkpoints": 4,
+                            "first_checkpoint": 10,
+                        },
+                    },
+                },
+                "own-wheel": {"licence": "MIT", "source": {**wheel, "member": "m.gguf"}},
+            },
+            "datasets": {
+                "own-texts": {
+                    "licence": "MIT",
+                    "source": wheel,
+                    "format": "csv",
+                    "text": "text",
+                    "label": "kind",
+                    "split": {"group": "film", "test_fraction": 0.2},
+                },
+                "own-plain": {"licence": "MIT", "source": wheel, "format": "csv", "text": "text"},
+            },
+            "methods": {
+                "own-magnitude": {"label": "magnitude", "score": "magnitude", "scope": "global"},
+                "own-random": {"label": "random", "score": "random", "scope": "layer"},
+            },
+            "tasks": {
+                "own-class": {"label": "classes", "protocol": "finetune", "dataset": "own-texts"},
+                "own-text": {"label": "texts", "protocol": "perplexity", "dataset": "own-plain"},
+            },
+        },
+    }
+
+
+def at(tree: Any, keys: Keys) -> Any:
+    for key in keys:
+        tree = tree[key]
+    return tree
+
+
+def changed(keys: Keys, value: Any) -> dict[str, Any]:
+    """Return the study with one value replaced or added."""
+    result = config()
+    at(result, keys[:-1])[keys[-1]] = value
+    return result
+
+
+def build(content: dict[str, Any] | None = None) -> Study:
+    return Study(content if content is not None else config(), REPOSITORY, FILE)
+
+
+def fault(content: dict[str, Any]) -> UserError:
+    with pytest.raises(UserError) as caught:
+        build(content)
+    return caught.value
+
+
+RECIPE: Keys = ("registries", "models", "own-bert", "source", "recipe")
+DATASET: Keys = ("registries", "datasets", "own-texts")
+
+TYPOS: list[tuple[Keys, str]] = [
+    (("study",), "studdy"),
+    (("curves",), "curve"),
+    (("knees",), "knee"),
+    (("weights",), "weight"),
+    (("curves", 0, "models"), "model"),
+    (("curves", 0, "methods"), "method"),
+    (("curves", 0, "sparsities"), "sparsitys"),
+    (("curves", 0, "tasks"), "task"),
+    (("curves", 0, "seeds"), "seed"),
+    (("curves", 0, "checkpoints"), "checkpoint"),
+    (("weights", 0, "models"), "modles"),
+    (("knees", "tolerance"), "tolerence"),
+    (("registries", "methods"), "method"),
+    (("registries", "models", "own-bert", "licence"), "license"),
+    (("registries", "models", "own-bert", "source"), "sorce"),
+    (("registries", "models", "own-bert", "source", "kind"), "knd"),
+    (("registries", "models", "own-bert", "source", "recipe"), "receipe"),
+    (("registries", "models", "own-wheel", "source", "sha256"), "sha"),
+    (("registries", "models", "own-wheel", "source", "member"), "members"),
+    ((*RECIPE, "steps"), "step"),
+    ((*RECIPE, "corpus"), "corpsu"),
+    ((*RECIPE, "architecture"), "architectur"),
+    ((*RECIPE, "architecture", "hidden_size"), "hiden_size"),
+    ((*DATASET, "format"), "formt"),
+    ((*DATASET, "split"), "splits"),
+    ((*DATASET, "split", "group"), "groups"),
+    ((*DATASET, "split", "test_fraction"), "test_faction"),
+    (("registries", "methods", "own-random", "score"), "scores"),
+    (("registries", "methods", "own-random", "scope"), "scop"),
+    (("registries", "tasks", "own-class", "dataset"), "datset"),
+    (("registries", "tasks", "own-class", "protocol"), "protocoll"),
+    (("registries", "tasks", "own-text", "label"), "lable"),
+]
+
+
+@pytest.mark.parametrize(("keys", "typo"), TYPOS, ids=[".".join(map(str, k)) for k, _ in TYPOS])
+def test_a_misspelt_key_is_answered_with_the_right_one(keys: Keys, typo: str) -> None:
+    content = config()
+    parent = at(content, keys[:-1])
+    parent[typo] = parent.pop(keys[-1])
+    error = fault(content)
+    assert error.where.startswith(FILE)
+    assert typo in f"{error.where} {error.mend}", "the message shows what was written"
+    assert f"write '{keys[-1]}' instead of '{typo}'" == error.mend
+    for part in keys[:-1]:
+        assert str(part) in error.where, "the message says where"
+
+
+ADDED: list[tuple[Keys, str, str]] = [
+    ((), "titel", "title"),
+    (("knees",), "sensitivty", "sensitivity"),
+    ((*RECIPE,), "learning_rat", "learning_rate"),
+    ((*RECIPE,), "sequence_len", "sequence_length"),
+    (("registries", "models", "own-bert"), "dtpye", "dtype"),
+    (("registries", "tasks", "own-class"), "learning_rte", "learning_rate"),
+    (("registries", "tasks", "own-text"), "windws", "windows"),
+    (("registries", "methods", "own-random"), "patern", "pattern"),
+    ((*DATASET,), "balanced", "balance"),
+]
+
+
+@pytest.mark.parametrize(("keys", "typo", "right"), ADDED, ids=[typo for _, typo, _ in ADDED])
+def test_a_misspelt_optional_key_is_not_ignored(keys: Keys, typo: str, right: str) -> None:
+    error = fault(changed((*keys, typo), 1))
+    assert error.found == f"the unknown key '{typo}'"
+    assert typo in error.where
+    assert error.mend == f"write '{right}' instead of '{typo}'"
+
+
+def test_a_typo_in_a_shared_registry_names_that_file(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow" / "schemas").symlink_to(REPOSITORY / "workflow" / "schemas")
+    for kind in ("models", "datasets", "methods", "tasks"):
+        (tmp_path / "config" / f"{kind}.yaml").write_text("{}\n")
+    (tmp_path / "config" / "methods.yaml").write_text("m: {label: m, scroe: magnitude, scope: global}\n")
+    with pytest.raises(UserError, match=r"config/methods\.yaml, key m\.scroe.*write 'score' instead of 'scroe'"):
+        Study(config(), tmp_path, FILE)
+    (tmp_path / "config" / "methods.yaml").write_text("m: [label\n")
+    with pytest.raises(UserError, match=r"methods\.yaml: found text that is not YAML .*line"):
+        Study(config(), tmp_path, FILE)
+    (tmp_path / "config" / "methods.yaml").unlink()
+    with pytest.raises(UserError, match=r"methods\.yaml: found no such file"):
+        Study(config(), tmp_path, FILE)
+
+
+NAMES: list[tuple[Keys, str, str, str]] = [
+    (("curves", 0, "models", 0), "own-bret", "model", "own-bert"),
+    (("curves", 0, "methods", 1), "own-randon", "method", "own-random"),
+    (("curves", 0, "tasks", 0), "own-clas", "task", "own-class"),
+    (("weights", 0, "models", 0), "own-brt", "model", "own-bert"),
+    (("curves", 0, "checkpoints", 0), "step00032", "checkpoint", "step000032"),
+    (("registries", "tasks", "own-text", "dataset"), "own-plan", "dataset", "own-plain"),
+    ((*RECIPE, "corpus"), "own-text", "dataset", "own-texts"),
+]
+
+
+@pytest.mark.parametrize(("keys", "wrong", "kind", "right"), NAMES, ids=[n[1] for n in NAMES])
+def test_an_unknown_name_is_answered_with_the_nearest(keys: Keys, wrong: str, kind: str, right: str) -> None:
+    error = fault(changed(keys, wrong))
+    assert error.where.startswith(FILE)
+    assert kind in error.found
+    assert f"'{wrong}'" in error.found
+    assert f"'{right}'" in error.expected
+    assert error.mend == f"write '{right}' instead of '{wrong}'"
+
+
+@pytest.mark.parametrize(
+    ("keys", "wrong", "right"),
+    [
+        (("knees", "rules"), ["tolerance", "kneedl"], "kneedle"),
+        (("registries", "methods", "own-random", "score"), "randm", "random"),
+        (("registries", "methods", "own-random", "scope"), "layers", "layer"),
+        (("registries", "tasks", "own-class", "protocol"), "finetun", "finetune"),
+        (("registries", "models", "own-wheel", "source", "kind"), "weel", "wheel"),
+        (("registries", "models", "own-wheel", "dtype"), "float23", "float32"),
+        ((*DATASET, "format"), "cvs", "csv"),
+    ],
+)
+def test_an_unknown_choice_is_answered_with_the_nearest(keys: Keys, wrong: Any, right: str) -> None:
+    error = fault(changed(keys, wrong))
+    written = wrong[-1] if isinstance(wrong, list) else wrong
+    assert f"'{right}'" in error.expected
+    assert error.mend == f"write '{right}' instead of '{written}'"
+    assert str(keys[-1]) in error.where
+
+
+@pytest.mark.parametrize("wrong", [1.0, 1.5, -0.1, 100, math.inf])
+def test_a_sparsity_outside_its_bounds_is_refused(wrong: float) -> None:
+    error = fault(changed(("curves", 0, "sparsities"), [0.5, wrong]))
+    assert error.where == f"{FILE}, key curves[0].sparsities[1]"
+    assert error.found == repr(wrong)
+    assert "at least 0 and below 1" in error.expected
+
+
+@pytest.mark.parametrize(("wrong", "near"), [(0.1234, "0.123"), (0.0005, "0.001"), (0.9999, "0.999"), (math.nan, "")])
+def test_a_sparsity_that_no_path_can_hold_is_refused(wrong: float, near: str) -> None:
+    error = fault(changed(("curves", 0, "sparsities"), [0.5, wrong]))
+    assert error.where == f"{FILE}, key curves[0].sparsities[1]"
+    assert "[0, 1) with at most three decimals" in error.expected
+    assert near in error.mend
+
+
+@pytest.mark.parametrize("level", range(0, 1000, 7))
+def test_every_level_has_a_name_that_is_read_back(level: int) -> None:
+    name = sparsity_name(level / 1000, "k")
+    assert len(name) == 5
+    assert float(name) == level / 1000
+
+
+def test_negative_zero_is_the_dense_model() -> None:
+    study = build(changed(("curves", 0, "sparsities"), [-0.0, 0.5]))
+    assert {e.sparsity for e in study.evaluations} == {"0.000", "0.500"}
+    assert {e.method for e in study.evaluations if e.sparsity == "0.000"} == {DENSE}
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-3", "0.001"), ("5E-1", "0.5")])
+def test_a_number_that_yaml_reads_as_text_is_explained(text: str, number: str) -> None:
+    assert yaml.safe_load(f"a: {text}")["a"] == text, "the reason for this test"
+    for keys in (("knees", "tolerance"), ("registries", "tasks", "own-class", "learning_rate")):
+        error = fault(changed(keys, text))
+        assert str(keys[-1]) in error.where
+        assert f"write {number} " in error.mend
+        assert text in error.found
+
+
+@pytest.mark.parametrize(
+    ("keys", "wrong"),
+    [
+        (("study",), "My Study"),
+        (("curves",), []),
+        (("curves", 0, "models"), "own-bert"),
+        (("curves", 0, "seeds"), [-1]),
+        (("curves", 0, "seeds"), [0.5]),
+        (("knees", "tolerance"), 0),
+        (("knees", "rules"), []),
+        ((*RECIPE, "steps"), 0),
+        ((*RECIPE, "checkpoints"), 1),
+        ((*RECIPE, "tokenizer"), {"vocab_size": 10}),
+        ((*DATASET, "words"), [1]),
+        (("registries", "models", "own-wheel", "source", "sha256"), "abc"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_its_key(keys: Keys, wrong: Any) -> None:
+    error = fault(changed(keys, wrong))
+    assert FILE in error.where
+    assert str([k for k in keys if isinstance(k, str)][-1]) in error.where
+    assert error.expected
+    assert error.mend
+
+
+def test_defaults_are_filled_in_at_every_level() -> None:
+    study = build()
+    assert study.config["title"]
+    assert study.config["knees"] == {
+        "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.01, "sensitivity": 1.0,
+    }  # fmt: skip
+    assert study.config["weights"][0]["checkpoints"] == ["all"]
+    recipe = study.recipe("own-bert")
+    assert recipe["batch_size"] == 32
+    assert recipe["tokenizer"] == {"vocab_size": 2000, "min_frequency": 2}
+    assert recipe["mask_probability"] == 0.15
+    assert recipe["seed"] == 0
+    assert study.models["own-bert"]["dtype"] == "float32"
+    assert study.methods["own-random"]["pattern"] == "unstructured"
+    assert study.methods["own-random"]["allocation"] == "uniform"
+    assert study.tasks["own-class"]["metric"] == "accuracy"
+    assert study.tasks["own-class"]["learning_rate"] == 2e-5
+    assert study.tasks["own-text"]["metric"] == "perplexity"
+    assert study.tasks["own-text"]["window"] == 512
+    assert study.datasets["own-texts"]["split"]["seed"] == 0
+    assert study.datasets["own-texts"]["balance"] is False
+
+
+def test_the_paper_protocol_is_the_default_of_finetuning() -> None:
+    # Jaiswal et al. 2023: learning rate 2e-5, no weight decay, batch 64, length 256, all weights trained.
+    task = build().task("own-class")
+    assert (task["learning_rate"], task["weight_decay"], task["batch_size"], task["max_length"]) == (2e-5, 0.0, 64, 256)
+    assert task["freeze"] == []
+    assert task["head"] == "sequence_classification"
+
+
+def test_defaults_are_not_shared_between_entries() -> None:
+    content = config()
+    content["curves"].append(copy.deepcopy(content["curves"][0]))
+    for curve in content["curves"]:
+        curve.pop("seeds")
+    study = build(content)
+    study.config["curves"][0]["seeds"].append(7)
+    assert study.config["curves"][1]["seeds"] == [0]
+
+
+def test_what_is_planned() -> None:
+    study = build()
+    bert = ("own-bert", "step000100")
+    expected = {
+        # Fine-tuning draws: the dense model once a seed, each method and level once a seed.
+        *(Evaluation(*bert, DENSE, "0.000", "own-class", s) for s in (0, 1)),
+        *(
+            Evaluation(*bert, m, level, "own-class", s)
+            for m in ("own-magnitude", "own-random")
+            for level in ("0.300", "0.500")
+            for s in (0, 1)
+        ),
+        # Perplexity draws nothing, unless the mask is drawn.
+        Evaluation(*bert, DENSE, "0.000", "own-text", 0),
+        *(Evaluation(*bert, "own-magnitude", level, "own-text", 0) for level in ("0.300", "0.500")),
+        *(Evaluation(*bert, "own-random", level, "own-text", s) for level in ("0.300", "0.500") for s in (0, 1)),
+    }
+    assert set(study.evaluations) == expected
+    assert len(study.evaluations) == len(expected), "nothing twice"
+    assert study.evaluations == sorted(study.evaluations)
+
+
+def test_masks_of_a_deterministic_score_are_shared_by_seeds_and_tasks() -> None:
+    masks = build().masks()
+    assert [m for m in masks if m[2] == "own-magnitude"] == [
+        ("own-bert", "step000100", "own-magnitude", 0, level) for level in ("0.300", "0.500")
+    ]
+    assert len([m for m in masks if m[2] == "own-random"]) == 4
+    assert not [m for m in masks if m[2] == DENSE]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"sparsities": [0.5, 0.3, 0.3, 0.30]},
+        {"seeds": [1, 0, 0]},
+        {"methods": ["own-random", "own-magnitude", "own-random"]},
+        {"sparsities": [0, 0.3, 0.5]},
+        {"checkpoints": ["last", "step000100"]},
+    ],
+)
+def test_the_order_and_repeats_of_a_list_do_not_matter(more: dict[str, Any]) -> None:
+    content = config()
+    content["curves"][0].update(more)
+    assert build(content).evaluations == build().evaluations
+
+
+def test_curves_that_overlap_share_their_evaluations() -> None:
+    content = config()
+    content["curves"].append(copy.deepcopy(content["curves"][0]))
+    content["curves"][1]["sparsities"] = [0.5, 0.7]
+    both, one = build(content).evaluations, build().evaluations
+    assert len(both) == len(set(both))
+    assert {e.sparsity for e in set(both) - set(one)} == {"0.700"}
+
+
+def test_checkpoints_are_named_by_their_step() -> None:
+    study = build(changed(("curves", 0, "checkpoints"), ["all"]))
+    names = study.checkpoints_of("own-bert")
+    assert names[0] == "step000000"
+    assert names[-1] == "step000100"
+    assert len(names) == 4
+    assert {e.checkpoint for e in study.evaluations} == set(names)
+    assert study.weights == [("own-bert", name) for name in names]
+    assert study.checkpoints_of("own-wheel") == ["final"]
+
+
+def test_final_is_the_only_checkpoint_of_a_download() -> None:
+    content = config()
+    content["curves"][0].update(models=["own-wheel"], checkpoints=["step000010"])
+    error = fault(content)
+    assert "checkpoint 'step000010' of model 'own-wheel'" in error.found
+    assert "'final'" in error.expected
+
+
+def test_a_name_that_a_shared_registry_has_is_a_clash() -> None:
+    content = config()
+    taken = next(iter(yaml.safe_load((REPOSITORY / "config" / "methods.yaml").read_text())))
+    content["registries"]["methods"][taken] = content["registries"]["methods"]["own-random"]
+    error = fault(content)
+    assert error.where == f"{FILE}, key registries.methods.{taken}"
+    assert "config/methods.yaml defines too" in error.found
+
+
+def test_a_method_cannot_be_called_dense() -> None:
+    content = config()
+    content["registries"]["methods"]["dense"] = content["registries"]["methods"]["own-random"]
+    assert "'dense' is the unpruned model" in fault(content).mend
+
+
+def test_finetuning_needs_classes_and_a_test_split() -> None:
+    error = fault(changed(("registries", "tasks", "own-class", "dataset"), "own-plain"))
+    assert "own-class.dataset" in error.where
+    assert "without label or split" in error.found
+
+
+def test_a_dataset_cannot_be_pretrained() -> None:
+    source = at(config(), ("registries", "models", "own-bert", "source"))
+    error = fault(changed((*DATASET, "source"), source))
+    assert "own-texts.source.kind" in error.where
+
+
+def local(content: dict[str, Any], path: str) -> None:
+    content["registries"]["models"]["own-local"] = {"licence": "MIT", "source": {"kind": "path", "path": path}}
+    content["curves"][0].update(models=["own-local"], checkpoints=["final"])
+
+
+def test_a_missing_local_path_is_found_before_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = config()
+    local(content, "models/nowhere")
+    error = fault(copy.deepcopy(content))
+    assert error.where == f"{FILE}, registries.models.own-local.source.path"
+    assert "models/nowhere" in error.found
+    assert str(tmp_path) in error.found
+    (tmp_path / "models" / "nowhere").mkdir(parents=True)
+    assert ("own-local", "final") in build(content).used_checkpoints()
+
+
+def test_a_missing_path_that_the_study_does_not_use_is_no_fault() -> None:
+    content = config()
+    local(content, "nowhere/at/all")
+    content["curves"][0].update(models=["own-bert"], checkpoints=["last"])
+    assert build(content).evaluations == build().evaluations
+
+
+def test_two_digests_for_one_wheel_are_a_fault() -> None:
+    study = build(changed(("registries", "models", "own-wheel", "source", "sha256"), "1" * 64))
+    with pytest.raises(UserError, match="another SHA-256 for texts"):
+        study.wheel("texts", "1.0")
+    source, where = build().wheel("texts", "1.0")
+    assert source["sha256"] == "0" * 64
+    # Without the file's name: it stands in the parameters of jobs, which must not rerun because a file was moved.
+    assert where == "study mine, registries.models.own-wheel.source"
+
+
+def test_labels_and_notes_do_not_define_a_job() -> None:
+    content = config()
+    content["registries"]["methods"]["own-random"]["label"] = "another label"
+    content["registries"]["tasks"]["own-class"]["label"] = "another label"
+    content["registries"]["datasets"]["own-texts"]["note"] = "a note"
+    content["registries"]["models"]["own-bert"]["note"] = "a note"
+    one, other = build(), build(content)
+    for study in (one, other):
+        assert study.slots(DENSE) is None
+    assert one.slots("own-random") == other.slots("own-random")
+    assert one.task("own-class") == other.task("own-class")
+    assert one.dataset("own-texts") == other.dataset("own-texts")
+    assert one.model("own-bert") == other.model("own-bert")
+    content["registries"]["tasks"]["own-class"]["epochs"] = 9
+    assert build(content).task("own-class") != one.task("own-class")
+
+
+def test_used_datasets_include_the_corpus_of_a_pretraining() -> None:
+    content = config()
+    content["curves"][0]["tasks"] = ["own-text"]
+    assert build(content).used_datasets() == ["own-plain", "own-texts"]
+    assert all(s["package"] == "texts" for s in build(content).used_wheels())
+    assert len(build(content).used_wheels()) == 2
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in (REPOSITORY / "config").glob("config.yaml")))
+def test_the_default_study_is_valid(file: str) -> None:
+    study = Study(load_yaml(REPOSITORY / "config" / file), REPOSITORY, f"config/{file}")
+    levels: dict[tuple[str, str], set[str]] = {}
+    for e in study.evaluations:
+        if e.method != DENSE:
+            levels.setdefault((e.model, e.method), set()).add(e.sparsity)
+    assert levels
+    assert all(len(found) >= 6 for found in levels.values()), "at least six sparsities a curve (issue 2)"
+
+
+def test_the_message_of_an_error_says_all_four_things() -> None:
+    text = str(UserError("a.yaml, key b", "1", "2", "write 2"))
+    parts: list[Callable[[str], bool]] = [lambda t, w=w: w in t for w in ("a.yaml, key b", "found 1", "expected 2")]
+    assert all(part(text) for part in parts)
+    assert text.endswith("To mend: write 2.")

@@ -1,0 +1,238 @@
+"""Texts: what the registry asks of a table is what comes out, and what the table lacks is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.texts import balance_classes, prepare_texts, sentences, split_by_group
+
+WHERE = "config/datasets.yaml, mine"
+
+
+def films(n: int = 60) -> pd.DataFrame:
+    """Two kinds of text about ten films; the third kind is rare; one text is missing."""
+    return pd.DataFrame(
+        {
+            "body": [f"Text {i} begins. It goes on! Does it end?" if i else None for i in range(n)],
+            "kind": ["plot" if i % 3 else "fresh" for i in range(n)],
+            "film": [f"film {i % 10}" for i in range(n)],
+            "year": [1990 + i % 2 for i in range(n)],
+        }
+    )
+
+
+def dataset(**more: Any) -> dict[str, Any]:
+    return {"format": "csv", "text": "body", **more}
+
+
+SPLIT: dict[str, Any] = {"group": "film", "test_fraction": 0.3, "seed": 0}
+
+
+def prepare(folder: Path, frame: pd.DataFrame | None = None, **more: Any) -> pd.DataFrame:
+    path = folder / "t.csv"
+    (films() if frame is None else frame).to_csv(path, index=False)
+    return prepare_texts(path, dataset(**more), WHERE)
+
+
+def test_rows_have_the_declared_columns(tmp_path: Path) -> None:
+    rows = prepare(tmp_path)
+    assert list(rows.columns) == ["id", "text", "label", "split"]
+    assert rows["id"].tolist() == list(range(59)), "the row without a text is gone"
+    assert rows["label"].isna().all()
+    assert set(rows["split"]) == {"train"}
+    assert rows["text"].tolist() == films()["body"].dropna().tolist()
+
+
+@pytest.mark.parametrize(("file_format", "suffix"), [("csv", ".csv.bz2"), ("jsonl", ".jsonl.gz"), ("parquet", ".pq")])
+def test_every_format_gives_the_same_rows(tmp_path: Path, file_format: str, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    frame = films()
+    {"csv": lambda: frame.to_csv(path, index=False), "parquet": lambda: frame.to_parquet(path),
+     "jsonl": lambda: frame.to_json(path, orient="records", lines=True)}[file_format]()  # fmt: skip
+    entry = dataset(format=file_format, label="kind", split=SPLIT)
+    pd.testing.assert_frame_equal(
+        prepare_texts(path, entry, WHERE), prepare(tmp_path, label="kind", split=SPLIT), check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
+def test_a_file_of_another_format_is_named(tmp_path: Path, file_format: str) -> None:
+    path = tmp_path / "t.gz"
+    path.write_bytes(b"\x00\xff\x00garbage")
+    with pytest.raises(UserError, match=rf"{WHERE}, file t\.gz.*cannot be read as {file_format}"):
+        prepare_texts(path, dataset(format=file_format), WHERE)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.text("abc", max_size=2), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 5))
+def test_no_group_is_in_both_splits(groups: list[str], fraction: float, seed: int) -> None:
+    frame = pd.DataFrame({"group": groups})
+    frame["split"] = split_by_group(frame["group"], fraction, seed)
+    assert frame.groupby("group")["split"].nunique().max() == 1
+    held_out = frame.loc[frame["split"] == "test", "group"].nunique()
+    assert held_out == round(fraction * frame["group"].nunique())
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_rows() -> None:
+    groups = pd.Series([f"g{i}" for i in range(30)])
+    one = split_by_group(groups, 0.3, 1)
+    other = split_by_group(groups.sample(frac=1, random_state=0), 0.3, 1).sort_index()
+    pd.testing.assert_series_equal(one, other)
+    assert not split_by_group(groups, 0.3, 2).equals(one), "the seed matters"
+
+
+def test_rows_without_a_group_stay_together(tmp_path: Path) -> None:
+    frame = films()
+    frame.loc[frame["film"] == "film 3", "film"] = None
+    rows = prepare(tmp_path, frame, split=SPLIT)
+    kept = frame.dropna(subset=["body"]).reset_index(drop=True)
+    assert rows.loc[kept["film"].isna(), "split"].nunique() == 1
+
+
+def test_a_film_of_the_test_is_never_trained_on(tmp_path: Path) -> None:
+    rows = prepare(tmp_path, label="kind", split=SPLIT)
+    film = {text: name for text, name in zip(films()["body"], films()["film"], strict=True)}
+    assert rows.assign(film=rows["text"].map(film)).groupby("film")["split"].nunique().max() == 1
+    assert set(rows["split"]) == {"train", "test"}
+
+
+def test_sentences_end_at_closing_punctuation() -> None:
+    assert sentences("A hero leaves. She returns! Why? Nobody knows") == [
+        "A hero leaves.", "She returns!", "Why?", "Nobody knows",
+    ]  # fmt: skip
+    assert sentences("It cost 3.50 in the U.S. in 1990, e.g. at sea.") == [
+        "It cost 3.50 in the U.S. in 1990, e.g. at sea."
+    ]
+    assert sentences('He said "Go." Then he left. (She stayed.) End') == [
+        'He said "Go."', "Then he left.", "(She stayed.)", "End",
+    ]  # fmt: skip
+    assert sentences("  ") == []
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.sampled_from(["Go.", "stop", "He said 3.5!", "Why?", "(yes)", "A", '"Go."', "[Yes!]", "'No?'"]), max_size=12
+    )
+)
+def test_splitting_into_sentences_loses_no_word(words: list[str]) -> None:
+    text = " ".join(words)
+    assert " ".join(sentences(text)).split() == text.split()
+    assert all(s == s.strip() and s for s in sentences(text))
+
+
+def test_only_the_named_classes_are_split_into_sentences(tmp_path: Path) -> None:
+    rows = prepare(tmp_path, label="kind", split=SPLIT, sentences={"classes": ["plot"], "per_text": 2})
+    plots, reviews = (rows[rows["label"] == kind]["text"] for kind in ("plot", "fresh"))
+    assert len(plots) == 2 * (films()["kind"] == "plot").sum()
+    assert not plots.str.contains("Does it end").any(), "the third sentence is left out"
+    assert reviews.str.endswith("Does it end?").all()
+
+
+def test_the_words_of_a_text_are_counted(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"body": [" ".join(["w"] * n) for n in range(1, 9)]})
+    rows = prepare(tmp_path, frame, words=[3, 5])
+    assert [len(t.split()) for t in rows["text"]] == [3, 4, 5]
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["train", "test"])), min_size=1), st.integers(0, 3))
+def test_balance_draws_equally_many_of_each_class(pairs: list[tuple[str, str]], seed: int) -> None:
+    frame = pd.DataFrame(pairs, columns=["label", "split"]).assign(text=[str(i) for i in range(len(pairs))])
+    drawn = balance_classes(frame, seed)
+    for split, rows in frame.groupby("split"):
+        fewest = rows["label"].value_counts().min()
+        counts = drawn.loc[drawn["split"] == split, "label"].value_counts()
+        assert (counts == fewest).all()
+        assert set(counts.index) == set(rows["label"])
+    assert drawn["text"].is_unique
+    pd.testing.assert_frame_equal(drawn, balance_classes(frame, seed))
+
+
+def test_balance_through_the_registry(tmp_path: Path) -> None:
+    rows = prepare(tmp_path, label="kind", split=SPLIT, balance=True, seed=3)
+    counts = rows.groupby("split")["label"].value_counts().unstack()
+    assert (counts["plot"] == counts["fresh"]).all()
+
+
+def test_values_are_renamed_to_classes(tmp_path: Path) -> None:
+    rows = prepare(tmp_path, label="kind", classes={"plot": "story", "fresh": "review"}, split=SPLIT)
+    assert set(rows["label"]) == {"story", "review"}
+    assert (rows["label"] == "story").sum() == (films()["kind"] == "plot").sum()
+
+
+def test_rows_without_a_class_are_left_out(tmp_path: Path) -> None:
+    frame = films()
+    frame.loc[5:14, "kind"] = None
+    rows = prepare(tmp_path, frame, label="kind", split=SPLIT)
+    assert rows["label"].notna().all()
+    assert len(rows) == 60 - 1 - 10
+
+
+@pytest.mark.parametrize(("column", "values", "kept"), [("kind", ["fresh"], 19), ("year", ["1990"], 29)])
+def test_where_keeps_the_rows_with_these_values(tmp_path: Path, column: str, values: list[str], kept: int) -> None:
+    # A column of numbers too: the registry's values are text.
+    assert len(prepare(tmp_path, where={column: values})) == kept
+
+
+@pytest.mark.parametrize(
+    ("entry", "place", "wrong", "right"),
+    [
+        ({"text": "boody"}, ".text", "boody", "body"),
+        ({"label": "knd", "split": SPLIT}, ".label", "knd", "kind"),
+        ({"split": {**SPLIT, "group": "flim"}}, ".split.group", "flim", "film"),
+        ({"where": {"knd": ["plot"]}}, ".where", "knd", "kind"),
+        ({"where": {"kind": ["plt"]}}, ".where.kind", "plt", "plot"),
+    ],
+)
+def test_what_the_data_do_not_have_is_answered_with_the_nearest(
+    tmp_path: Path, entry: dict[str, Any], place: str, wrong: str, right: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path, **entry)
+    assert caught.value.where == f"{WHERE}{place}"
+    assert f"'{right}'" in caught.value.expected
+    assert caught.value.mend == f"write '{right}' instead of '{wrong}'"
+
+
+def test_a_label_without_a_class_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{WHERE}\.classes: found label 'fresh' in the data"):
+        prepare(tmp_path, label="kind", classes={"plot": "story"}, split=SPLIT)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"split 'train': found 1 class\(es\) \('plot'\)"):
+        prepare(tmp_path, label="kind", where={"kind": ["plot"]}, split=SPLIT)
+
+
+def test_one_class_in_the_test_split_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"body": ["a b", "c d", "e f"], "kind": ["x", "y", "x"], "film": ["1", "1", "2"]})
+    split = {"group": "film", "test_fraction": 0.5, "seed": 0}
+    for seed in range(4):  # whichever film is held out, one split has one class
+        with pytest.raises(UserError, match=r"split '(test|train)': found 1 class"):
+            prepare(tmp_path, frame.iloc[[0, 2]], label="kind", split={**split, "seed": seed})
+
+
+def test_a_label_without_a_split_has_nothing_to_test(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"split 'test': found 0 class"):
+        prepare(tmp_path, label="kind")
+
+
+@pytest.mark.parametrize("more", [{}, {"label": "kind", "split": SPLIT, "balance": True}])
+def test_filters_that_leave_nothing_are_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"no row that passes .*widen the filters"):
+        prepare(tmp_path, words=[500, 900], **more)
+
+
+def test_the_same_entry_gives_the_same_rows(tmp_path: Path) -> None:
+    entry = {"label": "kind", "split": SPLIT, "balance": True, "words": [2, 40]}
+    one, other = prepare(tmp_path, **entry), prepare(tmp_path, **json.loads(json.dumps(entry)))
+    pd.testing.assert_frame_equal(one, other)
