@@ -4,6 +4,7 @@ Every path starts at the working directory: `results/` for what is made, `result
 alone needs. The study is `config/config.yaml`, or the file given with `--configfile`, which then stands alone.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +14,11 @@ min_version("9.0")
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+# Snakemake starts scripts by the interpreter's path without quoting it (snakemake issue 2645): without this, nothing
+# runs in a folder with a space in its name.
+if " " in sys.executable and not sys.executable.startswith("'"):
+    sys.executable = shlex.quote(sys.executable)
 
 if not workflow.overwrite_configfiles:
 
