@@ -15,7 +15,6 @@ help: ## Say what there is to make
 demo: .venv/run.stamp ## Run the default study and print what it found
 	@echo "==> Running the default study on $(CORES) cores; nothing that is done already is done again"
 	@$(BIN)/python -m snakemake --cores $(CORES)
-	@$(BIN)/python workflow/scripts/print_summary.py default
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests"

@@ -1,6 +1,7 @@
 """Write the report of a study, and the summary that a run ends with."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ def main(snakemake: Any) -> None:
     page = render_report(TEMPLATE, content)
     with atomic_path(snakemake.output.page) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    summary = f"{summary_text(rows, settings)}\n{stage_times(costs)}\nReport: {snakemake.output.page}\n"
+    found = "\n".join(textwrap.fill(s, 110, initial_indent="- ", subsequent_indent="  ") for s in content.sentences)
+    parts = [found, summary_text(rows, settings), stage_times(costs), f"Report: {snakemake.output.page}\n"]
     with atomic_path(snakemake.output.summary) as temporary:
-        temporary.write_text(summary, encoding="utf-8")
+        temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":
