@@ -1,4 +1,4 @@
-"""What holds for all unit tests: tiny models compute on one thread, which is faster for them and the same everywhere."""
+"""Tiny models compute on one thread: faster for them, and the same everywhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

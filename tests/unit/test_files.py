@@ -44,6 +44,16 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, before: str | None, erro
     assert not before or target.read_text() == before
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
+    target = tmp_path / "data.txt"
+    target.write_text("the old content")
+    with open(target) as reader:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new")
+        assert reader.read() == "the old content", "replaced by a rename, never written over"
+    assert target.read_text() == "new"
+
+
 def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "data.txt"
     target.write_text("old")

@@ -43,7 +43,24 @@ RECIPE: dict[str, Any] = {
     "learning_rate": 0.01, "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.1, "mask_probability": 0.15,
     "checkpoints": 3, "first_checkpoint": 4, "log_every": 5, "seed": 0,
 }  # fmt: skip
-WORDS = ["the", "hero", "travels", "to", "a", "village", "and", "finds", "war", "storm", "secret", "train", "daughter", "returns", "home", "again"]
+WORDS = [
+    "the",
+    "hero",
+    "travels",
+    "to",
+    "a",
+    "village",
+    "and",
+    "finds",
+    "war",
+    "storm",
+    "secret",
+    "train",
+    "daughter",
+    "returns",
+    "home",
+    "again",
+]
 
 
 def corpus(rows: int = 80, seed: int = 0) -> pd.DataFrame:
@@ -72,7 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return train(tmp_path_factory.mktemp("whole"))
 
 
-class Interrupted(Exception):
+class KilledError(Exception):
     """What a killed job looks like from inside."""
 
 
@@ -85,13 +102,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, int],
 
         def dying(now: int, *rest: Any) -> float:
             if now == step:
-                raise Interrupted
+                raise KilledError
             calls.append(now)
             return real(now, *rest)
 
         with monkeypatch.context() as patch:
             patch.setattr(pretraining, "learning_rate_factor", dying)
-            with pytest.raises(Interrupted):
+            with pytest.raises(KilledError):
                 train(folder)
 
     yield run
@@ -352,6 +369,25 @@ def test_the_tokenizer_is_berts() -> None:
     assert tokenizer("The HERO")["input_ids"] == tokenizer("the hero")["input_ids"], "lower-casing"
     assert tokenizer.decode(tokenizer("The hero returns")["input_ids"], skip_special_tokens=True) == "the hero returns"
     assert len(tokenizer) <= 80
+
+
+def test_the_same_texts_give_the_same_tokenizer() -> None:
+    # Many words of equal frequency: the trainer of `tokenizers` breaks such ties by the order of a hash table.
+    draw = np.random.default_rng(0)
+    words = ["".join(draw.choice(list("aeinorst"), size=draw.integers(2, 8))) for _ in range(400)]
+    texts = [" ".join(words[i : i + 8]) for i in range(0, 400, 8)]
+    found = {train_tokenizer(texts, 200, 1, 12).backend_tokenizer.to_str() for _ in range(6)}
+    assert len(found) == 1
+
+
+def test_pieces_inside_words_are_no_special_tokens() -> None:
+    tokenizer = train_tokenizer(corpus()["text"].tolist(), 80, 1, 12)
+    assert set(tokenizer.all_special_tokens) == set(SPECIAL_TOKENS)
+    assert tokenizer.tokenize("hero ##e") == [*tokenizer.tokenize("hero"), "[UNK]", "[UNK]", "e"]
+    unknown = tokenizer.tokenize("vtr")  # letters that the texts have, in an order that they do not
+    assert "".join(piece.removeprefix("##") for piece in unknown) == "vtr"
+    assert all(piece.startswith("##") for piece in unknown[1:])
+    assert tokenizer.decode(tokenizer.convert_tokens_to_ids(unknown), skip_special_tokens=True) == "vtr"
 
 
 def test_sequences_are_the_stream_cut_into_equal_parts() -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.levels import removed_count
 from essential_sparsity.scores import magnitude
-from essential_sparsity.selection import SCOPES, removed_count, select
+from essential_sparsity.selection import SCOPES, select
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FAST = settings(deadline=None, max_examples=60, derandomize=True)

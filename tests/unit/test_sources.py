@@ -43,10 +43,11 @@ def make_wheel(folder: Path, version: str, files: Mapping[str, bytes], name: str
 
 
 def make_sdist(folder: Path, version: str, marker: Path) -> None:
-    """Write a source distribution whose ``setup.py`` leaves a marker if it is run."""
+    """Write a source distribution whose build, for which nothing has to be installed, leaves a marker."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "setup.py": f"open({str(marker)!r}, 'w').close()\nfrom setuptools import setup\nsetup()\n",
+        "backend.py": f"open({str(marker)!r}, 'w').close()\n",
+        "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n",
         "PKG-INFO": f"Metadata-Version: 2.1\nName: toy\nVersion: {version}\n",
     }
     with tarfile.open(folder / f"toy-{version}.tar.gz", "w:gz") as archive:

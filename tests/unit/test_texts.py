@@ -99,7 +99,7 @@ def test_rows_without_a_group_stay_together(tmp_path: Path) -> None:
 
 def test_a_film_of_the_test_is_never_trained_on(tmp_path: Path) -> None:
     rows = prepare(tmp_path, label="kind", split=SPLIT)
-    film = {text: name for text, name in zip(films()["body"], films()["film"], strict=True)}
+    film = dict(zip(films()["body"], films()["film"], strict=True))
     assert rows.assign(film=rows["text"].map(film)).groupby("film")["split"].nunique().max() == 1
     assert set(rows["split"]) == {"train", "test"}
 

@@ -43,9 +43,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, min_frequency: int, max_l
     draft.normalizer = normalizers.BertNormalizer(lowercase=True)
     draft.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words = (
-        word
-        for text in texts
-        for word, _ in draft.pre_tokenizer.pre_tokenize_str(draft.normalizer.normalize_str(text))
+        word for text in texts for word, _ in draft.pre_tokenizer.pre_tokenize_str(draft.normalizer.normalize_str(text))
     )
     inner = sorted({f"##{letter}" for word in words for letter in word[1:]})
     trainer = trainers.WordPieceTrainer(
