@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 CORES ?= all
+SUMMARY := results/studies/default/summary.txt
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -14,7 +15,9 @@ help: ## Say what there is to make
 
 demo: .venv/run.stamp ## Run the default study and print what it found
 	@echo "==> Running the default study on $(CORES) cores; nothing that is done already is done again"
+	@touch .venv/demo.started
 	@$(BIN)/python -m snakemake --cores $(CORES)
+	@test $(SUMMARY) -nt .venv/demo.started || cat $(SUMMARY)
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests"

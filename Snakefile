@@ -16,8 +16,8 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 # Snakemake starts scripts by the interpreter's path without quoting it (snakemake issue 2645): without this, nothing
-# runs in a folder with a space in its name.
-if " " in sys.executable and not sys.executable.startswith("'"):
+# runs in a folder with a space in its name. A path that is quoted already does not exist.
+if Path(sys.executable).exists():
     sys.executable = shlex.quote(sys.executable)
 
 if not workflow.overwrite_configfiles:

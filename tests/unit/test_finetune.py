@@ -84,8 +84,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     built: list[nn.Module] = []
     for name, real in list(HEADS.items()):
 
-        def keeping(folder: Path, classes: int, real: Any = real) -> nn.Module:
-            model = real(folder, classes)
+        def keeping(folder: Path, classes: int, where: str, real: Any = real) -> nn.Module:
+            model = real(folder, classes, where)
             built.extend([copy.deepcopy(model), model])
             return model
 
@@ -189,7 +189,7 @@ def test_a_pattern_that_matches_nothing_is_refused(checkpoint: Path) -> None:
 def test_nothing_left_to_train_is_refused(checkpoint: Path) -> None:
     with pytest.raises(UserError, match="leave no parameter to train"):
         run(checkpoint, {}, head="sequence_classification", freeze=["*"])
-    model = HEADS["mean_pooling"](checkpoint, 2)
+    model = HEADS["mean_pooling"](checkpoint, 2, WHERE)
     frozen = freeze(model, ["*"], WHERE)  # the classifier is left
     assert set(frozen) == set(dict(model.encoder.named_parameters()))
 
@@ -243,8 +243,8 @@ def test_one_class_is_refused(checkpoint: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_training(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = HEADS["mean_pooling"]
 
-    def broken(folder: Path, classes: int) -> nn.Module:
-        model = real(folder, classes)
+    def broken(folder: Path, classes: int, where: str) -> nn.Module:
+        model = real(folder, classes, where)
         with torch.no_grad():
             model.classifier.bias[0] = float("nan")
         return model
@@ -306,7 +306,7 @@ def test_texts_are_encoded_shortest_first_with_their_own_labels(checkpoint: Path
 
 @torch.no_grad()
 def test_padding_does_not_change_the_logits(checkpoint: Path) -> None:
-    model = HEADS["mean_pooling"](checkpoint, 3).eval()
+    model = HEADS["mean_pooling"](checkpoint, 3, WHERE).eval()
     ids = torch.tensor([[2, 7, 8, 3]])
     short = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     padded = torch.nn.functional.pad(ids, (0, 5))

@@ -323,7 +323,6 @@ def test_defaults_are_filled_in_at_every_level() -> None:
     assert study.tasks["own-text"]["metric"] == "perplexity"
     assert study.tasks["own-text"]["window"] == 512
     assert study.datasets["own-texts"]["split"]["seed"] == 0
-    assert study.datasets["own-texts"]["balance"] is False
 
 
 def test_the_paper_protocol_is_the_default_of_finetuning() -> None:
@@ -477,8 +476,8 @@ def test_two_digests_for_one_wheel_are_a_fault() -> None:
         study.wheel("texts", "1.0")
     source, where = build().wheel("texts", "1.0")
     assert source["sha256"] == "0" * 64
-    # Without the file's name: it stands in the parameters of jobs, which must not rerun because a file was moved.
-    assert where == "study mine, registries.models.own-wheel.source"
+    # Without the file's or the study's name: it stands in parameters, and neither may make a job rerun.
+    assert where == "the study file, registries.models.own-wheel.source"
 
 
 def test_labels_and_notes_do_not_define_a_job() -> None:
@@ -522,3 +521,34 @@ def test_the_message_of_an_error_says_all_four_things() -> None:
     parts: list[Callable[[str], bool]] = [lambda t, w=w: w in t for w in ("a.yaml, key b", "found 1", "expected 2")]
     assert all(part(text) for part in parts)
     assert text.endswith("To mend: write 2.")
+
+
+def test_a_curve_needs_a_level_above_zero() -> None:
+    content = config()
+    content["curves"][0]["sparsities"] = [0]
+    with pytest.raises(UserError, match=r"curves\[0\]\.sparsities: found no sparsity above 0"):
+        build(content)
+
+
+@pytest.mark.parametrize("key", ["classes", "sentences", "balance"])
+def test_what_needs_a_label_asks_for_it(key: str) -> None:
+    content = config()
+    value = {"classes": {"a": "b"}, "sentences": {"classes": ["a"], "per_text": 1}, "balance": True}[key]
+    entry = {"source": {"kind": "path", "path": "."}, "licence": "MIT", "format": "csv", "text": "text", key: value}
+    content["registries"]["datasets"]["unlabelled"] = entry
+    with pytest.raises(UserError, match=f"'{key}' without 'label'"):
+        build(content)
+
+
+def test_heads_must_divide_the_hidden_size() -> None:
+    content = config()
+    content["registries"]["models"]["own-bert"]["source"]["recipe"]["architecture"]["num_attention_heads"] = 7
+    with pytest.raises(UserError, match=r"hidden_size.*multiple of num_attention_heads"):
+        build(content)
+
+
+def test_parameters_of_jobs_do_not_know_the_name_of_the_study() -> None:
+    content = config()
+    content["study"] = "another"
+    one, other = build(), build(content)
+    assert one.where("models", "own-bert") == other.where("models", "own-bert")

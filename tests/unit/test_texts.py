@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,34 @@ def test_the_same_entry_gives_the_same_rows(tmp_path: Path) -> None:
     entry = {"label": "kind", "split": SPLIT, "balance": True, "words": [2, 40]}
     one, other = prepare(tmp_path, **entry), prepare(tmp_path, **json.loads(json.dumps(entry)))
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_datasets_of_one_source_hold_out_the_same_groups_whatever_they_leave_out(tmp_path: Path) -> None:
+    # Each film has texts of one kind alone, so that a filter also takes away films.
+    frame = pd.DataFrame(
+        {"text": [f"text {i}" for i in range(80)], "kind": ["plot", "review"] * 40, "film": [str(i) for i in range(80)]}
+    )
+    frame.to_csv(tmp_path / "films.csv", index=False)
+    entry = {"format": "csv", "text": "text", "split": {"group": "film", "test_fraction": 0.3, "seed": 0}}
+    every = prepare_texts(tmp_path / "films.csv", entry, "d").set_index("text")["split"]
+    plots = prepare_texts(tmp_path / "films.csv", {**entry, "where": {"kind": ["plot"]}}, "d").set_index("text")[
+        "split"
+    ]
+    assert len(plots) == 40
+    assert (plots == every[plots.index]).all()
+
+
+def test_a_misspelt_class_of_sentences_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"class 'plots', which no text has.*write 'plot'"):
+        prepare(tmp_path, label="kind", split=SPLIT, sentences={"classes": ["plots"], "per_text": 2})
+
+
+@pytest.mark.parametrize("name", ["films.csv.gz", "films.csv.xz", "films.csv.zip", "films.csv.bz2"])
+def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
+    draw = random.Random(0)
+    frame = pd.DataFrame({"text": [str(draw.random()) for _ in range(500)]})
+    frame.to_csv(tmp_path / name, index=False)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"{name}: found a file that cannot be read as csv"):
+        prepare_texts(tmp_path / name, {"format": "csv", "text": "text"}, "d")

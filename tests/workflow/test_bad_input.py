@@ -36,6 +36,12 @@ def fails(clone: Any, *arguments: str, says: list[str]) -> None:
     assert not [p for p in (clone.work / "results").rglob(".*") if p.is_file()] if clone.work.exists() else True
 
 
+def clone_goes_on(clone: Any, target: str) -> None:
+    """After the mend, the same command makes what was asked."""
+    clone.run(target)
+    assert (clone.work / target).is_file()
+
+
 def mistype_key(config: dict[str, Any]) -> None:
     config["curves"][0]["sparsity"] = config["curves"][0].pop("sparsities")
 
@@ -73,16 +79,18 @@ def test_an_unreadable_checkpoint_stops_and_the_run_goes_on_after_the_mend(fresh
     weights.write_bytes(whole[: len(whole) // 2])
     fails(fresh, LLAMA, says=["tiny-llama", "model.safetensors", "cannot be read"])
     weights.write_bytes(whole)
-    fresh.run(LLAMA)
-    assert (fresh.work / LLAMA).exists()
+    clone_goes_on(fresh, LLAMA)
 
 
 def test_nan_in_weights_names_the_matrix(fresh: Any) -> None:
     path = fresh.work / "llama" / "model.safetensors"
     state = load_file(path)
+    whole = path.read_bytes()
     state["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(state, path, metadata={"format": "pt"})
     fails(fresh, LLAMA, says=["tiny-llama", "model.layers.1.mlp.up_proj.weight", "1 NaN or infinite"])
+    path.write_bytes(whole)
+    clone_goes_on(fresh, LLAMA)
 
 
 def test_a_model_without_prunable_layers_is_refused(fresh: Any) -> None:
@@ -97,14 +105,20 @@ def test_a_model_without_prunable_layers_is_refused(fresh: Any) -> None:
 
 
 def test_a_task_with_one_class_is_refused(fresh: Any) -> None:
-    path = fresh.work / "texts.csv"
+    path, target = fresh.work / "texts.csv", "results/datasets/tiny-kinds.parquet"
+    whole = path.read_bytes()
     pd.read_csv(path).assign(kind="plot").to_csv(path, index=False)
-    fails(fresh, "results/datasets/tiny-kinds.parquet", says=["tiny-kinds", "1 class(es) ('plot')", "two classes"])
+    fails(fresh, target, says=["tiny-kinds", "1 class(es) ('plot')", "two classes"])
+    path.write_bytes(whole)
+    clone_goes_on(fresh, target)
 
 
 def test_a_diverging_training_is_stopped(fresh: Any) -> None:
+    target = "results/pretraining/tiny-bert/index.json"
     fresh.configure(lambda c: models(c)["tiny-bert"]["source"]["recipe"].update(learning_rate=1e30))
-    fails(fresh, "results/pretraining/tiny-bert/index.json", says=["tiny-bert.source.recipe", "nan", "learning_rate"])
+    fails(fresh, target, says=["tiny-bert.source.recipe", "nan", "learning_rate"])
+    fresh.configure(lambda c: models(c)["tiny-bert"]["source"]["recipe"].update(learning_rate=1e-3))
+    clone_goes_on(fresh, target)
 
 
 def test_a_damaged_mask_is_named(clone: Any) -> None:
@@ -189,6 +203,8 @@ def test_a_missing_version_is_named_with_those_that_exist(wheel: tuple[Any, Path
     clone, _ = wheel
     clone.configure(lambda c: [s.update(version="2.0") for s in sources(c)])
     fails(clone, TEXTS, says=["source.version", "version 2.0 of tiny-texts", "the newest: 1.0"])
+    clone.configure(lambda c: [s.update(version="1.0") for s in sources(c)])
+    clone_goes_on(clone, TEXTS)
 
 
 def test_no_network_says_so(wheel: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +214,10 @@ def test_no_network_says_so(wheel: tuple[Any, Path], monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     fails(clone, TEXTS, says=["source.package", "could not download tiny-texts==1.0", "check the network"])
+    monkeypatch.delenv("PIP_INDEX_URL")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel[1].parent))
+    clone_goes_on(clone, TEXTS)
 
 
 def test_a_missing_member_lists_what_is_there(wheel: tuple[Any, Path]) -> None:

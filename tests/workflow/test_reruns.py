@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +146,26 @@ def test_a_mistyped_target_is_refused_when_the_jobs_are_planned(clone: Any) -> N
     )
     assert result.returncode != 0
     assert "MissingRuleException" in result.stdout + result.stderr
+
+
+def test_another_study_shares_what_this_one_made(clone: Any) -> None:
+    clone.configure(lambda config: config.update(study="another", title="Another title"))
+    planned = {job.replace("another", "tiny") for job in clone.planned()}
+    assert planned == COLLECT | LAYERS | PLOTS | REPORT | {
+        "Collecting the statistics of the weights of tiny",
+        "Plotting the statistics of the weights of tiny-bert",
+    }
+
+
+def test_it_runs_in_folders_with_spaces_and_from_an_interpreter_below_one(fresh: Any, tmp_path: Path) -> None:
+    environment = tmp_path / "an environment"
+    environment.symlink_to(sys.prefix)
+    work = fresh.work.rename(fresh.work.with_name("my work"))
+    command = [
+        str(environment / "bin" / "python"), "-m", "snakemake", "--snakefile", str(fresh.workflow / "Snakefile"),
+        "--configfile", "study.yaml", "--cores", "2", "results/datasets/tiny-texts.parquet",
+    ]  # fmt: skip
+    assert all(" " in path for path in (str(fresh.workflow), str(work), command[0]))
+    result = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (work / "results/datasets/tiny-texts.parquet").is_file()

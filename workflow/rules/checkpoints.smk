@@ -46,7 +46,6 @@ rule extract_checkpoint:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
         mem_mb=lambda wildcards, input, attempt: attempt
         * (2000 + 16 * int(input.size_mb)),
         runtime=60,
@@ -76,7 +75,6 @@ rule list_matrices:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
         mem_mb=2000,
         runtime=15,
     params:

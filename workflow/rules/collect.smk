@@ -27,6 +27,7 @@ rule find_knees:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
     output:
         table="results/studies/{study}/tables/knees.parquet",
+        csv="results/studies/{study}/tables/knees.csv",
     log:
         "results/studies/{study}/logs/find_knees.log",
     conda:

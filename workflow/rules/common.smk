@@ -1,6 +1,7 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
 import re
+import time
 from snakemake.exceptions import WorkflowError
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
@@ -8,6 +9,7 @@ from essential_sparsity.files import sha256_of
 from essential_sparsity.sources import local_files
 from essential_sparsity.study import Study
 
+STARTED = time.time()
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE = ROOT / "workflow" / "report" / "report.html.j2"
 
@@ -52,6 +54,7 @@ def evaluation_inputs(wildcards):
     inputs = {
         "weights": f"{folder}/model.safetensors",
         "provenance": f"{folder}/provenance.json",
+        "manifest": f"results/matrices/{wildcards.model}.json",
         "rows": f"results/datasets/{study.tasks[wildcards.task]['dataset']}.parquet",
     }
     if wildcards.method != "dense":
@@ -115,16 +118,16 @@ def plot_paths(kind, suffix):
 
 
 def print_summary():
-    """Print the knees and where the report is, once the whole study is done."""
+    """Print the knees and where the report is, if this run wrote the report."""
     summary = Path(f"results/studies/{study.name}/summary.txt")
-    if summary.is_file():
+    if summary.is_file() and summary.stat().st_mtime >= STARTED:
         print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)
 
 
 wildcard_constraints:
     model=one_of(study.models),
     dataset=one_of(study.datasets),
-    checkpoint=r"final|step\d{6}",
+    checkpoint=r"final|step\d{6,}",
     method=one_of([*study.methods, "dense"]),
     sparsity=r"0\.\d{3}",
     task=one_of(study.tasks),

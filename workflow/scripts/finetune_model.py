@@ -28,6 +28,7 @@ def main(snakemake: Any) -> None:
     row, outcome = run_evaluation(
         axes=dict(snakemake.wildcards.items()),
         checkpoint=Path(snakemake.input.weights).parent,
+        manifest=Path(snakemake.input.manifest),
         mask=Path(mask) if mask else None,
         method=method,
         task=task,

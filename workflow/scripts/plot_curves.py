@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.job import run_job
-from essential_sparsity.plots import plot_curves, save_figure
+from essential_sparsity.plots import apply_style, plot_curves, save_figure
 
 
 def main(snakemake: Any) -> None:
     """Write the figure as SVG and PNG."""
+    apply_style()
     axes = dict(snakemake.wildcards.items())
     tables = [pd.read_parquet(snakemake.input[name]) for name in ("evaluations", "knees")]
     evaluations, knees = (t[(t["model"] == axes["model"]) & (t["task"] == axes["task"])] for t in tables)

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.job import run_job
-from essential_sparsity.plots import plot_layers, save_figure
+from essential_sparsity.plots import apply_style, plot_layers, save_figure
 
 
 def main(snakemake: Any) -> None:
     """Write the figure as SVG and PNG."""
+    apply_style()
     model, task = snakemake.wildcards.model, snakemake.wildcards.task
     layers, knees = pd.read_parquet(snakemake.input.layers), pd.read_parquet(snakemake.input.knees)
     figure = plot_layers(

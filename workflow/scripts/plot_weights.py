@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.job import run_job
-from essential_sparsity.plots import plot_weights, save_figure
+from essential_sparsity.plots import apply_style, plot_weights, save_figure
 
 
 def main(snakemake: Any) -> None:
     """Write the figure as SVG and PNG."""
+    apply_style()
     weights, model = pd.read_parquet(snakemake.input.weights), snakemake.wildcards.model
     figure = plot_weights(weights[weights["model"] == model], model)
     for path in snakemake.output:

@@ -29,6 +29,8 @@ SECTIONS = {
     "weights": "Statistics of the weights",
 }
 
+VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
+
 
 def figure(kind: str, path: Path, task_labels: dict[str, str]) -> ReportFigure:
     """Return a plot as a figure of the report; its path says what it shows."""
@@ -45,7 +47,6 @@ def main(snakemake: Any) -> None:
     labels = {name: task["label"] for name, task in tasks.items()}
     rows = finding_rows(evaluations, knees, settings["rules"][0], methods, labels)
     plots = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
-    newest = evaluations.iloc[-1]
     content = ReportContent(
         title=snakemake.params.title,
         study=snakemake.wildcards.study,
@@ -58,9 +59,8 @@ def main(snakemake: Any) -> None:
         costs=costs_table(costs),
         provenance=provenance_table(read_json(path) for path in snakemake.input.provenance),
         versions={
-            "workflow": str(newest["workflow_commit"]),
-            "torch": newest["torch_version"],
-            "transformers": newest["transformers_version"],
+            name: ", ".join(sorted(evaluations[column].fillna("not a git clone").unique()))
+            for name, column in VERSIONS.items()
         },
     )
     page = render_report(TEMPLATE, content)

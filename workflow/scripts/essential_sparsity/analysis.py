@@ -29,6 +29,8 @@ def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Dat
         parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
         for seed, part in [*parts, (pd.NA, frame)]:
             flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
+            if part.groupby("sparsity")["seed"].nunique().nunique() > 1:
+                flags.append("levels with different seeds")
             curve = mean_curve(part)
             sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
             score = performance(value, axes["metric"])

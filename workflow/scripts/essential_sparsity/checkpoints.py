@@ -72,7 +72,13 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
 
 def _record_dtype(config: Path, dtype: str) -> None:
     """Write into a configuration what the weights are stored as: transformers loads them as it says there."""
-    contents = read_json(config)
+    try:
+        contents = read_json(config)
+    except ValueError as error:
+        raise UserError(
+            where=config.name, found=f"text that is not JSON ({error})", expected="the model's configuration",
+            mend="fetch the file again",
+        ) from error  # fmt: skip
     contents.pop("torch_dtype", None)
     write_json(config, {**contents, "dtype": dtype})
 
@@ -167,6 +173,13 @@ def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = files[0]
+    if len(files) > 1:
+        raise UserError(
+            where=where,
+            found=f"{len(files)} GGUF files ({', '.join(f.name for f in files)})",
+            expected="one",
+            mend="name the file instead of its folder",
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -205,6 +218,26 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "no message")[:200]
 
 
+def read_config(folder: Path) -> Any:
+    """Read a checkpoint's configuration.
+
+    Raises:
+        UserError: It is not JSON, or of an architecture that this transformers does not know.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise UserError(
+            where=str(folder / "config.json"),
+            found=f"a configuration that transformers {transformers.__version__} cannot read "
+            f"({str(error).splitlines()[0][:200]})",
+            expected="the configuration of a transformer that it knows",
+            mend="correct the file; a model that needs code of its own is not supported",
+        ) from error
+
+
 def architecture_class(folder: Path) -> Any:
     """Return the transformers class that the checkpoint's own configuration names.
 
@@ -213,7 +246,7 @@ def architecture_class(folder: Path) -> Any:
     """
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = read_config(folder)
     names = config.architectures or []
     found = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
     if found is None:
@@ -228,11 +261,9 @@ def architecture_class(folder: Path) -> Any:
 
 def empty_model(folder: Path) -> nn.Module:
     """Build the checkpoint's model without memory for its weights (on torch's ``meta`` device)."""
-    from transformers import AutoConfig
-
     model_class = architecture_class(folder)
     with torch.device("meta"):
-        model: nn.Module = model_class(AutoConfig.from_pretrained(folder))
+        model: nn.Module = model_class(read_config(folder))
     return model
 
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from essential_sparsity.devices import device_name, peak_memory_mb
+from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
-from essential_sparsity.masks import read_masks
+from essential_sparsity.manifest import read_manifest
+from essential_sparsity.masks import MaskHeader, keep_all, read_header, read_masks
 from essential_sparsity.metrics import DENSE_AT_CHANCE, HIGHER_IS_BETTER, at_chance
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.provenance import workflow_commit
@@ -56,14 +58,15 @@ def evaluation_row(
 
 
 def run_evaluation(
-    axes: Mapping[str, str], checkpoint: Path, mask: Path | None, method: Mapping[str, str] | None,
-    task: Mapping[str, Any], protocol: Protocol, device: torch.device,
+    axes: Mapping[str, str], checkpoint: Path, manifest: Path, mask: Path | None,
+    method: Mapping[str, str] | None, task: Mapping[str, Any], protocol: Protocol, device: torch.device,
 ) -> tuple[pd.DataFrame, Outcome]:  # fmt: skip
     """Evaluate one model by a protocol.
 
     Args:
         axes: ``model, checkpoint, method, sparsity, task, seed`` as they stand in the path.
         checkpoint: The checkpoint's folder.
+        manifest: The list of the model's matrices.
         mask: The mask's file; None for the dense model.
         method: The registry's entry; None for the dense model.
         task: The registry's entry.
@@ -76,7 +79,12 @@ def run_evaluation(
     """
     where = ", ".join(f"{key} {value}" for key, value in axes.items())
     began = time.monotonic()
-    outcome, realised = protocol(checkpoint, read_masks(mask) if mask else {}, where)
+    if mask is None:
+        masks = keep_all({m.name: m.shape for m in read_manifest(manifest) if m.pruned})
+    else:
+        check_mask_is_of(read_header(mask), axes, method, mask)
+        masks = read_masks(mask)
+    outcome, realised = protocol(checkpoint, masks, where)
     run = {
         "seconds": time.monotonic() - began,
         "peak_memory_mb": peak_memory_mb(device),
@@ -87,6 +95,23 @@ def run_evaluation(
     }
     provenance = read_json(checkpoint / "provenance.json")
     return evaluation_row(axes, method, task, outcome, realised, provenance, run), outcome
+
+
+def check_mask_is_of(header: MaskHeader, axes: Mapping[str, str], method: Mapping[str, str] | None, path: Path) -> None:
+    """Check that a mask is the one that its path says.
+
+    Raises:
+        UserError: Its header names another model, checkpoint, method or sparsity.
+    """
+    said = (header.model, header.checkpoint, header.method, header.target)
+    asked = (axes["model"], axes["checkpoint"], dict(method or {}), float(axes["sparsity"]))
+    if said != asked:
+        raise UserError(
+            where=str(path),
+            found=f"a mask of {said}",
+            expected=f"one of {asked}",
+            mend="delete this file and run again: it will be made afresh",
+        )
 
 
 def write_evaluation(row: pd.DataFrame, outcome: Outcome, row_path: Path, examples_path: Path) -> None:

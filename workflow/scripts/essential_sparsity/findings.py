@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 
 from essential_sparsity.analysis import headline
-from essential_sparsity.knee import LEFT, RIGHT
+from essential_sparsity.knee import LEFT, RIGHT, RULE_NAMES
 from essential_sparsity.metrics import DENSE_AT_CHANCE
 from essential_sparsity.tables import curves, mean_curve
-from essential_sparsity.trajectory import FINAL, step_of
+from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, step_of
 
 PAPER = "Jaiswal et al. 2023"
 SUMMARY_COLUMNS = 110
-# As the evaluations flag it; not imported from there, since that module loads torch.
-RULE_NAMES = {"tolerance": "tolerance", "kneedle": "Kneedle", "two-segment": "two segments"}
 
 _CURVE = ["model", "checkpoint", "task_name", "method_name"]
 _EPSILON = 1e-9
@@ -52,13 +50,13 @@ def finding_rows(
     own = knees[knees["seed"].notna() & (knees["rule"] == rule)]
     rows: list[Row] = []
     levels = {_key(axes): mean_curve(frame) for axes, frame in curves(evaluations)}
-    known = evaluations.drop_duplicates(["task", "method"]).set_index(["task", "method"])
+    known = {(row["model"], row["task"], row["method"]): row for row in records(evaluations)}
     for row in records(found):
         key = _curve_key(row)
         curve = levels[key]
         pruned = curve[curve["sparsity"] > 0]
         seeds = own[(own[["model", "checkpoint", "task", "method"]] == list(key)).all(axis=1)]["knee"]
-        method = known.loc[(row["task_name"], row["method_name"])]
+        method = known[row["model"], row["task_name"], row["method_name"]]
         rows.append({
             **row, "task": task_labels.get(row["task_name"], row["task_name"]),
             "method": method_labels.get(row["method_name"], row["method_name"]),
@@ -70,7 +68,7 @@ def finding_rows(
     models, tasks = list(evaluations["model"].unique()), list(evaluations["task"].unique())
     order = frame.assign(
         model=frame["model"].map(models.index), task=frame["task_name"].map(tasks.index),
-        age=frame["checkpoint"].map(_age), rank=-frame["knee"].astype(float).fillna(-1.0),
+        age=frame["checkpoint"].map(checkpoint_age), rank=-frame["knee"].astype(float).fillna(-1.0),
         score=frame["score"].astype(str),
     )  # fmt: skip
     order = order.sort_values(["model", "task", "age", "rank", "score", "method_name"])
@@ -86,12 +84,6 @@ _COLUMNS = [
 
 def _key(axes: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return axes["model"], axes["checkpoint"], axes["task"], axes["method"]
-
-
-def _age(checkpoint: str) -> float:
-    """Return a number that orders checkpoints by pre-training; ``final`` is the last."""
-    step = step_of(checkpoint)
-    return np.inf if step is None else float(step)
 
 
 # --- numbers in words -----------------------------------------------------------------------------------------------
@@ -132,12 +124,6 @@ def range_text(lowest: float, highest: float) -> str:
     if percent(lowest) == percent(highest):
         return percent(lowest)
     return f"{percent(lowest).removesuffix(' %')} to {percent(highest)}"
-
-
-def checkpoint_text(checkpoint: str) -> str:
-    """Write a checkpoint for a reader: ``final`` or ``step 3,000``."""
-    step = step_of(checkpoint)
-    return FINAL if step is None else f"step {step:,}"
 
 
 def rule_text(rule: str, tolerance: float) -> str:
@@ -226,7 +212,7 @@ def _last_checkpoints(groups: Sequence[list[Row]]) -> list[list[Row]]:
     last: dict[tuple[str, str], list[Row]] = {}
     for group in groups:
         key = group[0]["model"], group[0]["task_name"]
-        if key not in last or _age(group[0]["checkpoint"]) > _age(last[key][0]["checkpoint"]):
+        if key not in last or checkpoint_age(group[0]["checkpoint"]) > checkpoint_age(last[key][0]["checkpoint"]):
             last[key] = group
     return list(last.values())
 
@@ -236,7 +222,7 @@ def _at_chance(group: Sequence[Row]) -> bool:
 
 
 def _subject(row: Row) -> str:
-    return f"{row['model']} ({checkpoint_text(row['checkpoint'])})"
+    return f"{row['model']} ({checkpoint_label(row['checkpoint'])})"
 
 
 def _headline_sentence(group: Sequence[Row], settings: Mapping[str, Any]) -> str:
@@ -357,14 +343,14 @@ def _capital(text: str) -> str:
 
 def _emergence_sentences(group: Sequence[Row], levels: Mapping[Any, pd.DataFrame]) -> list[str]:
     """Compare the last checkpoint with step 0, method by method, where both were evaluated."""
-    last = max((row["checkpoint"] for row in group), key=_age)
+    last = max((row["checkpoint"] for row in group), key=checkpoint_age)
     starts = {row["method_name"]: row for row in group if step_of(row["checkpoint"]) == 0}
     ends = {row["method_name"]: row for row in group if row["checkpoint"] == last}
     pairs = [(starts[name], end) for name, end in ends.items() if name in starts]
-    if _age(last) == 0 or not pairs:
+    if checkpoint_age(last) == 0 or not pairs:
         return []
     start, end = pairs[0]
-    metric, points = end["metric"], [checkpoint_text(row["checkpoint"]) for row in (start, end)]
+    metric, points = end["metric"], [checkpoint_label(row["checkpoint"]) for row in (start, end)]
     lead = f"{end['model']}, {points[1]} against {points[0]} on {end['task']}"
     for row, point in zip((start, end), points, strict=True):
         if DENSE_AT_CHANCE in row["flags"]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError, quoted
+from essential_sparsity.loading import check_length, load_model, load_tokenizer
 from essential_sparsity.masks import AppliedMasks
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.progress import progress
@@ -57,20 +58,20 @@ class OwnClassifier(nn.Module):
         return self.encoder(**inputs).logits  # type: ignore[no-any-return]
 
 
-def mean_pooling(checkpoint: Path, classes: int) -> nn.Module:
+def mean_pooling(checkpoint: Path, classes: int, where: str) -> nn.Module:
     """Load a checkpoint's encoder under a mean-pooling classifier."""
     from transformers import AutoModel
 
     # In float32 whatever is stored: AdamW's small steps are lost in half precision.
-    encoder = AutoModel.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.float32)
+    encoder = load_model(AutoModel, checkpoint, where, attn_implementation="eager", dtype=torch.float32)
     return MeanPoolingClassifier(encoder, classes)
 
 
-def sequence_classification(checkpoint: Path, classes: int) -> nn.Module:
+def sequence_classification(checkpoint: Path, classes: int, where: str) -> nn.Module:
     """Load a checkpoint under its architecture's own classification head, as the paper does."""
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=classes, dtype=torch.float32)
+    model = load_model(AutoModelForSequenceClassification, checkpoint, where, num_labels=classes, dtype=torch.float32)
     return OwnClassifier(model)
 
 
@@ -173,20 +174,27 @@ def evaluate_finetuned(
     Raises:
         UserError: Fewer than two classes, a loss that is not finite, or a pattern that freezes nothing.
     """
-    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     classes = sorted(rows["label"].dropna().unique())
     if len(classes) < 2:
         raise UserError(where, f"{len(classes)} class in the data", "at least two", "correct the dataset's classes")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, where)
+    if tokenizer.pad_token is None:
+        raise UserError(
+            where=f"{where}, checkpoint {checkpoint}",
+            found="a tokenizer without a pad token",
+            expected="one with a pad token, since texts of different length are batched",
+            mend="add `pad_token` to the model's tokenizer_config.json",
+        )
     train_rows = draw_training_rows(rows[rows["split"] == "train"], task["train_examples"], seed)
     train = encode(train_rows, classes, tokenizer, task["max_length"])
     test = encode(rows[rows["split"] == "test"], classes, tokenizer, task["max_length"])
 
     torch.manual_seed(seed)
-    model = HEADS[task["head"]](checkpoint, len(classes)).to(device)
+    model = HEADS[task["head"]](checkpoint, len(classes), where).to(device)
+    check_length(model.encoder, task["max_length"], "max_length", where)
     freeze(model, task["freeze"], where)
     applied = AppliedMasks(model.encoder, masks)  # type: ignore[arg-type]
     applied.hold()
@@ -231,6 +239,8 @@ def _train(
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        # Before clipping: what is removed has no say in how far the kept weights move.
+        applied.hold_gradients()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         applied.hold()

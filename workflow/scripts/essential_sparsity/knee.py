@@ -113,6 +113,10 @@ RULES: dict[str, Rule] = {
 }
 
 
+# What a reader calls the rules.
+RULE_NAMES = {"tolerance": "tolerance", "kneedle": "Kneedle", "two-segment": "two segments"}
+
+
 def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Mapping[str, Any]) -> Knee:
     """Apply a rule to a curve.
 

@@ -29,6 +29,28 @@ def block_prefixes(model: nn.Module) -> list[str]:
     return prefixes
 
 
+def missing_weights(where: str, names: list[str]) -> UserError:
+    """Return the error of weights that a checkpoint lacks and transformers would fill in at random."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return UserError(
+        where=where,
+        found=f"no weights for {len(names)} tensors of the model ({shown})",
+        expected="a checkpoint that holds every weight of the transformer blocks",
+        mend="fetch all shards of the checkpoint; if they are there, transformers renames this architecture's tensors "
+        "on loading, which is not supported yet",
+    )
+
+
+def stored_name(name: str, model: nn.Module, stored: Collection[str]) -> str | None:
+    """Return what a checkpoint calls a model's tensor, or None if it does not store it.
+
+    Some checkpoints were saved from a model without its head and lack the prefix that the head's model gives to the
+    encoder; transformers adds it on loading.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    return next((c for c in (name, name.removeprefix(prefix), prefix + name) if c in stored), None)
+
+
 def list_matrices(model: nn.Module, stored: Collection[str], where: str) -> list[Matrix]:
     """Return a row for each tensor that a checkpoint stores, in the model's order.
 
@@ -41,16 +63,20 @@ def list_matrices(model: nn.Module, stored: Collection[str], where: str) -> list
         where: The model's name, for messages.
 
     Raises:
-        UserError: No matrix is prunable.
+        UserError: No matrix is prunable, or the checkpoint lacks one that the model has.
     """
     blocks = tuple(f"{prefix}." for prefix in block_prefixes(model))
     owners = {f"{name}.weight": module for name, module in model.named_modules()}
     matrices = []
+    absent = []
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if name not in stored:
-            continue
         module = owners.get(name)
-        inside = name.startswith(blocks) if blocks else False
+        named = stored_name(name, model, stored)
+        if named is None:
+            # Tied tensors are stored once, outside the blocks; a head that is not stored starts at random.
+            absent += [name] if name.startswith(blocks) and isinstance(module, LINEAR_TYPES) else []
+            continue
+        inside = name.startswith(blocks)
         if isinstance(module, LINEAR_TYPES) and inside:
             pruned, reason = True, "linear weight in a transformer block"
         elif isinstance(module, LINEAR_TYPES):
@@ -62,7 +88,9 @@ def list_matrices(model: nn.Module, stored: Collection[str], where: str) -> list
         else:
             kind = type(module).__name__ if module is not None else "not a module's weight"
             pruned, reason = False, f"not a linear weight ({kind})"
-        matrices.append(Matrix(name, tuple(tensor.shape), pruned, reason))
+        matrices.append(Matrix(named, tuple(tensor.shape), pruned, reason))
+    if absent:
+        raise missing_weights(f"model {where} ({type(model).__name__})", absent)
     if not any(m.pruned for m in matrices):
         raise UserError(
             where=f"model {where} ({type(model).__name__})",

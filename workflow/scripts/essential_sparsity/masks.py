@@ -57,6 +57,11 @@ def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: Iterable[int]) ->
     return torch.from_numpy(np.unpackbits(packed, count=int(np.prod(size))).view(bool)).reshape(size)
 
 
+def keep_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return the masks of the dense model, which keep everything: its zeros are counted like those of any other."""
+    return {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+
+
 def write_mask(
     path: Path, model: str, checkpoint: str, method: dict[str, str], seed: int, target: float,
     shapes: Mapping[str, tuple[int, ...]], masks: Iterable[tuple[str, Tensor]],
@@ -134,7 +139,7 @@ class AppliedMasks:
 
     Args:
         model: Any model of the same architecture, with or without a head.
-        masks: Name in the checkpoint to boolean mask; empty for the dense model.
+        masks: Name in the checkpoint to boolean mask; of the dense model, masks that keep everything.
 
     Raises:
         UserError: A matrix is missing in the model or has another shape.
@@ -164,6 +169,13 @@ class AppliedMasks:
         """Set the removed weights to zero; call it after loading and after each optimiser step."""
         for _, parameter, removed in self._pairs:
             parameter.masked_fill_(removed, 0.0)
+
+    @torch.no_grad()
+    def hold_gradients(self) -> None:
+        """Set the gradients of the removed weights to zero; call it before gradients are clipped or used."""
+        for _, parameter, removed in self._pairs:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(removed, 0.0)
 
     def realised_sparsity(self) -> float:
         """Count the zeros of the live model and assert that they are what the masks ask for.

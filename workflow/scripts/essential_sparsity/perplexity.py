@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.loading import check_length, load_model, load_tokenizer
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.progress import progress
+
+# Beyond this, exp() overflows a float64.
+_LARGEST_EXPONENT = 709.0
 
 
 def token_windows(texts: list[str], tokenizer: Any, window: int, windows: int, where: str) -> Tensor:
@@ -68,7 +72,7 @@ def load_causal(checkpoint: Path, device: torch.device, where: str) -> tuple[nn.
     Raises:
         UserError: The checkpoint's architecture has no causal head.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from essential_sparsity.checkpoints import architecture_class
@@ -81,8 +85,8 @@ def load_causal(checkpoint: Path, device: torch.device, where: str) -> tuple[nn.
             expected="a causal language model, which the protocol perplexity needs",
             mend="pair this model with a task of another protocol, such as finetune",
         )
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="auto")
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(checkpoint)
+    model = load_model(AutoModelForCausalLM, checkpoint, where, dtype="auto")
+    return model.to(device).eval(), load_tokenizer(checkpoint, where)
 
 
 def evaluate_perplexity(
@@ -103,6 +107,7 @@ def evaluate_perplexity(
     Raises:
         UserError: Too little text, or a loss that is not finite.
     """
+    check_length(model, task["window"], "window", where)
     windows = token_windows(texts["text"].tolist(), tokenizer, task["window"], task["windows"], where)
     losses = window_losses(model, windows, task["batch_size"])
     if not bool(torch.isfinite(losses).all()):
@@ -113,9 +118,10 @@ def evaluate_perplexity(
             mend="store the model with `dtype: float32`; if it is, the checkpoint is damaged",
         )
     mean = float(losses.mean())
-    logging.info("perplexity %.3f (%.4f nats a token) over %d tokens", math.exp(mean), mean, windows.numel())
+    value = math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
+    logging.info("perplexity %.3f (%.4f nats a token) over %d tokens", value, mean, windows.numel())
     return Outcome(
-        value=math.exp(mean),
+        value=value,
         n=windows.shape[0] * (windows.shape[1] - 1),
         # A model that knows nothing spreads its belief evenly over the vocabulary.
         chance=float(len(tokenizer)),

@@ -18,13 +18,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from essential_sparsity.files import atomic_path
-from essential_sparsity.knee import NOT_CENSORED
+from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
 from essential_sparsity.metrics import performance
 from essential_sparsity.tables import curves, mean_curve
-from essential_sparsity.trajectory import FINAL, step_of
+from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 
 RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^"}
-RULE_LABELS = {"tolerance": "tolerance", "kneedle": "Kneedle", "two-segment": "two segments"}
 METRIC_LABELS = {"perplexity": "Token perplexity", "accuracy": "Accuracy"}
 AXIS_LABELS = {"perplexity": "Token perplexity (log axis)", "accuracy": "Accuracy (% of examples)"}
 SPARSITY_LABEL = "Sparsity (% of prunable weights removed)"
@@ -81,15 +80,9 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, metadata=metadata[path.suffix], facecolor="white")
 
 
-def checkpoint_label(checkpoint: str) -> str:
-    """Return what a reader calls a checkpoint: ``final`` or ``step 3,000``."""
-    step = step_of(checkpoint)
-    return FINAL if step is None else f"step {step:,}"
-
-
 def sort_checkpoints(names: Iterable[str]) -> list[str]:
     """Return distinct checkpoints in the order of pre-training, ``final`` last."""
-    return sorted(set(names), key=lambda name: (step_of(name) is None, step_of(name) or 0))
+    return sorted(set(names), key=checkpoint_age)
 
 
 def tolerated_value(dense: float, metric: str, tolerance: float) -> float:
@@ -364,7 +357,7 @@ def _curves_legend(
         entries.append((Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"), "chance"))
     for rule in rules:
         marker = RULE_MARKERS.get(rule, _OTHER_RULE_MARKER)
-        entries.append((_marker(marker, _GREY, True), f"knee: {RULE_LABELS.get(rule, rule)}"))
+        entries.append((_marker(marker, _GREY, True), f"knee: {RULE_NAMES.get(rule, rule)}"))
     entries.append((_marker("o", _GREY, False), _wrapped("hollow: the true knee lies outside the levels tried", 26)))
     figure.legend(
         [handle for handle, _ in entries], [label for _, label in entries], loc="outside right upper", frameon=False,

@@ -217,9 +217,10 @@ def pretrain(
     first, history, files = _resume(folder, identity, model, optimiser, device)
 
     def keep(step: int) -> None:
-        state = {name: t.detach().cpu() for name, t in model.state_dict().items()}
+        # Tied tensors are told by their shared memory, which a copy to the CPU would end.
+        state = without_tied(model.state_dict(), model._tied_weights_keys)
         path = folder / f"{step_name(step)}.safetensors"
-        save_weights(without_tied(state, model._tied_weights_keys), path)
+        save_weights({name: t.detach().cpu() for name, t in state.items()}, path)
         files[step_name(step)] = {"file": path.name, "sha256": sha256_of(path)}
         loss = held_out_loss(model, check, recipe, tokenizer.mask_token_id) if len(check) else math.nan
         history.append({"step": step, "loss": math.nan, "held_out_loss": loss, "learning_rate": math.nan})

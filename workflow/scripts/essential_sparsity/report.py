@@ -12,8 +12,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from essential_sparsity.findings import (
-    RULE_NAMES,
-    checkpoint_text,
     knee_text,
     percent,
     range_text,
@@ -21,6 +19,8 @@ from essential_sparsity.findings import (
     value_at_knee_text,
     value_text,
 )
+from essential_sparsity.knee import RULE_NAMES
+from essential_sparsity.trajectory import checkpoint_label
 
 # Its digest is among the parameters of the rule that writes the report.
 TEMPLATE = Path(__file__).resolve().parents[2] / "report" / "report.html.j2"
@@ -164,7 +164,7 @@ def headline_table(rows: pd.DataFrame) -> Table:
         task = f"{row['task']} ({row['metric']})"
         seeds = f"{range_text(row['seed_lowest'], row['seed_highest'])} ({row['seeds']})" if row["seeds"] > 1 else "-"
         texts.append((
-            row["model"], checkpoint_text(row["checkpoint"]), task, row["method"],
+            row["model"], checkpoint_label(row["checkpoint"]), task, row["method"],
             value_text(row["dense_value"], row["metric"]), _signs(knee_text(row)), value_at_knee_text(row),
             range_text(row["lowest"], row["highest"]), *([seeds] * seeded), *([row["flags"]] * flagged),
         ))  # fmt: skip
@@ -194,7 +194,7 @@ def knees_table(
         read = {row["rule"]: row for row in records(part)}
         remarks = dict.fromkeys(flag for flag in part["flags"] if flag)
         texts.append((
-            model, checkpoint_text(checkpoint), task_labels.get(task, task), method_labels.get(method, method),
+            model, checkpoint_label(checkpoint), task_labels.get(task, task), method_labels.get(method, method),
             *(_reading(read[rule]) if rule in read else "-" for rule in rules), "; ".join(remarks),
         ))  # fmt: skip
     return Table(("Model", "Checkpoint", "Task", "Method", *names, "Remarks"), tuple(texts), frozenset(names))

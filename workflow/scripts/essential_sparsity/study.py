@@ -15,6 +15,7 @@ from essential_sparsity.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "tasks")
 DENSE = "dense"
+_STUDY_FILE = "the study file"
 _STOCHASTIC_SCORES = {"random"}
 
 
@@ -74,8 +75,8 @@ class Study:
         for name in shared:
             self._origins[kind, name] = f"{shared_file}, {name}"
         for name in own:
-            # Not the file's name: it stands in parameters, and a job must not rerun because a file was moved.
-            self._origins[kind, name] = f"study {self.name}, registries.{kind}.{name}"
+            # Not the file's or the study's name: this stands in parameters, and neither may make a job rerun.
+            self._origins[kind, name] = f"{_STUDY_FILE}, registries.{kind}.{name}"
         if kind == "methods" and DENSE in {**shared, **own}:
             raise UserError(
                 self._place(kind, DENSE), f"a method named '{DENSE}'", "another name",
@@ -89,7 +90,7 @@ class Study:
 
     def _place(self, kind: str, name: str) -> str:
         """Return what :meth:`where` does with the study file's name: for messages before any job starts."""
-        return self._origins[kind, name].replace(f"study {self.name}, ", f"{self.file}, ", 1)
+        return self._origins[kind, name].replace(_STUDY_FILE, self.file, 1)
 
     def _known(self, kind: str, name: str, where: str) -> None:
         entries = getattr(self, kind)
@@ -120,6 +121,14 @@ class Study:
             if source["kind"] == "pretrain":
                 where = f"{self._place('models', name)}.source.recipe.corpus"
                 self._known("datasets", source["recipe"]["corpus"], where)
+                sizes = source["recipe"]["architecture"]
+                if sizes["hidden_size"] % sizes["num_attention_heads"]:
+                    raise UserError(
+                        f"{self._place('models', name)}.source.recipe.architecture.hidden_size",
+                        repr(sizes["hidden_size"]),
+                        f"a multiple of num_attention_heads ({sizes['num_attention_heads']})",
+                        "correct one of the two",
+                    )  # fmt: skip
         for name, dataset in self.datasets.items():
             if dataset["source"]["kind"] == "pretrain":
                 raise UserError(
@@ -158,6 +167,10 @@ class Study:
         for i, curve in enumerate(self.config["curves"]):
             key = f"{self.file}, key curves[{i}]"
             levels = [sparsity_name(s, f"{key}.sparsities[{j}]") for j, s in enumerate(curve["sparsities"])]
+            if not any(map(float, levels)):
+                raise UserError(
+                    f"{key}.sparsities", "no sparsity above 0", "at least one", "add the levels to prune to"
+                )
             for model in curve["models"]:
                 for checkpoint in self._chosen_checkpoints(model, curve["checkpoints"], f"{key}.checkpoints"):
                     for task in curve["tasks"]:
@@ -260,6 +273,8 @@ class Study:
             UserError: Two entries pin the same version with different digests.
         """
         pins = [(s, key) for s, key in self.wheels() if (s["package"], s["version"]) == (package, version)]
+        # The registries' own files first: what a study adds must not change what stands in a job's parameters.
+        pins.sort(key=lambda pin: pin[1].startswith(_STUDY_FILE))
         for source, key in pins[1:]:
             if source["sha256"] != pins[0][0]["sha256"]:
                 raise UserError(

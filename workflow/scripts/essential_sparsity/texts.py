@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import lzma
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,12 @@ from essential_sparsity.errors import UserError, did_you_mean, quoted
 
 # The end of a sentence: closing punctuation, perhaps a quote, then white space before a capital, digit or quote.
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[\"'(\[A-Z0-9])")
+
+# A name that no table uses, for the split while rows are chosen.
+_SPLIT = "essential_sparsity split"
+
+# What reading a table may raise: pandas' own errors, and those of each compression.
+_UNREADABLE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 COLUMNS = ("id", "text", "label", "split")
 
@@ -32,7 +41,7 @@ def read_table(file: Path, file_format: str, where: str) -> pd.DataFrame:
     """
     try:
         frame = READERS[file_format](file)
-    except (ValueError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise UserError(
             where=f"{where}, file {file.name}",
             found=f"a file that cannot be read as {file_format} ({type(error).__name__}: {str(error)[:200]})",
@@ -142,19 +151,29 @@ def prepare_texts(file: Path, dataset: Mapping[str, Any], where: str) -> pd.Data
     Raises:
         UserError: Unknown column or value, no row left, or fewer than two classes.
     """
-    frame = filter_rows(read_table(file, dataset["format"], where), dataset.get("where", {}), where)
+    frame = read_table(file, dataset["format"], where).assign(**{_SPLIT: "train"})
+    if "split" in dataset:
+        # Before rows are left out: datasets of one source hold out the same groups, whatever else they ask for.
+        split = dataset["split"]
+        require_column(frame, split["group"], f"{where}.split.group")
+        frame[_SPLIT] = split_by_group(frame[split["group"]], split["test_fraction"], split["seed"])
+    frame = filter_rows(frame, dataset.get("where", {}), where)
     require_column(frame, dataset["text"], f"{where}.text")
-    rows = pd.DataFrame({"text": frame[dataset["text"]]}).assign(label=None, split="train")
+    rows = pd.DataFrame({"text": frame[dataset["text"]], "label": None, "split": frame[_SPLIT]})
     if "label" in dataset:
         require_column(frame, dataset["label"], f"{where}.label")
         rows["label"] = map_labels(frame[dataset["label"]], dataset.get("classes"), where)
-    if "split" in dataset:
-        split = dataset["split"]
-        require_column(frame, split["group"], f"{where}.split.group")
-        rows["split"] = split_by_group(frame[split["group"]], split["test_fraction"], split["seed"])
     # A row without a class has nothing to be learnt or tested on.
     rows = rows.dropna(subset=["text", *(["label"] if "label" in dataset else [])]).astype({"text": str})
     if "sentences" in dataset:
+        for name in dataset["sentences"]["classes"]:
+            if name not in set(rows["label"]):
+                raise UserError(
+                    where=f"{where}.sentences.classes",
+                    found=f"class '{name}', which no text has",
+                    expected=f"one of {quoted(sorted(rows['label'].unique()))}",
+                    mend=did_you_mean(name, rows["label"].unique()),
+                )
         rows = split_sentences(rows, dataset["sentences"]["classes"], dataset["sentences"]["per_text"])
     if "words" in dataset:
         count = rows["text"].map(lambda text: len(text.split()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 FINAL = "final"
@@ -22,3 +24,15 @@ def step_name(step: int) -> str:
 def step_of(checkpoint: str) -> int | None:
     """Return the step that a checkpoint's name says; None for ``final``, whose step is not known."""
     return None if checkpoint == FINAL else int(checkpoint.removeprefix("step"))
+
+
+def checkpoint_label(checkpoint: str) -> str:
+    """Return what a reader calls a checkpoint: ``final`` or ``step 3,000``."""
+    step = step_of(checkpoint)
+    return FINAL if step is None else f"step {step:,}"
+
+
+def checkpoint_age(checkpoint: str) -> float:
+    """Return a number that orders checkpoints by pre-training; ``final`` is the last."""
+    step = step_of(checkpoint)
+    return math.inf if step is None else float(step)

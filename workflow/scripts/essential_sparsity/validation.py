@@ -108,6 +108,11 @@ def _explain(error: ValidationError, file: str) -> UserError:
         misspelt = difflib.get_close_matches(missing, [str(k) for k in value if k not in error.validator_value], n=1)
         mend = f"write '{missing}' instead of '{misspelt[0]}'" if misspelt else f"add '{missing}:'"
         return UserError(where, f"no key '{missing}'", f"the keys {quoted(error.validator_value)}", mend)
+    if rule == "dependentRequired":
+        key_, missing = next(
+            (k, m) for k, ms in error.validator_value.items() if k in value for m in ms if m not in value
+        )
+        return UserError(where, f"'{key_}' without '{missing}'", f"both or neither{about}", f"add '{missing}:'")
     if rule == "enum":
         allowed = error.validator_value
         return UserError(where, shown, f"one of {quoted(allowed)}", did_you_mean(value, allowed))

@@ -1,0 +1,77 @@
+"""Loading checkpoints through transformers, with messages for people and nothing filled in at random unnoticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.layers import block_prefixes, missing_weights
+
+
+def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) -> nn.Module:
+    """Load a checkpoint under one of transformers' auto classes.
+
+    A new head may start at random; the transformer blocks, and everything in a model without a new head, may not.
+
+    Args:
+        auto_class: Such as ``AutoModel``.
+        checkpoint: The checkpoint's folder.
+        where: What is evaluated, for messages.
+        options: What ``from_pretrained`` takes besides.
+
+    Raises:
+        UserError: The class does not fit the checkpoint, or weights of the blocks are missing.
+    """
+    try:
+        model, report = auto_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(
+            where=f"{where}, checkpoint {checkpoint}",
+            found=f"that {auto_class.__name__} cannot load it ({str(error).splitlines()[0][:200]})",
+            expected="a checkpoint whose architecture fits the task's protocol",
+            mend="pair this model with a task of another protocol, or correct its config.json",
+        ) from error
+    inside = tuple(f"{prefix}." for prefix in block_prefixes(model))
+    lost = sorted(name for name in report["missing_keys"] if name.startswith(inside))
+    if lost:
+        raise missing_weights(f"{where}, checkpoint {checkpoint}", lost)
+    loaded: nn.Module = model
+    return loaded
+
+
+def load_tokenizer(checkpoint: Path, where: str) -> Any:
+    """Load a checkpoint's tokenizer.
+
+    Raises:
+        UserError: There is none beside the weights, or transformers cannot read it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+        raise UserError(
+            where=f"{where}, checkpoint {checkpoint}",
+            found=f"no tokenizer that can be loaded ({str(error).splitlines()[0][:200]})",
+            expected="the tokenizer's files beside the weights",
+            mend="put tokenizer.json and tokenizer_config.json into the model's folder",
+        ) from error
+
+
+def check_length(model: Any, length: int, key: str, where: str) -> None:
+    """Check that a model has a position for every token of a sequence.
+
+    Raises:
+        UserError: It has fewer.
+    """
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise UserError(
+            where=f"{where}, key {key} of the task",
+            found=f"{length} tokens",
+            expected=f"at most {positions}, the positions of the model",
+            mend=f"write `{key}: {positions}` or less",
+        )
