@@ -127,7 +127,7 @@ def print_summary():
 wildcard_constraints:
     model=one_of(study.models),
     dataset=one_of(study.datasets),
-    checkpoint=r"final|step\d{6,}",
+    checkpoint=r"final|step\d\d\d\d\d\d+",
     method=one_of([*study.methods, "dense"]),
     sparsity=r"0\.\d{3}",
     task=one_of(study.tasks),
