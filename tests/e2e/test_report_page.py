@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,11 +10,11 @@ import pytest
 from matplotlib.image import imread
 
 import frames
+from browser import chromium, needs_chromium
 from essential_sparsity import findings, plots, report
 
 TEMPLATE = Path(__file__).parents[2] / "workflow" / "report" / "report.html.j2"
 HOSTILE = "<script>alert('m')</script>&\"quoted\""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # The rules above, within and below a table: --rule in the template.
 RULE_COLOUR = np.array([0x1F, 0x4E, 0x79]) / 255
 
@@ -157,22 +155,6 @@ def test_an_empty_study_still_renders(content: report.ReportContent) -> None:
         TEMPLATE, report.ReportContent("t", "s", (), "", empty, (), (), empty, empty, empty, {})
     )
     assert html.count("nothing to show") == 4
-
-
-def chromium(page: Path, profile: Path, *arguments: str) -> str:
-    """Open a page in a browser that reaches nothing but files."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        "--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}",
-        *arguments, page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
-
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 
 
 @needs_chromium

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from browser import chromium, needs_chromium
 from essential_sparsity.masks import read_header, read_masks
 from essential_sparsity.tables import SCHEMAS
 
@@ -111,3 +115,16 @@ def test_the_run_ends_with_the_knees_and_the_place_of_the_report(finished: Any) 
     assert summary.strip() in finished.log
     assert "results/studies/tiny/report.html" in summary
     assert (finished.work / "results/studies/tiny/report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@needs_chromium
+def test_a_browser_without_network_shows_the_report(finished: Any, tmp_path: Path) -> None:
+    page = finished.work / "results/studies/tiny/report.html"
+    shown = " ".join(unescape(re.sub(r"<[^>]+>", " ", chromium(page, tmp_path / "profile", "--dump-dom"))).split())
+    summary = (finished.work / "results/studies/tiny/summary.txt").read_text()
+    first = " ".join(summary.split("\n- ")[0].removeprefix("- ").split())
+    assert first.replace(" %", "%") in shown.replace("\N{NO-BREAK SPACE}", " ").replace(" %", "%")
+    sources = re.findall(r"""(?:src|href)=["']([^"']*)""", page.read_text())
+    # Two plots for each of two models and tasks, and one of the weights.
+    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 5
+    assert all(source.startswith(("data:", "#")) for source in sources)
