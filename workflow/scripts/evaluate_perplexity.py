@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from essential_sparsity.devices import choose_device
-from essential_sparsity.evaluation import run_evaluation, write_evaluation
+from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.job import run_job
 from essential_sparsity.masks import AppliedMasks
 from essential_sparsity.outcomes import Outcome
@@ -20,7 +20,6 @@ def main(snakemake: Any) -> None:
     """Write the evaluation's row and its examples."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
-    mask = snakemake.input.get("mask")
 
     def protocol(checkpoint: Path, masks: Mapping[str, Tensor], where: str) -> tuple[Outcome, float]:
         model, tokenizer = load_causal(checkpoint, device, where)
@@ -29,17 +28,8 @@ def main(snakemake: Any) -> None:
         outcome = evaluate_perplexity(model, tokenizer, pd.read_parquet(snakemake.input.rows), task, where)
         return outcome, applied.realised_sparsity()
 
-    row, outcome = run_evaluation(
-        axes=dict(snakemake.wildcards.items()),
-        checkpoint=Path(snakemake.input.weights).parent,
-        manifest=Path(snakemake.input.manifest),
-        mask=Path(mask) if mask else None,
-        method=method,
-        task=task,
-        protocol=protocol,
-        device=device,
-    )
-    write_evaluation(row, outcome, Path(snakemake.output.row), Path(snakemake.output.examples))
+    axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
+    evaluate_to_files(axes, inputs, outputs, method, task, protocol, device)
 
 
 if __name__ == "__main__":

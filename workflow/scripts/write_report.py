@@ -46,6 +46,7 @@ def main(snakemake: Any) -> None:
     tasks = json.loads(snakemake.params.tasks)
     labels = {name: task["label"] for name, task in tasks.items()}
     rows = finding_rows(evaluations, knees, settings["rules"][0], methods, labels)
+    provenance = [read_json(path) for path in snakemake.input.provenance]
     plots = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
     content = ReportContent(
         title=snakemake.params.title,
@@ -57,7 +58,7 @@ def main(snakemake: Any) -> None:
         figures=tuple(figure(kind, Path(p), labels) for kind, name in plots.items() for p in snakemake.input[name]),
         knees=knees_table(knees, settings["rules"], methods, labels),
         costs=costs_table(costs),
-        provenance=provenance_table(read_json(path) for path in snakemake.input.provenance),
+        provenance=provenance_table({(p["model"], p["revision"]): p for p in provenance}.values()),
         versions={
             name: ", ".join(sorted(evaluations[column].fillna("not a git clone").unique()))
             for name, column in VERSIONS.items()

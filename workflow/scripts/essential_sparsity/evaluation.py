@@ -118,3 +118,24 @@ def write_evaluation(row: pd.DataFrame, outcome: Outcome, row_path: Path, exampl
     """Write an evaluation's row and its examples, the row last."""
     write_table(outcome.examples, EXAMPLES, examples_path)
     write_table(row, EVALUATION, row_path)
+
+
+def evaluate_to_files(
+    axes: Mapping[str, str], inputs: Mapping[str, str], outputs: Mapping[str, str], method: Mapping[str, str] | None,
+    task: Mapping[str, Any], protocol: Protocol, device: torch.device,
+) -> None:  # fmt: skip
+    """Evaluate what a job's input files hold, and write its output files.
+
+    Args:
+        axes: As in :func:`run_evaluation`, and so are the arguments after the files.
+        inputs: Paths: ``weights``, ``manifest`` and, unless the model is dense, ``mask``.
+        outputs: Paths: ``row`` and ``examples``.
+        method: The registry's entry; None for the dense model.
+        task: The registry's entry.
+        protocol: What evaluates.
+        device: Where it computes.
+    """
+    mask = Path(inputs["mask"]) if "mask" in inputs else None
+    checkpoint, manifest = Path(inputs["weights"]).parent, Path(inputs["manifest"])
+    row, outcome = run_evaluation(axes, checkpoint, manifest, mask, method, task, protocol, device)
+    write_evaluation(row, outcome, Path(outputs["row"]), Path(outputs["examples"]))

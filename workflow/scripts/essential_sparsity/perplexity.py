@@ -60,9 +60,10 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
     batches = windows.split(batch_size)
     for batch in progress(batches, "perplexity", total=len(batches), unit="batches"):
         ids = batch.to(device)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # (batch, window - 1, vocabulary)
-        nll = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
-        losses.append(nll.mean(dim=1).double().cpu())
+        logits = model(input_ids=ids, use_cache=False).logits  # (batch, window, vocabulary)
+        # Window by window: the logits of a batch are the largest tensor there is, and are not copied as a whole.
+        nll = [torch.nn.functional.cross_entropy(row[:-1].float(), i[1:]) for row, i in zip(logits, ids, strict=True)]
+        losses.append(torch.stack(nll).double().cpu())
     return torch.cat(losses)
 
 
