@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from essential_sparsity.errors import UserError
+from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import atomic_path, read_json, write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -231,8 +231,7 @@ def read_config(folder: Path) -> Any:
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise UserError(
             where=str(folder / "config.json"),
-            found=f"a configuration that transformers {transformers.__version__} cannot read "
-            f"({str(error).splitlines()[0][:200]})",
+            found=f"a configuration that transformers {transformers.__version__} cannot read ({first_line(error)})",
             expected="the configuration of a transformer that it knows",
             mend="correct the file; a model that needs code of its own is not supported",
         ) from error

@@ -33,3 +33,9 @@ def did_you_mean(name: object, allowed: Iterable[object]) -> str:
     """Return the mend for a misspelt name: the closest allowed one, or the instruction to choose one."""
     close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)
     return f"write '{close[0]}' instead of '{name}'" if close else f"replace '{name}' by one of the allowed names"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's message, 200 characters at most; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

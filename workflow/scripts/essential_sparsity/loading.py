@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from essential_sparsity.errors import UserError
+from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.layers import block_prefixes, missing_weights
 
 
@@ -30,7 +30,7 @@ def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) ->
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(
             where=f"{where}, checkpoint {checkpoint}",
-            found=f"that {auto_class.__name__} cannot load it ({str(error).splitlines()[0][:200]})",
+            found=f"that {auto_class.__name__} cannot load it ({first_line(error)})",
             expected="a checkpoint whose architecture fits the task's protocol",
             mend="pair this model with a task of another protocol, or correct its config.json",
         ) from error
@@ -55,7 +55,7 @@ def load_tokenizer(checkpoint: Path, where: str) -> Any:
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise UserError(
             where=f"{where}, checkpoint {checkpoint}",
-            found=f"no tokenizer that can be loaded ({str(error).splitlines()[0][:200]})",
+            found=f"no tokenizer that can be loaded ({first_line(error)})",
             expected="the tokenizer's files beside the weights",
             mend="put tokenizer.json and tokenizer_config.json into the model's folder",
         ) from error
