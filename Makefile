@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -51,6 +51,18 @@ lint: .venv/dev.stamp ## Check style, types, formatting and that every configura
 	@echo "==> Installing what tests and checks need into .venv"
 	@$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
+
+BENCH_MODEL := smollm2-135m-instruct
+BENCH_INPUTS := results/checkpoints/$(BENCH_MODEL)/final/provenance.json results/matrices/$(BENCH_MODEL).json \
+	results/datasets/rotten-tomatoes-plots-by-film.parquet
+
+bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON line each (needs 20 GB of disk)
+	@echo "==> Making what the benchmarks read"
+	@$(BIN)/python -m snakemake --cores $(CORES) --quiet all -- $(BENCH_INPUTS)
+	@$(BIN)/python benchmarks/select_global_85m.py
+	@$(BIN)/python benchmarks/select_global_16gb.py
+	@$(BIN)/python benchmarks/calibrated_smollm2.py
+	@$(BIN)/python benchmarks/mask_compare.py
 
 clean: ## Remove .venv and everything that was made
 	rm -rf .venv results/* .snakemake

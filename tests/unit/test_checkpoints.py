@@ -25,7 +25,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from essential_sparsity.checkpoints import architecture_class, empty_model, extract, stored_names
+import families
+from essential_sparsity.checkpoints import architecture_class, empty_model, extract
 from essential_sparsity.errors import UserError
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.perplexity import load_causal
@@ -91,10 +92,10 @@ def test_the_extracted_model_is_the_same(tmp_path: Path, form: str, make: Any) -
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_a_tied_tensor_is_stored_once(tmp_path: Path, form: str) -> None:
     extract(save(llama(), tmp_path / "in", form), tmp_path / "out", "float32", WHERE)
-    names = stored_names(tmp_path / "out")
+    names = families.shapes_of(tmp_path / "out")
     assert "model.embed_tokens.weight" in names
     assert "lm_head.weight" not in names
-    matrices = list_matrices(empty_model(tmp_path / "out"), set(names), "m")
+    matrices = list_matrices(empty_model(tmp_path / "out"), names, "m")
     assert sorted(m.name for m in matrices) == sorted(names), "every stored tensor is listed"
 
 
@@ -281,7 +282,7 @@ def test_an_empty_model_takes_no_memory(tmp_path: Path) -> None:
     save(bert(), tmp_path, "safetensors")
     model = empty_model(tmp_path)
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert set(stored_names(tmp_path)) <= set(model.state_dict())
+    assert set(families.shapes_of(tmp_path)) <= set(model.state_dict())
 
 
 # --- GGUF ---
@@ -383,7 +384,7 @@ def test_an_extracted_gguf_is_an_ordinary_checkpoint(tmp_path: Path, gguf_model:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("!", add_special_tokens=False).input_ids == [0], "the first byte of the alphabet"
     assert tokenizer('!"', add_special_tokens=False).input_ids == [62], "the merge"
-    assert sum(m.pruned for m in list_matrices(empty_model(tmp_path / "out"), set(stored_names(tmp_path / "out")), "m"))
+    assert sum(m.pruned for m in families.manifest(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated"])

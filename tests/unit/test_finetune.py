@@ -15,17 +15,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
+import families
 from essential_sparsity import finetune
-from essential_sparsity.checkpoints import stored_names
 from essential_sparsity.errors import UserError
 from essential_sparsity.finetune import HEADS, bucketed_batches, draw_training_rows, evaluate_finetuned, freeze
-from essential_sparsity.layers import list_matrices
+from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.pretraining import train_tokenizer
-from essential_sparsity.pruning import prune_checkpoint
 from essential_sparsity.tables import EXAMPLES, write_table
 
 CPU = torch.device("cpu")
@@ -63,19 +63,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def masks_at(checkpoint: Path, sparsity: float) -> dict[str, Tensor]:
-    model = BertForMaskedLM.from_pretrained(checkpoint)
-    matrices = [m for m in list_matrices(model, set(stored_names(checkpoint)), "m") if m.pruned]
-    method = {"score": "magnitude", "scope": "global"}
-    shapes = {m.name: m.shape for m in matrices}
-    chosen = prune_checkpoint(checkpoint / "model.safetensors", matrices, method, sparsity, 0, CPU)
-    return {name: keep.reshape(shapes[name]) for name, keep in chosen}
+    """Return the masks of global magnitude, by an ordinary sort."""
+    weights = load_file(checkpoint / "model.safetensors")
+    names = [m.name for m in families.manifest(checkpoint) if m.pruned]
+    flat = torch.cat([weights[name].abs().flatten() for name in names])
+    keep = torch.ones(len(flat), dtype=torch.bool)
+    keep[flat.argsort(stable=True)[: round(sparsity * len(flat))]] = False
+    parts = keep.split([weights[name].numel() for name in names])
+    return {name: part.reshape(weights[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def run(
     checkpoint: Path, masks: Mapping[str, Tensor], seed: int = 0, data: pd.DataFrame | None = None, **task: Any
 ) -> tuple[Outcome, float]:
     frame = rows() if data is None else data
-    return evaluate_finetuned(checkpoint, masks, frame, {**TASK, **task}, seed, CPU, WHERE)
+    matrices = {m.name: m for m in families.manifest(checkpoint)}
+    return evaluate_finetuned(checkpoint, Pruning(masks, matrices), frame, {**TASK, **task}, seed, CPU, WHERE)
 
 
 @pytest.fixture

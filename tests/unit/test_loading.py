@@ -10,12 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2Model
 
+import families
 import tiny
-from essential_sparsity.checkpoints import empty_model, read_config, stored_names
+from essential_sparsity.checkpoints import empty_model, read_config
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation import check_mask_is_of
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.loading import check_length, load_model, load_tokenizer
+from essential_sparsity.manifest import Matrix
 from essential_sparsity.masks import AppliedMasks, MaskHeader
 
 
@@ -42,7 +44,15 @@ def test_a_missing_shard_is_refused_instead_of_filled_in(llama: Path) -> None:
     with pytest.raises(UserError, match=r"no weights for 3 tensors of the model \(model\.layers\.1\.mlp"):
         load_model(AutoModelForCausalLM, llama, "evaluation")
     with pytest.raises(UserError, match="no weights for 3"):
-        list_matrices(empty_model(llama), set(stored_names(llama)), "tiny")
+        list_matrices(empty_model(llama), families.shapes_of(llama), "tiny")
+
+
+def test_a_missing_expert_is_refused_instead_of_filled_in(tmp_path: Path) -> None:
+    families.save("mixtral", tmp_path)
+    load_model(AutoModelForCausalLM, tmp_path, "evaluation")
+    drop(tmp_path, "layers.1.block_sparse_moe.experts.2.")
+    with pytest.raises(UserError, match="AutoModelForCausalLM cannot load it"):
+        load_model(AutoModelForCausalLM, tmp_path, "evaluation")
 
 
 def test_a_new_head_may_start_at_random(llama: Path) -> None:
@@ -65,10 +75,11 @@ def test_a_checkpoint_saved_without_its_head_is_listed_under_its_own_names(tmp_p
     GPT2Model(config).save_pretrained(tmp_path)
     text = (tmp_path / "config.json").read_text().replace("GPT2Model", "GPT2LMHeadModel")
     (tmp_path / "config.json").write_text(text)
-    stored = set(stored_names(tmp_path))
+    stored = families.shapes_of(tmp_path)
     matrices = list_matrices(empty_model(tmp_path), stored, "gpt2")
     assert sum(m.pruned for m in matrices) == 2 * 4
-    assert {m.name for m in matrices} <= stored
+    assert {m.name for m in matrices} == stored.keys()
+    assert {m.name: f"transformer.{m.name}" for m in matrices} == {m.name: m.parameter for m in matrices}
 
 
 def test_a_missing_tokenizer_is_named(llama: Path) -> None:
@@ -96,7 +107,8 @@ def test_sequences_longer_than_the_model_are_refused(llama: Path) -> None:
 
 def test_removed_weights_have_no_say_in_the_clipping_of_gradients() -> None:
     layer = nn.Linear(2, 1, bias=False)
-    masks = AppliedMasks(layer, {"weight": torch.tensor([[True, False]])})
+    rows = {"weight": Matrix("weight", (1, 2), True, "linear", parameter="weight")}
+    masks = AppliedMasks(layer, {"weight": torch.tensor([[True, False]])}, rows)
     masks.hold()
     layer.weight.grad = torch.tensor([[0.5, 1000.0]])
     masks.hold_gradients()

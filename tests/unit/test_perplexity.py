@@ -45,7 +45,7 @@ def tokenizer(folder: Path) -> Any:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     path = tmp_path_factory.mktemp("texts") / "t.csv"
     tiny.write_texts(path, 30)
-    return pd.read_csv(path)
+    return pd.read_csv(path).assign(split="train")
 
 
 def ids_of(texts: pd.DataFrame, tokenizer: Any, n: int) -> np.ndarray:
@@ -107,6 +107,16 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(tokeniz
     outcome = evaluate_perplexity(Even(), tokenizer, texts, TASK, WHERE)
     assert outcome.value == pytest.approx(len(tokenizer), rel=1e-5)
     assert outcome.value == pytest.approx(outcome.chance, rel=1e-5)
+
+
+def test_of_a_dataset_with_a_split_the_held_out_texts_are_read(
+    model: nn.Module, tokenizer: Any, texts: pd.DataFrame
+) -> None:
+    task = {"window": 16, "windows": 4, "batch_size": 2}
+    held_out = texts.iloc[len(texts) // 2 :]
+    split = texts.assign(split=["train"] * (len(texts) - len(held_out)) + ["test"] * len(held_out))
+    values = [evaluate_perplexity(model, tokenizer, rows, task, WHERE).value for rows in (split, held_out, texts)]
+    assert values[0] == values[1] != values[2]
 
 
 def test_windows_do_not_overlap_and_lose_nothing(tokenizer: Any, texts: pd.DataFrame) -> None:

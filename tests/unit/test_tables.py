@@ -26,13 +26,15 @@ from essential_sparsity.tables import (
 EVALUATION: dict[str, Any] = {
     "study": "s", "model": "m", "source": "wheel:p/f", "revision": "1.0", "checkpoint": "step000128", "step": 128,
     "method": "magnitude-global", "score": "magnitude", "allocation": "uniform", "scope": "global",
-    "pattern": "unstructured", "sparsity": 0.3, "realised_sparsity": 0.3, "task": "t", "protocol": "finetune",
+    "pattern": "unstructured", "refinement": "none", "update": "none", "compat": "exact", "calibration": None,
+    "propagate": None, "sparsity": 0.3, "realised_sparsity": 0.3, "task": "t", "protocol": "finetune",
     "metric": "accuracy", "value": 0.9, "higher_is_better": True, "chance": 0.5, "flags": "", "n": 10, "seed": 0,
     "seconds": 1.0, "peak_memory_mb": 1.0, "device": "cpu", "workflow_commit": None, "torch_version": "2",
     "transformers_version": "5",
 }  # fmt: skip
 DENSE = {
     **EVALUATION, "method": "dense", "score": None, "allocation": None, "scope": None, "pattern": None,
+    "refinement": None, "update": None, "compat": None,
     "sparsity": 0.0, "realised_sparsity": 0.0, "checkpoint": "final", "step": None,
 }  # fmt: skip
 
@@ -40,7 +42,8 @@ DENSE = {
 def test_the_tables_of_the_issue_are_declared() -> None:
     assert set(SCHEMAS) == {"evaluations", "knees", "layers", "weights", "costs"}
     asked = (
-        "study, model, source, revision, checkpoint, step, method, score, allocation, scope, pattern, sparsity, "
+        "study, model, source, revision, checkpoint, step, method, score, allocation, scope, pattern, "
+        "refinement, update, compat, calibration, propagate, sparsity, "
         "realised_sparsity, task, protocol, metric, value, higher_is_better, n, seed, seconds, peak_memory_mb, device, "
         "workflow_commit, torch_version, transformers_version"
     )
@@ -142,11 +145,11 @@ def test_layers_list_every_tensor_with_its_share() -> None:
         Matrix("emb", (10, 2), False, "embedding"),
         Matrix("bias", (4,), False, "norm or bias"),
     ]
-    rows = pd.DataFrame(layer_rows(matrices, {"q": 5}, "layer", 0.25))
+    rows = pd.DataFrame(layer_rows(matrices, {"q": 5}, {"q": 0.25}))
     assert rows["position"].tolist() == [0, 1, 2]
     assert rows["shape"].tolist() == ["4x5", "10x2", "4"]
     assert rows["realised"].tolist() == [0.25, 0.0, 0.0]
     assert rows["target"].tolist() == [0.25, 0.0, 0.0]
-    free = pd.DataFrame(layer_rows(matrices, {"q": 5}, "global", 0.25))
+    free = pd.DataFrame(layer_rows(matrices, {"q": 5}, {}))
     assert math.isnan(free["target"][0]), "a global budget asks nothing of a single matrix"
     assert free["target"].tolist()[1:] == [0.0, 0.0]

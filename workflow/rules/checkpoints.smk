@@ -79,6 +79,7 @@ rule list_matrices:
         runtime=15,
     params:
         code=code("list_matrices.py"),
+        patterns=lambda wildcards: canonical(study.patterns(wildcards.model)),
         where=lambda wildcards: study.where("models", wildcards.model),
     message:
         "Listing the matrices of {wildcards.model}"

@@ -48,6 +48,47 @@ def last_checkpoint(model):
     return f"results/checkpoints/{model}/{study.checkpoints_of(model)[-1]}"
 
 
+def statistics_path(model, checkpoint, method):
+    """Return the file of the dense model's statistics that a method needs; None if it needs none."""
+    slots = study.method(method)
+    if slots.dense_needs == "nothing":
+        return None
+    return f"results/statistics/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.safetensors"
+
+
+def pruning_inputs(wildcards):
+    """Return what a plan or a mask is made of: the checkpoint, and what its method needs besides."""
+    slots = study.method(wildcards.method)
+    folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
+    statistics = statistics_path(
+        wildcards.model, wildcards.checkpoint, wildcards.method
+    )
+    inputs = {
+        "weights": f"{folder}/model.safetensors",
+        "manifest": f"results/matrices/{wildcards.model}.json",
+    }
+    if statistics:
+        inputs["statistics"] = statistics
+    # A plan itself has no sparsity, and no text to read.
+    if "sparsity" in wildcards.keys():
+        if slots.planned:
+            inputs["plan"] = (
+                f"results/plans/{wildcards.model}/{wildcards.checkpoint}/{wildcards.method}/{wildcards.seed}.json"
+            )
+        if slots.by_block:
+            inputs["config"] = f"{folder}/config.json"
+            inputs["rows"] = (
+                f"results/datasets/{study.calibrations[slots.calibration]['dataset']}.parquet"
+            )
+    return inputs
+
+
+def calibration_of(method):
+    """Return the calibration of a method that prunes block by block; None for others, which read statistics."""
+    slots = study.method(method)
+    return study.calibration(slots.calibration) if slots.by_block else None
+
+
 def evaluation_inputs(wildcards):
     """Return what an evaluation reads: the checkpoint, the prepared texts, and the mask unless the model is dense."""
     folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
@@ -82,9 +123,19 @@ def benchmark_paths():
             f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.jsonl"
         )
     for model, checkpoint, method, seed, sparsity in study.masks():
+        slots = study.method(method)
+        rule_name = "prune_blocks" if slots.by_block else "prune_weights"
         paths.add(
-            f"{folder}/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
+            f"{folder}/{rule_name}/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
         )
+        if slots.planned:
+            paths.add(
+                f"{folder}/plan_pruning/{model}/{checkpoint}/{method}/{seed}.jsonl"
+            )
+        if slots.dense_needs != "nothing":
+            paths.add(
+                f"{folder}/calibrate_model/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.jsonl"
+            )
     for model, checkpoint in study.used_checkpoints():
         paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.jsonl")
         paths.add(f"{folder}/list_matrices/{model}.jsonl")
@@ -130,6 +181,8 @@ wildcard_constraints:
     checkpoint=r"final|step\d\d\d\d\d\d+",
     method=one_of([*study.methods, "dense"]),
     sparsity=r"0\.\d{3}",
+    calibration=one_of(study.calibrations),
+    statistics="moments|hessians",
     task=one_of(study.tasks),
     seed=r"\d+",
     study=re.escape(study.name),

@@ -1,10 +1,72 @@
-"""Pruning: a packed mask for each level of sparsity."""
+"""Pruning: statistics of the inputs, what all levels of a method share, and a packed mask for each level."""
+
+
+rule calibrate_model:
+    input:
+        weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
+        config="results/checkpoints/{model}/{checkpoint}/config.json",
+        manifest="results/matrices/{model}.json",
+        rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
+    output:
+        statistics="results/statistics/{model}/{checkpoint}/{calibration}/{statistics}.safetensors",
+    log:
+        "results/logs/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.log",
+    benchmark:
+        "results/benchmarks/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.jsonl"
+    priority: 80
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 2 * int(input.size_mb)),
+        runtime=240,
+    params:
+        code=code("calibrate_model.py"),
+        calibration=lambda wildcards: canonical(
+            study.calibration(wildcards.calibration)
+        ),
+        where=lambda wildcards: study.where("calibrations", wildcards.calibration),
+    message:
+        "Calibrating {wildcards.model}, {wildcards.checkpoint}, on {wildcards.calibration} ({wildcards.statistics})"
+    script:
+        "../scripts/calibrate_model.py"
+
+
+rule plan_pruning:
+    # What does not depend on the level: adding a level makes its mask, and nothing else.
+    input:
+        unpack(pruning_inputs),
+    output:
+        plan="results/plans/{model}/{checkpoint}/{method}/{seed}.json",
+    log:
+        "results/logs/plan_pruning/{model}/{checkpoint}/{method}/{seed}.log",
+    benchmark:
+        "results/benchmarks/plan_pruning/{model}/{checkpoint}/{method}/{seed}.jsonl"
+    wildcard_constraints:
+        method=one_of(study.methods),
+    priority: 80
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (1500 + 2 * int(input.size_mb)),
+        runtime=60,
+    params:
+        code=code("plan_pruning.py"),
+        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+    message:
+        "Planning the pruning of {wildcards.model}, {wildcards.checkpoint}, by {wildcards.method}, seed {wildcards.seed}"
+    script:
+        "../scripts/plan_pruning.py"
 
 
 rule prune_weights:
     input:
-        weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
-        manifest="results/matrices/{model}.json",
+        unpack(pruning_inputs),
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
     log:
@@ -12,7 +74,7 @@ rule prune_weights:
     benchmark:
         "results/benchmarks/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
     wildcard_constraints:
-        method=one_of(study.methods),
+        method=one_of(study.methods_where(by_block=False)),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -28,3 +90,36 @@ rule prune_weights:
         "Pruning {wildcards.model}, {wildcards.checkpoint}, to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
     script:
         "../scripts/prune_weights.py"
+
+
+rule prune_blocks:
+    # Block by block: the inputs of a block are those that the pruned blocks before it hand on.
+    input:
+        unpack(pruning_inputs),
+    output:
+        mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
+    log:
+        "results/logs/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
+    benchmark:
+        "results/benchmarks/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
+    wildcard_constraints:
+        method=one_of(study.methods_where(by_block=True)),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 2 * int(input.size_mb)),
+        runtime=240,
+    params:
+        code=code("prune_blocks.py"),
+        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        calibration=lambda wildcards: canonical(calibration_of(wildcards.method)),
+        where=lambda wildcards: study.where(
+            "calibrations", study.method(wildcards.method).calibration
+        ),
+    message:
+        "Pruning {wildcards.model}, {wildcards.checkpoint}, block by block to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
+    script:
+        "../scripts/prune_blocks.py"

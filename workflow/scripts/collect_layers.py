@@ -18,10 +18,10 @@ def main(snakemake: Any) -> None:
     manifests = dict(zip(models, (read_manifest(Path(p)) for p in snakemake.input.manifests), strict=True))
     frames = []
     for axes, path in zip(json.loads(snakemake.params.masks), snakemake.input.masks, strict=True):
-        model, checkpoint, method, seed, sparsity = axes
+        model, checkpoint, method, seed, _ = axes
         header = read_header(Path(path))
-        rows = layer_rows(manifests[model], header.removed, header.method["scope"], header.target)
-        names = {"model": model, "checkpoint": checkpoint, "method": method, "seed": seed, "sparsity": float(sparsity)}
+        rows = layer_rows(manifests[model], header.removed, header.targets)
+        names = {"model": model, "checkpoint": checkpoint, "method": method, "seed": seed, "sparsity": header.target}
         frames.append(pd.DataFrame(rows).assign(**names))
     write_table(stack(frames, LAYERS), LAYERS, Path(snakemake.output.table))
 

@@ -1,17 +1,15 @@
 """Evaluate the perplexity of one pruned model."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 from essential_sparsity.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.job import run_job
-from essential_sparsity.masks import AppliedMasks
+from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.perplexity import evaluate_perplexity, load_causal
 
@@ -21,10 +19,9 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
 
-    def protocol(checkpoint: Path, masks: Mapping[str, Tensor], where: str) -> tuple[Outcome, float]:
+    def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
         model, tokenizer = load_causal(checkpoint, device, where)
-        applied = AppliedMasks(model, masks)
-        applied.hold()
+        applied = pruning.apply(model)
         outcome = evaluate_perplexity(model, tokenizer, pd.read_parquet(snakemake.input.rows), task, where)
         return outcome, applied.realised_sparsity()
 

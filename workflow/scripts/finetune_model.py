@@ -1,17 +1,16 @@
 """Fine-tune one pruned model with its mask fixed, and test it."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 from essential_sparsity.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.finetune import evaluate_finetuned
 from essential_sparsity.job import run_job
+from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 
 
@@ -20,9 +19,9 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
 
-    def protocol(checkpoint: Path, masks: Mapping[str, Tensor], where: str) -> tuple[Outcome, float]:
+    def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
         rows = pd.read_parquet(snakemake.input.rows)
-        return evaluate_finetuned(checkpoint, masks, rows, task, int(snakemake.wildcards.seed), device, where)
+        return evaluate_finetuned(checkpoint, pruning, rows, task, int(snakemake.wildcards.seed), device, where)
 
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
     evaluate_to_files(axes, inputs, outputs, method, task, protocol, device)

@@ -1,19 +1,25 @@
 """List the matrices of a model and say which are pruned, and why."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.checkpoints import empty_model, stored_names
+from essential_sparsity.checkpoints import empty_model
 from essential_sparsity.job import run_job
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.manifest import write_manifest
+from essential_sparsity.weights import open_weights
 
 
 def main(snakemake: Any) -> None:
     """Write the manifest."""
     folder = Path(snakemake.input.weights).parent
-    matrices = list_matrices(empty_model(folder), set(stored_names(folder)), snakemake.params.where)
+    with open_weights(Path(snakemake.input.weights)) as files:
+        shapes = {name: stored.shape for name, stored in files.tensors.items()}
+    matrices = list_matrices(
+        empty_model(folder), shapes, snakemake.params.where, **json.loads(snakemake.params.patterns)
+    )
     pruned = [m for m in matrices if m.pruned]
     total, prunable = sum(m.size for m in matrices), sum(m.size for m in pruned)
     logging.info("%d of %d tensors are prunable: %d of %d weights", len(pruned), len(matrices), prunable, total)

@@ -1,29 +1,42 @@
-"""Make the mask of one level of sparsity."""
+"""Make the mask of one level of sparsity, matrix by matrix, without building the model."""
 
 import json
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from essential_sparsity.devices import choose_device
+from essential_sparsity.files import read_json
+from essential_sparsity.inputs import StatisticsFile
 from essential_sparsity.job import run_job
 from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import write_mask
-from essential_sparsity.pruning import prune_checkpoint
+from essential_sparsity.masks import writing_mask
+from essential_sparsity.methods import Method
+from essential_sparsity.pruning import PrunableModel, check_counts, divide, mask_header, prune_levels, put_matrix
+from essential_sparsity.weights import open_weights
 
 
 def main(snakemake: Any) -> None:
-    """Write the packed mask."""
+    """Write the packed mask, and the new values of kept weights if the method changes them."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    method, target = json.loads(snakemake.params.method), float(snakemake.wildcards.sparsity)
+    method = Method(**json.loads(snakemake.params.method))
     matrices = [m for m in read_manifest(Path(snakemake.input.manifest)) if m.pruned]
-    seed = int(snakemake.wildcards.seed)
-    header = write_mask(
-        Path(snakemake.output.mask), snakemake.wildcards.model, snakemake.wildcards.checkpoint, method, seed, target,
-        {m.name: m.shape for m in matrices},
-        prune_checkpoint(Path(snakemake.input.weights), matrices, method, target, seed, device),
-    )  # fmt: skip
-    logging.info("removed %d weights: sparsity %.6f", sum(header.removed.values()), header.realised)
+    axes = dict(snakemake.wildcards.items())
+    sparsity, seed = method.sparsity(float(axes["sparsity"])), int(axes["seed"])
+    planned = snakemake.input.get("plan")
+    plan = read_json(planned) if planned else {}
+    header = mask_header(axes, method, matrices, sparsity, divide(matrices, method, sparsity, plan))
+    with ExitStack() as stack:
+        files = stack.enter_context(open_weights(Path(snakemake.input.weights)))
+        path = snakemake.input.get("statistics")
+        statistics = stack.enter_context(StatisticsFile(Path(path))) if path else None
+        writer = stack.enter_context(writing_mask(Path(snakemake.output.mask), header))
+        model = PrunableModel(files, matrices, device, statistics)
+        for name, (result,) in prune_levels(model, method, [sparsity], seed, plan):
+            put_matrix(writer, name, result)
+        check_counts(header, method, matrices)
+    logging.info("removed %d of %d weights", sum(header.removed.values()), sum(m.size for m in matrices))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import atomic_path, read_json, write_json
+from essential_sparsity.weights import INDEX, WEIGHTS, shard_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-WEIGHTS = "model.safetensors"
 
 # What transformers writes beside the weights and a tokenizer or processor needs to load.
 _COMPANIONS = (
@@ -39,8 +38,11 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
         where: The registry key, for messages.
 
     Raises:
-        UserError: No format that is known, unreadable weights, or NaN or infinite values.
+        UserError: No format that is known, a missing shard, unreadable weights, or NaN or infinite values.
     """
+    if (folder / INDEX).is_file():
+        # Names the shard that is missing, where one is.
+        shard_files(folder / INDEX)
     formats = {convert: weight_files(folder, suffix) for suffix, convert in _CONVERTERS.items()}
     convert, files = next(((c, f) for c, f in formats.items() if f), (None, []))
     if convert is None:
@@ -264,12 +266,6 @@ def empty_model(folder: Path) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = model_class(read_config(folder))
     return model
-
-
-def stored_names(folder: Path) -> list[str]:
-    """Return the names of the tensors that ``model.safetensors`` holds."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        return list(file.keys())
 
 
 def log_checkpoint(destination: Path) -> None:

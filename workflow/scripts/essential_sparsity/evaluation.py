@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from essential_sparsity.devices import device_name, peak_memory_mb
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
 from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import MaskHeader, keep_all, read_header, read_masks
+from essential_sparsity.masks import MaskHeader, Pruning, keep_all, read_header, read_pruning
 from essential_sparsity.metrics import DENSE_AT_CHANCE, HIGHER_IS_BETTER, at_chance
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.tables import EVALUATIONS, EXAMPLES, write_table
 from essential_sparsity.trajectory import step_of
 
-Protocol = Callable[[Path, Mapping[str, Tensor], str], tuple[Outcome, float]]
+Protocol = Callable[[Path, Pruning, str], tuple[Outcome, float]]
+
+# The columns of a row that say how its weights were chosen, null for the dense model.
+SLOTS = ("score", "allocation", "scope", "pattern", "refinement", "update", "compat", "calibration", "propagate")
 
 
 # A file of one evaluation does not name a study: two studies that ask for the same evaluation share it.
@@ -31,8 +33,8 @@ EVALUATION = EVALUATIONS.remove_columns(["study"])
 
 
 def evaluation_row(
-    axes: Mapping[str, str], method: Mapping[str, str] | None, task: Mapping[str, Any], outcome: Outcome,
-    realised: float, provenance: Mapping[str, Any], run: Mapping[str, Any],
+    axes: Mapping[str, str], method: Mapping[str, Any] | None, task: Mapping[str, Any], outcome: Outcome,
+    realised: float, provenance: Mapping[str, Any], run: Mapping[str, Any], target: float, notes: Sequence[str],
 ) -> pd.DataFrame:  # fmt: skip
     """Return the single row of an evaluation.
 
@@ -44,22 +46,26 @@ def evaluation_row(
         realised: Zeros counted in the model that was evaluated, as a fraction.
         provenance: The checkpoint's ``provenance.json``.
         run: ``seconds, peak_memory_mb, device, workflow_commit, torch_version, transformers_version``.
+        target: The sparsity asked, exactly; of N:M the path holds three decimals of it.
+        notes: What the mask says of how it was made.
     """
-    slots = {key: method[key] if method else None for key in ("score", "allocation", "scope", "pattern")}
+    # Nothing is calibrated: null, not an empty name.
+    slots = {key: method[key] or None if method else None for key in SLOTS}
     ignorant = method is None and at_chance(outcome.value, outcome.chance, outcome.n, task["metric"])
     row = {
         **axes, **slots, **run, "source": provenance["source"], "revision": provenance["revision"],
-        "step": step_of(axes["checkpoint"]), "sparsity": float(axes["sparsity"]), "realised_sparsity": realised,
+        "step": step_of(axes["checkpoint"]), "sparsity": target, "realised_sparsity": realised,
         "protocol": task["protocol"], "metric": task["metric"], "value": outcome.value,
         "higher_is_better": HIGHER_IS_BETTER[task["metric"]], "chance": outcome.chance,
-        "flags": DENSE_AT_CHANCE if ignorant else "", "n": outcome.n, "seed": int(axes["seed"]),
+        "flags": "; ".join([*([DENSE_AT_CHANCE] if ignorant else []), *notes]),
+        "n": outcome.n, "seed": int(axes["seed"]),
     }  # fmt: skip
     return pd.DataFrame([row])
 
 
 def run_evaluation(
     axes: Mapping[str, str], checkpoint: Path, manifest: Path, mask: Path | None,
-    method: Mapping[str, str] | None, task: Mapping[str, Any], protocol: Protocol, device: torch.device,
+    method: Mapping[str, Any] | None, task: Mapping[str, Any], protocol: Protocol, device: torch.device,
 ) -> tuple[pd.DataFrame, Outcome]:  # fmt: skip
     """Evaluate one model by a protocol.
 
@@ -70,8 +76,8 @@ def run_evaluation(
         mask: The mask's file; None for the dense model.
         method: The registry's entry; None for the dense model.
         task: The registry's entry.
-        protocol: Takes the checkpoint, the masks by matrix name and a text for messages, and returns the outcome and
-            the sparsity counted in the model that it evaluated.
+        protocol: Takes the checkpoint, what pruning decided and a text for messages, and returns the outcome and the
+            sparsity counted in the model that it evaluated.
         device: Where it computes.
 
     Returns:
@@ -79,12 +85,16 @@ def run_evaluation(
     """
     where = ", ".join(f"{key} {value}" for key, value in axes.items())
     began = time.monotonic()
+    matrices = read_manifest(manifest)
+    target, notes = 0.0, []
     if mask is None:
-        masks = keep_all({m.name: m.shape for m in read_manifest(manifest) if m.pruned})
+        rows = {m.name: m for m in matrices if m.pruned}
+        pruning = Pruning(keep_all({name: m.shape for name, m in rows.items()}), rows)
     else:
-        check_mask_is_of(read_header(mask), axes, method, mask)
-        masks = read_masks(mask)
-    outcome, realised = protocol(checkpoint, masks, where)
+        header = read_header(mask)
+        check_mask_is_of(header, axes, method, mask)
+        pruning, target, notes = read_pruning(mask, matrices), header.target, header.notes
+    outcome, realised = protocol(checkpoint, pruning, where)
     run = {
         "seconds": time.monotonic() - began,
         "peak_memory_mb": peak_memory_mb(device),
@@ -94,17 +104,17 @@ def run_evaluation(
         "transformers_version": version("transformers"),
     }
     provenance = read_json(checkpoint / "provenance.json")
-    return evaluation_row(axes, method, task, outcome, realised, provenance, run), outcome
+    return evaluation_row(axes, method, task, outcome, realised, provenance, run, target, notes), outcome
 
 
-def check_mask_is_of(header: MaskHeader, axes: Mapping[str, str], method: Mapping[str, str] | None, path: Path) -> None:
+def check_mask_is_of(header: MaskHeader, axes: Mapping[str, str], method: Mapping[str, Any] | None, path: Path) -> None:
     """Check that a mask is the one that its path says.
 
     Raises:
         UserError: Its header names another model, checkpoint, method or sparsity.
     """
-    said = (header.model, header.checkpoint, header.method, header.target)
-    asked = (axes["model"], axes["checkpoint"], dict(method or {}), float(axes["sparsity"]))
+    said = (header.model, header.checkpoint, header.method, f"{header.target:.3f}")
+    asked = (axes["model"], axes["checkpoint"], dict(method or {}), axes["sparsity"])
     if said != asked:
         raise UserError(
             where=str(path),
@@ -121,7 +131,7 @@ def write_evaluation(row: pd.DataFrame, outcome: Outcome, row_path: Path, exampl
 
 
 def evaluate_to_files(
-    axes: Mapping[str, str], inputs: Mapping[str, str], outputs: Mapping[str, str], method: Mapping[str, str] | None,
+    axes: Mapping[str, str], inputs: Mapping[str, str], outputs: Mapping[str, str], method: Mapping[str, Any] | None,
     task: Mapping[str, Any], protocol: Protocol, device: torch.device,
 ) -> None:  # fmt: skip
     """Evaluate what a job's input files hold, and write its output files.

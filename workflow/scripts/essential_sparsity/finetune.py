@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.loading import check_length, load_model, load_tokenizer
-from essential_sparsity.masks import AppliedMasks
+from essential_sparsity.masks import AppliedMasks, Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.progress import progress
 
@@ -154,14 +154,14 @@ def freeze(model: nn.Module, patterns: list[str], where: str) -> list[str]:
 
 
 def evaluate_finetuned(
-    checkpoint: Path, masks: Mapping[str, Tensor], rows: pd.DataFrame, task: Mapping[str, Any], seed: int,
+    checkpoint: Path, pruning: Pruning, rows: pd.DataFrame, task: Mapping[str, Any], seed: int,
     device: torch.device, where: str,
 ) -> tuple[Outcome, float]:  # fmt: skip
     """Fine-tune a masked checkpoint and test it; AdamW, learning rate falling linearly to zero, clipping at 1.
 
     Args:
         checkpoint: The checkpoint's folder.
-        masks: Matrix name to boolean mask, True where kept; empty for the dense model.
+        pruning: What is removed of the encoder.
         rows: Columns ``id, text, label, split``.
         task: The registry entry.
         seed: Draws the training rows, their order and the head.
@@ -196,8 +196,7 @@ def evaluate_finetuned(
     model = HEADS[task["head"]](checkpoint, len(classes), where).to(device)
     check_length(model.encoder, task["max_length"], "max_length", where)
     freeze(model, task["freeze"], where)
-    applied = AppliedMasks(model.encoder, masks)  # type: ignore[arg-type]
-    applied.hold()
+    applied = pruning.apply(model.encoder)  # type: ignore[arg-type]
     _train(model, applied, train, tokenizer.pad, task, seed, where)
     realised = applied.realised_sparsity()
     losses, predictions = _predict(model, test, tokenizer.pad)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from essential_sparsity.errors import UserError
 
+# Every level that a study may name: three decimals, above 0 and below 1.
+ALL = tuple(i / 1000 for i in range(1, 1000))
+
+
+def level_index(sparsity: float) -> int:
+    """Return the place of a level in :data:`ALL`."""
+    return round(sparsity * 1000) - 1
+
 
 def removed_count(sparsity: float, n: int) -> int:
     """Return ``round(s * n)``, as ``torch.nn.utils.prune`` counts (0.4 of 17 is 7)."""

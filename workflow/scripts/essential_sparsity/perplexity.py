@@ -98,7 +98,7 @@ def evaluate_perplexity(
     Args:
         model: A causal language model in eval mode.
         tokenizer: Its tokenizer.
-        texts: Column ``text``, read as one stream.
+        texts: Columns ``text``, read as one stream, and ``split``: of a dataset with a split, ``test`` is read.
         task: ``window``, ``windows`` and ``batch_size``.
         where: What is evaluated, for messages.
 
@@ -109,7 +109,9 @@ def evaluate_perplexity(
         UserError: Too little text, or a loss that is not finite.
     """
     check_length(model, task["window"], "window", where)
-    windows = token_windows(texts["text"].tolist(), tokenizer, task["window"], task["windows"], where)
+    held_out = texts[texts["split"] == "test"]
+    chosen = held_out if len(held_out) else texts
+    windows = token_windows(chosen["text"].tolist(), tokenizer, task["window"], task["windows"], where)
     losses = window_losses(model, windows, task["batch_size"])
     if not bool(torch.isfinite(losses).all()):
         raise UserError(

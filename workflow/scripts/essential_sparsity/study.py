@@ -9,14 +9,17 @@ from typing import Any
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
+from essential_sparsity.methods import Method, check_method
+from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files
 from essential_sparsity.trajectory import FINAL, checkpoint_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
 
-REGISTRIES = ("models", "datasets", "methods", "tasks")
+REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
 DENSE = "dense"
 _STUDY_FILE = "the study file"
-_STOCHASTIC_SCORES = {"random"}
+# Keys of a model that say what is pruned, not what its bytes are.
+_PRUNING_KEYS = {"note", "include", "exclude"}
 
 
 @dataclass(frozen=True, order=True)
@@ -54,6 +57,7 @@ class Study:
         self.models: dict[str, Any] = registries["models"]
         self.datasets: dict[str, Any] = registries["datasets"]
         self.methods: dict[str, Any] = registries["methods"]
+        self.calibrations: dict[str, Any] = registries["calibrations"]
         self.tasks: dict[str, Any] = registries["tasks"]
         self._check_references()
         self.evaluations = sorted(set(self._enumerate()))
@@ -116,6 +120,12 @@ class Study:
                     "a dataset with `label` and `split`, since the protocol finetune trains and tests on classes",
                     "add them to the dataset or choose another",
                 )  # fmt: skip
+        for name, calibration in self.calibrations.items():
+            self._known("datasets", calibration["dataset"], f"{self._place('calibrations', name)}.dataset")
+        for name, entry in self.methods.items():
+            if "calibration" in entry:
+                self._known("calibrations", entry["calibration"], f"{self._place('methods', name)}.calibration")
+            check_method(self.method(name), self._place("methods", name))
         for name, model in self.models.items():
             source = model["source"]
             if source["kind"] == "pretrain":
@@ -177,8 +187,13 @@ class Study:
                         for seed in curve["seeds"]:
                             for method in curve["methods"]:
                                 yield self._dense(Evaluation(model, checkpoint, method, "0.000", task, seed))
-                                for level in levels:
+                                for level in self._levels(method, levels):
                                     yield self._dense(Evaluation(model, checkpoint, method, level, task, seed))
+
+    def _levels(self, method: str, levels: list[str]) -> list[str]:
+        """Return a method's levels: those of the curve, or of N:M the only one that it has."""
+        found = self.method(method)
+        return levels if found.group is None else [f"{found.sparsity(0.0):.3f}"]
 
     def _dense(self, e: Evaluation) -> Evaluation:
         """Map sparsity 0 to the dense model, and a seed that cannot matter to 0, so that nothing is computed twice."""
@@ -192,7 +207,7 @@ class Study:
 
     def mask_seed(self, method: str, seed: int) -> int:
         """Return the seed of the mask of an evaluation: 0 for every deterministic score."""
-        return seed if method != DENSE and self.methods[method]["score"] in _STOCHASTIC_SCORES else 0
+        return seed if method != DENSE and SCORES[self.methods[method]["score"]].stochastic else 0
 
     def _enumerate_weights(self) -> Iterator[tuple[str, str]]:
         for i, entry in enumerate(self.config["weights"]):
@@ -219,6 +234,7 @@ class Study:
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
         names = {self.tasks[e.task]["dataset"] for e in self.evaluations}
+        names |= {self.calibrations[name]["dataset"] for *_, name, _ in self.calibrated_masks() if name}
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "pretrain":
@@ -283,11 +299,35 @@ class Study:
                 )  # fmt: skip
         return pins[0]
 
-    def slots(self, method: str) -> dict[str, str] | None:
-        """Return what defines a method, without its label; None for the dense model."""
-        if method == DENSE:
+    def method(self, name: str) -> Method:
+        """Return what defines a method, without its label."""
+        entry = {key: value for key, value in self.methods[name].items() if key != "label"}
+        calibration = entry.get("calibration", "")
+        propagate = self.calibrations[calibration]["propagate"] if calibration in self.calibrations else ""
+        return Method(**entry, propagate=propagate)
+
+    def slots(self, method: str) -> dict[str, Any] | None:
+        """Return what defines a method as plain values; None for the dense model."""
+        return None if method == DENSE else self.method(method).to_dict()
+
+    def calibration(self, name: str) -> dict[str, Any] | None:
+        """Return what defines a calibration's statistics, without its note; None if there is none."""
+        if not name:
             return None
-        return {key: self.methods[method][key] for key in ("score", "allocation", "scope", "pattern")}
+        return {key: value for key, value in self.calibrations[name].items() if key != "note"}
+
+    def calibrated_masks(self) -> list[tuple[str, str, str, str, str]]:
+        """Return model, checkpoint, method, calibration and needed statistics of every mask that is calibrated."""
+        found = set()
+        for model, checkpoint, method, _, _ in self.masks():
+            slots = self.method(method)
+            if slots.calibrated:
+                found.add((model, checkpoint, method, slots.calibration, slots.dense_needs))
+        return sorted(found)
+
+    def methods_where(self, by_block: bool) -> list[str]:
+        """Return the registry's methods that prune block by block, or those that do not."""
+        return [name for name in self.methods if self.method(name).by_block == by_block]
 
     def task(self, name: str) -> dict[str, Any]:
         """Return what defines a task, without its label."""
@@ -299,7 +339,11 @@ class Study:
 
     def model(self, name: str) -> dict[str, Any]:
         """Return what defines a model's checkpoints, without its note."""
-        return {key: value for key, value in self.models[name].items() if key != "note"}
+        return {key: value for key, value in self.models[name].items() if key not in _PRUNING_KEYS}
+
+    def patterns(self, model: str) -> dict[str, list[str]]:
+        """Return the patterns of a model's tensors that are pruned besides, and that stay dense."""
+        return {key: self.models[model][key] for key in ("include", "exclude")}
 
     def recipe(self, model: str) -> dict[str, Any]:
         """Return the pre-training recipe of a model."""

@@ -37,10 +37,19 @@ EVALUATIONS = pa.DataFrameSchema(
         "checkpoint": _text(description="`final` or the step of pre-training."),
         "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
         "method": _text(description="Name in the registry of methods; `dense` for the unpruned model."),
-        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next three."),
+        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next eight."),
         "allocation": _text(nullable=True, description="How the budget is divided over the layers."),
         "scope": _text(nullable=True, description="The pool in which weights compete."),
-        "pattern": _text(nullable=True, description="`unstructured` or N:M."),
+        "pattern": _text(nullable=True, description="`unstructured`, or N:M with N kept of every M."),
+        "refinement": _text(nullable=True, description="Exchanges of removed and kept weights, or `none`."),
+        "update": _text(nullable=True, description="How kept weights are changed, or `none`."),
+        "compat": _text(nullable=True, description="`exact`, or `published` for the references' rules of counting."),
+        "calibration": _text(
+            nullable=True, description="Name in the registry of calibrations; null if not calibrated."
+        ),
+        "propagate": _text(
+            nullable=True, description="Inputs that calibration saw: `dense`, or block by block of the `pruned` model."
+        ),
         "sparsity": _number(checks=_fraction, description="Target: fraction of the prunable weights to remove."),
         "realised_sparsity": _number(checks=_fraction, description="Zeros counted in the model that was evaluated."),
         "task": _text(description="Name in the registry of tasks."),
@@ -226,12 +235,13 @@ def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataF
 
 
 def layer_rows(
-    matrices: Iterable[Any], removed: Mapping[str, int], scope: str, sparsity: float
+    matrices: Iterable[Any], removed: Mapping[str, int], targets: Mapping[str, float]
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return the rows of ``layers`` for one mask: one for each tensor of the checkpoint, pruned or not."""
     rows = []
     for position, m in enumerate(matrices):
-        target = (math.nan if scope == "global" else sparsity) if m.pruned else 0.0
+        # One pool of all weights asks nothing of a matrix.
+        target = targets.get(m.name, math.nan) if m.pruned else 0.0
         rows.append({
             "position": position, "name": m.name, "shape": "x".join(map(str, m.shape)), "pruned": m.pruned,
             "reason": m.reason, "target": target, "realised": removed.get(m.name, 0) / m.size,

@@ -1,0 +1,298 @@
+"""Wanda and SparseGPT on SmolLM2-135M, 64 sequences of 512 tokens, against the published procedures written plainly.
+
+The folder is the workflow's own: `make bench` makes the checkpoint, the manifest and the texts in it first. Both sides
+prune block by block in the published order; besides, eleven levels of Wanda from dense statistics against one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import ROOT, measure, report, run_side, timed
+
+MODEL = "smollm2-135m-instruct"
+SEQUENCES, LENGTH, BATCH = 64, 512, 2
+SPARSITY = 0.5
+LEVELS = [SPARSITY, *(i / 100 for i in range(10, 60, 5))]
+
+
+def _checkpoint(folder: Path) -> Path:
+    return folder / "results" / "checkpoints" / MODEL / "final"
+
+
+def _batches(folder: Path, batch_size: int) -> list[Any]:
+    import pandas as pd
+    from torch import nn
+
+    from essential_sparsity.calibration_text import calibration_batches
+
+    rows = pd.read_parquet(folder / "results/datasets/rotten-tomatoes-plots-by-film.parquet")
+    settings = {"sequences": SEQUENCES, "length": LENGTH, "batch_size": batch_size, "seed": 0}
+    return calibration_batches(rows, _checkpoint(folder), nn.Module(), settings, "benchmark")
+
+
+def _bits(keep: Any) -> str:
+    import hashlib
+
+    return hashlib.sha256(keep.tobytes()).hexdigest()
+
+
+def ours(score: str, scope: str, update: str, precision: str, folder: Path) -> dict[str, Any]:
+    """Prune one level block by block."""
+    import torch
+
+    from essential_sparsity.calibration import prune_by_block, streamed_model
+    from essential_sparsity.manifest import read_manifest
+    from essential_sparsity.methods import Method
+    from essential_sparsity.weights import open_weights
+
+    method = Method(score, scope, update=update, calibration="bench", propagate="pruned")
+    matrices = read_manifest(folder / f"results/matrices/{MODEL}.json")
+    kept: dict[str, Any] = {}
+
+    def work() -> None:
+        batches = _batches(folder, BATCH)
+        targets = {m.name: SPARSITY for m in matrices if m.pruned}
+        with open_weights(_checkpoint(folder)) as files:
+            model = streamed_model(_checkpoint(folder))
+            found = prune_by_block(
+                model, files, matrices, batches, torch.device("cpu"), None, method, targets, 0, precision
+            )
+            kept.update((name, result.packed) for name, result in found)
+
+    seconds = timed(work)
+    return {"seconds": seconds, "masks": _save(kept, folder, f"ours-{score}-{precision}")}
+
+
+def ours_dense(levels: list[float], folder: Path) -> dict[str, Any]:
+    """Gather dense statistics once and prune to some levels by Wanda."""
+    import tempfile
+
+    import torch
+
+    from essential_sparsity.calibration import dense_statistics, streamed_model
+    from essential_sparsity.inputs import StatisticsFile, write_statistics
+    from essential_sparsity.manifest import read_manifest
+    from essential_sparsity.methods import Method
+    from essential_sparsity.pruning import PrunableModel, prune_levels
+    from essential_sparsity.weights import open_weights
+
+    method = Method("wanda", "row", calibration="bench", propagate="dense")
+    matrices = read_manifest(folder / f"results/matrices/{MODEL}.json")
+    prunable = [m for m in matrices if m.pruned]
+    masks = []
+
+    def work() -> None:
+        batches = _batches(folder, BATCH)
+        with open_weights(_checkpoint(folder)) as files, tempfile.TemporaryDirectory() as name:
+            model = streamed_model(_checkpoint(folder))
+            path = Path(name) / "statistics.safetensors"
+            found = dense_statistics(model, files, matrices, batches, torch.device("cpu"), None, with_gram=False)
+            write_statistics(path, found, [m.name for m in prunable])
+            with StatisticsFile(path) as statistics:
+                pruned = PrunableModel(files, prunable, torch.device("cpu"), statistics)
+                for _, results in prune_levels(pruned, method, levels, 0, {}):
+                    masks.append([result.packed for result in results])
+
+    return {"seconds": timed(work)}
+
+
+def published(prune_layer: Callable[..., None], with_hessian: bool, folder: Path) -> dict[str, Any]:
+    """Run the published procedure: catch the first block's inputs, then every block twice, a sequence at a time."""
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
+    kept: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def work() -> None:
+        batches = _batches(folder, 1)
+        model = AutoModelForCausalLM.from_pretrained(_checkpoint(folder), dtype=torch.float32)
+        model.config.use_cache = False
+        layers = model.model.layers
+        inputs = torch.zeros(SEQUENCES, LENGTH, model.config.hidden_size)
+        outputs = torch.zeros_like(inputs)
+        caught: dict[str, Any] = {"count": 0}
+
+        class CaughtError(Exception):
+            pass
+
+        def catch(_: nn.Module, args: Any, kwargs: Any) -> None:
+            inputs[caught["count"]] = args[0]
+            caught["count"] += 1
+            caught["kwargs"] = kwargs
+            raise CaughtError
+
+        hook = layers[0].register_forward_pre_hook(catch, with_kwargs=True)
+        for ids in batches:
+            with contextlib.suppress(CaughtError):
+                model(ids)
+        hook.remove()
+        for number, layer in enumerate(layers):
+            linear = {name: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
+            sums = {name: PlainStatistics(m, with_hessian) for name, m in linear.items()}
+            hooks = [m.register_forward_hook(lambda _, x, __, s=sums[name]: s.add(x[0])) for name, m in linear.items()]
+            for i in range(SEQUENCES):
+                outputs[i] = layer(inputs[i].unsqueeze(0), **caught["kwargs"])[0]
+            for handle in hooks:
+                handle.remove()
+            for name, m in linear.items():
+                prune_layer(m.weight.data, sums[name])
+                kept[f"model.layers.{number}.{name}.weight"] = m.weight.data != 0
+            for i in range(SEQUENCES):
+                outputs[i] = layer(inputs[i].unsqueeze(0), **caught["kwargs"])[0]
+            inputs, outputs = outputs, inputs
+
+    seconds = timed(work)
+    import numpy as np
+
+    return {
+        "seconds": seconds,
+        "masks": _save(
+            {n: np.packbits(k.numpy()) for n, k in kept.items()},
+            folder,
+            "peer-" + ("sparsegpt" if with_hessian else "wanda"),
+        ),
+    }
+
+
+class PlainStatistics:
+    """Running sums of one layer, as the references keep them: each layer its own, a sequence at a time."""
+
+    def __init__(self, layer: Any, with_hessian: bool) -> None:
+        import torch
+
+        columns = layer.weight.shape[1]
+        self.samples = 0
+        self.squares = torch.zeros(columns)
+        self.hessian = torch.zeros(columns, columns) if with_hessian else None
+
+    def add(self, x: Any) -> None:
+        """Add the inputs of one sequence, (1, tokens, inputs)."""
+        import math
+
+        import torch
+
+        columns = x.reshape(-1, x.shape[-1]).t().float()
+        old, self.samples = self.samples, self.samples + 1
+        if self.hessian is None:
+            self.squares *= old / self.samples
+            self.squares += torch.norm(columns, p=2, dim=1) ** 2 / self.samples
+        else:
+            self.hessian *= old / self.samples
+            scaled = math.sqrt(2 / self.samples) * columns
+            self.hessian += scaled.matmul(scaled.t())
+
+
+def plain_wanda(weight: Any, sums: PlainStatistics) -> None:
+    """Set the smallest half of each row to zero."""
+    import torch
+
+    metric = torch.abs(weight) * torch.sqrt(sums.squares.reshape(1, -1))
+    order = torch.sort(metric, dim=-1, stable=True)[1]
+    mask = torch.zeros_like(metric, dtype=torch.bool)
+    mask.scatter_(1, order[:, : int(metric.shape[1] * SPARSITY)], True)
+    weight[mask] = 0
+
+
+def plain_sparsegpt(weight: Any, sums: PlainStatistics) -> None:
+    """Choose and update by blocks of 128 columns."""
+    import torch
+
+    work, hessian = weight.clone(), sums.hessian
+    assert hessian is not None
+    dead = torch.diag(hessian) == 0
+    hessian[dead, dead] = 1
+    work[:, dead] = 0
+    every = torch.arange(len(hessian))
+    hessian[every, every] += 0.01 * torch.mean(torch.diag(hessian))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    for start in range(0, work.shape[1], 128):
+        stop = min(start + 128, work.shape[1])
+        block, corner = work[:, start:stop].clone(), upper[start:stop, start:stop]
+        result, errors = torch.zeros_like(block), torch.zeros_like(block)
+        scores = block**2 / torch.diag(corner).reshape(1, -1) ** 2
+        removed = torch.zeros(scores.numel(), dtype=torch.bool)
+        # By count, not by threshold, so that the masks of both sides can be compared.
+        removed[torch.sort(scores.flatten(), stable=True)[1][: round(scores.numel() * SPARSITY)]] = True
+        removed = removed.reshape(scores.shape)
+        for i in range(stop - start):
+            column = block[:, i]
+            kept = column.clone()
+            kept[removed[:, i]] = 0
+            error = (column - kept) / corner[i, i]
+            block[:, i:] -= error.unsqueeze(1).matmul(corner[i, i:].unsqueeze(0))
+            result[:, i], errors[:, i] = kept, error
+        work[:, start:stop] = result
+        work[:, stop:] -= errors.matmul(upper[start:stop, stop:])
+    weight.copy_(work)
+
+
+def _save(kept: dict[str, Any], folder: Path, name: str) -> str:
+    import numpy as np
+
+    target = folder / "results" / f"bench-{name}.npz"
+    np.savez(target, **kept)
+    return str(target)
+
+
+def agreement(first: str, second: str) -> float:
+    """Return the share of weights that two sides decide alike."""
+    import numpy as np
+
+    a, b = np.load(first), np.load(second)
+    different = sum(int(np.bitwise_count(a[n] ^ b[n]).sum(dtype=np.int64)) for n in a.files)
+    return 1 - different / sum(8 * a[n].size for n in a.files)
+
+
+SIDES = {
+    "ours-wanda": lambda folder: ours("wanda", "row", "none", "medium", folder),
+    "ours-wanda-highest": lambda folder: ours("wanda", "row", "none", "highest", folder),
+    "peer-wanda": lambda folder: published(plain_wanda, False, folder),
+    "ours-dense-1": lambda folder: ours_dense(LEVELS[:1], folder),
+    "ours-dense-11": lambda folder: ours_dense(LEVELS, folder),
+    "ours-sparsegpt": lambda folder: ours("sparsegpt", "column-block", "sparsegpt", "medium", folder),
+    "ours-sparsegpt-highest": lambda folder: ours("sparsegpt", "column-block", "sparsegpt", "highest", folder),
+    "peer-sparsegpt": lambda folder: published(plain_sparsegpt, True, folder),
+}
+
+
+def measured(sides: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the measurements of each side."""
+    for side in sides:
+        yield measure(Path(__file__).name, side, folder)
+
+
+def compared(score: str, limit: float, folder: Path) -> dict[str, Any]:
+    """Measure one method on both sides, ours with both precisions of the replays."""
+    ours_side, exact, peer_side = measured([f"ours-{score}", f"ours-{score}-highest", f"peer-{score}"], folder)
+    return {
+        "ours_seconds": ours_side["seconds"], "peer_seconds": peer_side["seconds"],
+        "limit_seconds": limit * peer_side["seconds"], "ours_peak_mb": ours_side["peak_mb"],
+        "peer_peak_mb": peer_side["peak_mb"], "same_decisions": agreement(ours_side["masks"], peer_side["masks"]),
+        "ours_highest_seconds": exact["seconds"], "same_highest": agreement(exact["masks"], peer_side["masks"]),
+    }  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    """Measure all sides and print the lines."""
+    wanda = compared("wanda", 0.7, folder)
+    one, eleven = measured(["ours-dense-1", "ours-dense-11"], folder)
+    report(
+        "wanda-smollm2", **wanda, dense_one_level_seconds=one["seconds"],
+        dense_eleven_levels_seconds=eleven["seconds"],
+    )  # fmt: skip
+    report("sparsegpt-smollm2", **compared("sparsegpt", 0.8, folder))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        run_side(SIDES)
+    else:
+        main(ROOT)

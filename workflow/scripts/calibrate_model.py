@@ -1,0 +1,39 @@
+"""Gather statistics of the inputs of every prunable matrix in the dense model."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.calibration import activation_folder, dense_statistics, streamed_model
+from essential_sparsity.calibration_text import calibration_batches
+from essential_sparsity.devices import choose_device
+from essential_sparsity.inputs import write_statistics
+from essential_sparsity.job import run_job
+from essential_sparsity.manifest import read_manifest
+from essential_sparsity.weights import open_weights
+
+
+def main(snakemake: Any) -> None:
+    """Write the statistics."""
+    device = choose_device(snakemake.resources.gpu, snakemake.threads)
+    calibration = json.loads(snakemake.params.calibration)
+    weights, output = Path(snakemake.input.weights), Path(snakemake.output.statistics)
+    matrices = read_manifest(Path(snakemake.input.manifest))
+    model = streamed_model(weights.parent)
+    rows = pd.read_parquet(snakemake.input.rows)
+    batches = calibration_batches(rows, weights.parent, model, calibration, snakemake.params.where)
+    with (
+        open_weights(weights) as files,
+        activation_folder(calibration["activations"], output.parent) as folder,
+    ):
+        with_gram = snakemake.wildcards.statistics == "hessians"
+        blocks = dense_statistics(model, files, matrices, batches, device, folder, with_gram)
+        write_statistics(output, blocks, [m.name for m in matrices if m.pruned])
+    logging.info("wrote %s: %.1f MB", output, output.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

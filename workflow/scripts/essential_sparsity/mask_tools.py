@@ -1,0 +1,122 @@
+"""Tools for masks: compare two on their packed bits, and apply one to a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.masks import MaskFile, Packed, apply_to_tensor, check_shapes, count_kept
+from essential_sparsity.tensor_writer import header_room, writing_tensors
+from essential_sparsity.weights import INDEX, WEIGHTS, open_weights
+
+ALL = "all"
+# Bytes of a mask that are compared at a time: what fits a core's cache.
+_BYTES = 1 << 18
+
+
+def _common(a: Packed, b: Packed) -> int:
+    """Return how many weights both packed masks keep."""
+    parts = range(0, len(a), _BYTES)
+    return sum(count_kept(np.bitwise_and(a[i : i + _BYTES], b[i : i + _BYTES])) for i in parts)
+
+
+def _row(name: str, weights: int, kept_a: int, kept_b: int, common: int) -> dict[str, object]:
+    either = kept_a + kept_b - common
+    return {
+        "matrix": name,
+        "weights": weights,
+        "kept_a": kept_a,
+        "kept_b": kept_b,
+        "kept_by_both": common,
+        # Masks that keep nothing are alike.
+        "jaccard": common / either if either else 1.0,
+        "cosine": common / (kept_a * kept_b) ** 0.5 if kept_a and kept_b else float(kept_a == kept_b),
+        "overlap": common / min(kept_a, kept_b) if min(kept_a, kept_b) else 1.0,
+    }
+
+
+def compare_masks(a: Path, b: Path) -> pd.DataFrame:
+    """Compare the sets of kept weights A and B of two masks, matrix by matrix and in all.
+
+    Returns:
+        A row for each matrix and a last one named ``all``: ``matrix, weights, kept_a, kept_b, kept_by_both``, Jaccard
+        ``|A and B| / |A or B|``, cosine ``|A and B| / sqrt(|A| |B|)`` and overlap ``|A and B| / min(|A|, |B|)``.
+
+    Raises:
+        UserError: A file is damaged, or the masks are of different models.
+    """
+    with MaskFile(a) as first, MaskFile(b) as second:
+        check_shapes(second.header, {n: tuple(s) for n, s in first.header.shapes.items()}, b)
+        rows = []
+        for name, shape in first.header.shapes.items():
+            packed_a, packed_b = first.packed(name), second.packed(name)
+            size = int(np.prod(shape))
+            kept_a, kept_b = (size - file.header.removed[name] for file in (first, second))
+            rows.append(_row(name, size, kept_a, kept_b, _common(packed_a, packed_b)))
+    frame = pd.DataFrame(rows)
+    totals = frame[["weights", "kept_a", "kept_b", "kept_by_both"]].sum()
+    return pd.concat([frame, pd.DataFrame([_row(ALL, *(int(n) for n in totals))])], ignore_index=True)
+
+
+def count_mask(path: Path) -> pd.DataFrame:
+    """Count what a mask removes, matrix by matrix and in all: ``matrix, weights, removed, sparsity``."""
+    with MaskFile(path) as file:
+        rows = []
+        for name, shape in file.header.shapes.items():
+            size = int(np.prod(shape))
+            rows.append({"matrix": name, "weights": size, "removed": size - count_kept(file.packed(name))})
+    frame = pd.DataFrame(rows)
+    total = {"matrix": ALL, "weights": frame["weights"].sum(), "removed": frame["removed"].sum()}
+    frame = pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
+    return frame.assign(sparsity=frame["removed"] / frame["weights"])
+
+
+def apply_mask(checkpoint: Path, mask: Path, destination: Path) -> None:
+    """Write a checkpoint with a mask applied: removed weights zero, kept ones as the method left them.
+
+    Everything else of the folder is copied. One tensor is in memory at a time, and the destination appears whole.
+
+    Args:
+        checkpoint: The folder of the checkpoint that the mask was made of.
+        mask: The mask's file.
+        destination: A folder that does not exist.
+
+    Raises:
+        UserError: The destination exists, or the mask is not of this checkpoint's matrices.
+    """
+    if destination.exists():
+        raise UserError(str(destination), "a folder that exists", "a new one", "choose another name or remove it")
+    temporary = destination.with_name(f".{uuid.uuid4().hex[:8]}.{destination.name}")
+    with open_weights(checkpoint) as weights, MaskFile(mask) as file:
+        masked = {name: weights.tensors[name].shape for name in file.header.shapes if name in weights.tensors}
+        check_shapes(file.header, masked, mask)
+        temporary.mkdir(parents=True)
+        try:
+            for path in _others(checkpoint):
+                shutil.copyfile(path, temporary / path.name)
+            names = list(weights.tensors)
+            with writing_tensors(temporary / WEIGHTS, header_room(names, 256)) as writer:
+                for name in names:
+                    tensor = weights.read(name)
+                    if name in masked:
+                        with torch.no_grad():
+                            apply_to_tensor(tensor, file.keep(name), file.values(name))
+                    writer.put(name, tensor)
+                writer.finish({"format": "pt"})
+            temporary.rename(destination)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _others(checkpoint: Path) -> Iterator[Path]:
+    """Yield the files of a folder that are not weights."""
+    for path in sorted(checkpoint.iterdir()):
+        if path.is_file() and path.suffix not in {".safetensors", ".bin"} and path.name != INDEX:
+            yield path
