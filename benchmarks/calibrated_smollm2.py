@@ -15,7 +15,7 @@ from typing import Any
 from harness import ROOT, measure, report, run_side, timed
 
 MODEL = "smollm2-135m-instruct"
-SEQUENCES, LENGTH, BATCH = 64, 512, 2
+SEQUENCES, LENGTH, BATCH = 64, 512, 1
 SPARSITY = 0.5
 LEVELS = [SPARSITY, *(i / 100 for i in range(10, 60, 5))]
 

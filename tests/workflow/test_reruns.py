@@ -97,7 +97,7 @@ def test_the_order_of_keys_does_not_matter(clone: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("essential_sparsity/selection.py", '"""Yield the keep mask', '# A remark.\n    """Yields the keep mask'),
+        ("essential_sparsity/selection.py", '    """Yield each matrix', '    # A remark.\n    """Yields each matrix'),
         ("essential_sparsity/finetune.py", "_EVAL_BATCH = 128", "_EVAL_BATCH  =  128  # rows"),
         ("prune_weights.py", '"""Make the mask', '"""Makes the mask'),
     ],

@@ -97,6 +97,8 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
         "extract_checkpoint": 4,
         "list_matrices": 2,
         "measure_weights": 3,
+        # The cuts of the global pools: one on the Llama; on the BERT one by magnitude and two seeds at random.
+        "plan_pruning": 1 + 1 + 2,
         "prune_weights": 6 + 2 + 4,
         "evaluate_perplexity": 7,
         "finetune_model": 10,
