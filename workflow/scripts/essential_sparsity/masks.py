@@ -73,7 +73,10 @@ def unpack(packed: Packed, shape: Iterable[int]) -> Tensor:
 
 def count_kept(packed: Packed) -> int:
     """Return how many weights a packed mask keeps; what pads its last byte is 0."""
-    return int(np.bitwise_count(packed).sum(dtype=np.int64))
+    # By words of eight bytes: an eighth of the counts to add up.
+    whole = len(packed) // 8 * 8
+    words, rest = packed[:whole].view(np.uint64), packed[whole:]
+    return int(np.bitwise_count(words).sum(dtype=np.int64)) + int(np.bitwise_count(rest).sum(dtype=np.int64))
 
 
 def keep_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
