@@ -240,7 +240,7 @@ def alpha_pruning(
 
     A block's exponent maps linearly to [1 - eps, 1 + eps], ``alpha_range`` 0.3, and is scaled so that the whole model
     has the sparsity asked; blocks that would pass 1 are removed wholly and the others share what is left.
-    ``compat: published`` scales once, and lets blocks pass 1.
+    ``compat: published`` scales once: blocks that would pass 1 are removed wholly, and the target is missed.
     """
     blocks = blocks_of(matrices)
     eps = float(options.get("alpha_range", ALPHA_RANGE))
