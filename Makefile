@@ -56,7 +56,7 @@ BENCH_MODEL := smollm2-135m-instruct
 BENCH_INPUTS := results/checkpoints/$(BENCH_MODEL)/final/provenance.json results/matrices/$(BENCH_MODEL).json \
 	results/datasets/rotten-tomatoes-plots-by-film.parquet
 
-bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON line each (needs 20 GB of disk)
+bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON line each (writes 17 GB of temporary files)
 	@echo "==> Making what the benchmarks read"
 	@$(BIN)/python -m snakemake --cores $(CORES) --quiet all -- $(BENCH_INPUTS)
 	@$(BIN)/python benchmarks/select_global_85m.py

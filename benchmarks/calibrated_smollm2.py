@@ -7,12 +7,11 @@ prune block by block in the published order; besides, eleven levels of Wanda fro
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, measure, report, run_side, timed
+from harness import ROOT, measure, report, run, timed
 
 MODEL = "smollm2-135m-instruct"
 SEQUENCES, LENGTH, BATCH = 64, 512, 1
@@ -246,8 +245,10 @@ def agreement(first: str, second: str) -> float:
     """Return the share of weights that two sides decide alike."""
     import numpy as np
 
+    from essential_sparsity.masks import count_kept
+
     a, b = np.load(first), np.load(second)
-    different = sum(int(np.bitwise_count(a[n] ^ b[n]).sum(dtype=np.int64)) for n in a.files)
+    different = sum(count_kept(a[n] ^ b[n]) for n in a.files)
     return 1 - different / sum(8 * a[n].size for n in a.files)
 
 
@@ -292,7 +293,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        run_side(SIDES)
-    else:
-        main(ROOT)
+    run(SIDES, lambda: main(ROOT))

@@ -36,8 +36,11 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def run_side(sides: dict[str, Side]) -> None:
-    """Run the side that the command line names, in the folder that it names, and print what it returns as JSON."""
+def run(sides: dict[str, Side], compare: Callable[[], None]) -> None:
+    """Compare the sides or, where the command line names a side and a folder, run it there and print its figures."""
+    if len(sys.argv) == 1:
+        compare()
+        return
     import torch
 
     torch.set_num_threads(THREADS)

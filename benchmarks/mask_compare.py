@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import measure, report, run_side, timed
+from harness import measure, report, run, timed
 
 MATRICES, SHAPE = 64, (4096, 4096)
 
@@ -78,7 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        run_side({"ours": ours, "peer": peer})
-    else:
-        main()
+    run({"ours": ours, "peer": peer}, main)

@@ -6,13 +6,12 @@ Both sides start with files that are not cached and go through them twice. ``BEN
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from harness import measure, report, run_side, timed
+from harness import measure, report, run, timed
 
 LEVELS = [i / 20 for i in range(1, 20)]
 # A block of Llama-3-8B.
@@ -112,7 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        run_side({"ours": ours, "peer": peer})
-    else:
-        main()
+    run({"ours": ours, "peer": peer}, main)

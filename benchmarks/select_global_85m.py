@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import measure, report, run_side, timed
+from harness import measure, report, run, timed
 
 LEVELS = [i / 20 for i in range(1, 20)]
 # BERT-base: 12 blocks of four 768x768 matrices, one of 3072x768 and one of 768x3072.
@@ -29,6 +28,7 @@ def make(folder: Path) -> None:
 def ours(folder: Path) -> dict[str, Any]:
     """Make all masks, packed, in memory."""
     from essential_sparsity.keys import keys_of_files
+    from essential_sparsity.masks import count_kept
     from essential_sparsity.scores import SCORES
     from essential_sparsity.selection import find_cuts, keep_masks
     from essential_sparsity.weights import open_weights
@@ -43,13 +43,7 @@ def ours(folder: Path) -> dict[str, Any]:
             masks.update(keep_masks(keys, names, find_cuts(keys, names, [round(s * total) for s in LEVELS])))
 
     seconds = timed(work)
-    return {"seconds": seconds / len(LEVELS), "kept": int(sum(_ones(m[9]) for m in masks.values()))}
-
-
-def _ones(packed: Any) -> int:
-    import numpy as np
-
-    return int(np.bitwise_count(packed).sum(dtype=np.int64))
+    return {"seconds": seconds / len(LEVELS), "kept": sum(count_kept(m[9]) for m in masks.values())}
 
 
 def peer(folder: Path) -> dict[str, Any]:
@@ -84,7 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        run_side({"ours": ours, "peer": peer})
-    else:
-        main()
+    run({"ours": ours, "peer": peer}, main)

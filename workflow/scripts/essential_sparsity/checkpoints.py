@@ -210,14 +210,10 @@ def _cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 def _unreadable(file: Path, where: str, error: Exception) -> UserError:
     return UserError(
         where=f"{where}, file {file.name}",
-        found=f"a checkpoint that cannot be read ({type(error).__name__}: {_first_line(error)})",
+        found=f"a checkpoint that cannot be read ({type(error).__name__}: {first_line(error)})",
         expected="safetensors, a pickle of tensors only, or GGUF of an architecture that transformers can dequantise",
         mend="fetch the file again, or convert it with the tool that wrote it",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no message")[:200]
 
 
 def read_config(folder: Path) -> Any:
