@@ -245,10 +245,10 @@ def agreement(first: str, second: str) -> float:
     """Return the share of weights that two sides decide alike."""
     import numpy as np
 
-    from essential_sparsity.masks import count_kept
+    from essential_sparsity.packed_bits import count_ones
 
     a, b = np.load(first), np.load(second)
-    different = sum(count_kept(a[n] ^ b[n]) for n in a.files)
+    different = sum(count_ones(a[n] ^ b[n]) for n in a.files)
     return 1 - different / sum(8 * a[n].size for n in a.files)
 
 

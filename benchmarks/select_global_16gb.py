@@ -57,7 +57,7 @@ def ours(folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from essential_sparsity.keys import keys_of_files
-    from essential_sparsity.masks import count_kept
+    from essential_sparsity.packed_bits import count_ones
     from essential_sparsity.scores import SCORES
     from essential_sparsity.selection import find_cuts, keep_masks
     from essential_sparsity.weights import open_weights
@@ -71,7 +71,7 @@ def ours(folder: Path) -> dict[str, Any]:
         counted = time.perf_counter()
         removed = np.zeros(len(ks), dtype=np.int64)
         for name, masks in keep_masks(keys, names, cuts):
-            removed += keys.sizes[name] - np.array([count_kept(mask) for mask in masks])
+            removed += keys.sizes[name] - np.array([count_ones(mask) for mask in masks])
         ended = time.perf_counter()
     if removed.tolist() != ks:
         raise RuntimeError(f"removed {removed.tolist()} instead of {ks}")

@@ -28,7 +28,7 @@ def make(folder: Path) -> None:
 def ours(folder: Path) -> dict[str, Any]:
     """Make all masks, packed, in memory."""
     from essential_sparsity.keys import keys_of_files
-    from essential_sparsity.masks import count_kept
+    from essential_sparsity.packed_bits import count_ones
     from essential_sparsity.scores import SCORES
     from essential_sparsity.selection import find_cuts, keep_masks
     from essential_sparsity.weights import open_weights
@@ -43,7 +43,7 @@ def ours(folder: Path) -> dict[str, Any]:
             masks.update(keep_masks(keys, names, find_cuts(keys, names, [round(s * total) for s in LEVELS])))
 
     seconds = timed(work)
-    return {"seconds": seconds / len(LEVELS), "kept": sum(count_kept(m[9]) for m in masks.values())}
+    return {"seconds": seconds / len(LEVELS), "kept": sum(count_ones(m[9]) for m in masks.values())}
 
 
 def peer(folder: Path) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from essential_sparsity.keys import KeySource, keys_of_scores, sortable
 from essential_sparsity.levels import removed_count
 from essential_sparsity.selection import (
     NOTHING,
+    Cut,
     below_published_threshold,
     find_cuts,
     keep_masks,
@@ -57,9 +60,20 @@ def source(weights: Mapping[str, Tensor]) -> KeySource:
     return KeySource({name: len(k) for name, k in keys.items()}, bits, lambda name, a, b: keys[name][a:b])
 
 
-def masks_at(weights: Mapping[str, Tensor], ks: Sequence[int]) -> list[dict[str, Array]]:
+def by_pattern(weights: Mapping[str, Tensor]) -> KeySource:
+    """Keys of magnitudes of weights of one half-precision type, with the table of all their bit patterns."""
+    (dtype,) = {w.dtype for w in weights.values()}
+    every = torch.arange(keys_module.PATTERNS, dtype=torch.int32).to(torch.int16).view(dtype).abs()
+    table = torch.where(torch.isfinite(every), every.view(torch.int16).int(), -1).numpy()
+    patterns = {name: w.view(torch.int16).int() & 0xFFFF for name, w in weights.items()}
+    return replace(source(weights), table=table, patterns=lambda name, a, b: patterns[name][a:b])
+
+
+def masks_at(
+    weights: Mapping[str, Tensor], ks: Sequence[int], keys_of: Callable[[Mapping[str, Tensor]], KeySource] = source
+) -> list[dict[str, Array]]:
     """For each ``k``, the keep masks of one pool of all weights."""
-    keys, names = source(weights), list(weights)
+    keys, names = keys_of(weights), list(weights)
     found: list[dict[str, Array]] = [{} for _ in ks]
     for name, packed in keep_masks(keys, names, find_cuts(keys, names, ks)):
         for i, bits in enumerate(packed):
@@ -89,6 +103,8 @@ def joined(masks: Mapping[str, Array]) -> Array:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of eight weights and few counters, so that pools of tests are made of many."""
     monkeypatch.setattr(selection_module, "PART", 8)
+    monkeypatch.setattr(selection_module, "PATTERN_PART", 8)
+    monkeypatch.setattr(selection_module, "_GROUPS", 2)
     monkeypatch.setattr(selection_module, "_SLOTS", 2)
     monkeypatch.setattr(selection_module, "_MILLION", 16)
 
@@ -121,8 +137,37 @@ def test_parts_and_passes_do_not_show(dtype: torch.dtype, values: int) -> None:
     weights = {
         n: torch.randint(0, values, (s,), generator=draw).to(dtype) / 7 for n, s in (("a", 37), ("b", 1), ("c", 64))
     }
-    for k, masks in enumerate(masks_at(weights, range(103))):
-        np.testing.assert_array_equal(joined(masks), joined(expected(weights, k / 102)), err_msg=f"{k} of 102")
+    for keys_of in (source,) if dtype is torch.float32 else (source, by_pattern):
+        for k, masks in enumerate(masks_at(weights, range(103), keys_of)):
+            np.testing.assert_array_equal(joined(masks), joined(expected(weights, k / 102)), err_msg=f"{k} of 102")
+
+
+@FAST
+@given(st.lists(st.lists(values, max_size=24), min_size=1, max_size=9), st.sampled_from(HALF), st.integers(1, 9))
+def test_groups_of_matrices_do_not_show(pool: list[list[float]], dtype: torch.dtype, groups: int) -> None:
+    weights = as_weights(pool, dtype)
+    n = sum(map(len, pool))
+    # Few levels, which are compared by codes, and more than those have room for.
+    for ks in (sorted({0, n // 3, n // 2, n}), [*range(n + 1)] * (1 + 200 // (n + 1))):
+        with patch.object(selection_module, "_GROUPS", groups):
+            for keys_of in (source, by_pattern):
+                for k, masks in zip(ks, masks_at(weights, ks, keys_of), strict=True):
+                    np.testing.assert_array_equal(joined(masks), joined(expected(weights, k / max(n, 1))))
+
+
+@pytest.mark.parametrize("keys_of", [source, by_pattern])
+def test_masks_that_are_kept_are_not_overwritten_and_others_leave_their_memory(
+    keys_of: Callable[[Mapping[str, Tensor]], KeySource],
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = {f"w{i}": torch.randn(800, generator=draw).to(torch.bfloat16) for i in range(6)}
+    keys, names = keys_of(weights), list(weights)
+    cuts = find_cuts(keys, names, [1200, 2400])
+    rows = {name: masks[1] for name, masks in keep_masks(keys, names, cuts)}
+    for name, row in rows.items():
+        np.testing.assert_array_equal(np.unpackbits(row).astype(bool), expected(weights, 0.5)[name])
+    places = {masks.ctypes.data for _, masks in keep_masks(keys, names, cuts)}
+    assert len(places) == 2, "one matrix's masks are still held when the next one's are made"
 
 
 @FAST
@@ -168,10 +213,20 @@ def test_a_cut_says_what_it_is(pool: list[list[float]], dtype: torch.dtype, spar
     if k == 0:
         assert cut == NOTHING
     else:
+        equal = [int((keys.load(name, 0, n) == cut.key).sum()) for name, n in keys.sizes.items()]
         assert cut.key == np.sort(everything)[k - 1]
-        assert cut.equal == (everything == cut.key).sum()
-        assert (everything < cut.key).sum() + cut.ties == k
+        assert cut.equal == sum(equal[cut.first :])
+        assert (everything < cut.key).sum() + sum(equal[: cut.first]) + cut.ties == k
         assert 0 < cut.ties <= cut.equal
+
+
+def test_ties_are_counted_only_where_they_end() -> None:
+    weights = {n: torch.ones(10, dtype=torch.bfloat16) for n in "abcd"}
+    keys = source(weights)
+    assert find_cuts(keys, list("abcd"), [20, 25]) == [
+        Cut(key=0x3F80, ties=10, equal=30, first=1),
+        Cut(key=0x3F80, ties=5, equal=20, first=2),
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

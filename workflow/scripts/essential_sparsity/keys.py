@@ -24,7 +24,7 @@ Keys = np.ndarray[Any, np.dtype[Any]]
 PART = 1 << 17
 # Bit patterns of a weight in half precision: where a score depends on nothing else, it is computed once for each.
 PATTERNS = 1 << 16
-PATTERN_PART = 1 << 20
+PATTERN_PART = 1 << 19
 _HALF = (torch.bfloat16, torch.float16)
 
 

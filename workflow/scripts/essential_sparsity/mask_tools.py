@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.masks import MaskFile, Packed, apply_to_tensor, check_shapes, count_kept
+from essential_sparsity.masks import MaskFile, apply_to_tensor, check_shapes
+from essential_sparsity.packed_bits import Packed, count_ones
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.weights import INDEX, WEIGHTS, open_weights
 
@@ -24,7 +25,7 @@ _BYTES = 1 << 18
 def _common(a: Packed, b: Packed) -> int:
     """Return how many weights both packed masks keep."""
     parts = range(0, len(a), _BYTES)
-    return sum(count_kept(np.bitwise_and(a[i : i + _BYTES], b[i : i + _BYTES])) for i in parts)
+    return sum(count_ones(np.bitwise_and(a[i : i + _BYTES], b[i : i + _BYTES])) for i in parts)
 
 
 def _row(name: str, weights: int, kept_a: int, kept_b: int, common: int) -> dict[str, object]:
@@ -71,7 +72,7 @@ def count_mask(path: Path) -> pd.DataFrame:
         rows = []
         for name, shape in file.header.shapes.items():
             size = int(np.prod(shape))
-            rows.append({"matrix": name, "weights": size, "removed": size - count_kept(file.packed(name))})
+            rows.append({"matrix": name, "weights": size, "removed": size - count_ones(file.packed(name))})
     frame = pd.DataFrame(rows)
     total = {"matrix": ALL, "weights": frame["weights"].sum(), "removed": frame["removed"].sum()}
     frame = pd.concat([frame, pd.DataFrame([total])], ignore_index=True)

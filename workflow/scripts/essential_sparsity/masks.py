@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.manifest import Matrix
+from essential_sparsity.packed_bits import Packed, count_ones
 from essential_sparsity.placement import part_of
 from essential_sparsity.tensor_writer import TensorWriter, header_room, writing_tensors
 from essential_sparsity.weights import WeightFiles, open_weights
@@ -25,8 +26,6 @@ _HEADER = "essential_sparsity"
 _VALUES = "|kept"
 # Bytes kept for notes; a character, quoted twice, may take 14 of them.
 _NOTES_ROOM = 1 << 15
-
-Packed = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,6 @@ def unpack(packed: Packed, shape: Iterable[int]) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed, count=int(np.prod(size))).view(bool)).reshape(size)
 
 
-def count_kept(packed: Packed) -> int:
-    """Return how many weights a packed mask keeps; what pads its last byte is 0."""
-    # By words of eight bytes: an eighth of the counts to add up.
-    whole = len(packed) // 8 * 8
-    words, rest = packed[:whole].view(np.uint64), packed[whole:]
-    return int(np.bitwise_count(words).sum(dtype=np.int64)) + int(np.bitwise_count(rest).sum(dtype=np.int64))
-
-
 def keep_all(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Return the masks of the dense model, which keep everything: its zeros are counted like those of any other."""
     return {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
@@ -101,7 +92,7 @@ class MaskWriter:
         size = int(np.prod(self.header.shapes[name]))
         if len(packed) != -(-size // 8):
             raise RuntimeError(f"{name}: {len(packed)} bytes for a mask of {size} weights")
-        kept = count_kept(packed)
+        kept = count_ones(packed)
         if self.header.updated != (kept_values is not None):
             raise RuntimeError(f"{name}: new values, or none, where the header says otherwise")
         if kept_values is not None and kept_values.numel() != kept:
@@ -181,7 +172,7 @@ class MaskFile:
         stored = name in self._files.tensors
         packed: Packed = self._files.read(name).numpy() if stored else np.zeros(0, np.uint8)
         size = int(np.prod(self.header.shapes[name]))
-        removed = size - count_kept(packed)
+        removed = size - count_ones(packed)
         if not stored or removed != self.header.removed[name]:
             raise UserError(
                 where=f"{self.path}, matrix {name}",

@@ -7,7 +7,7 @@ layers take them from statistics of the dense model; pruning block by block is :
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ from essential_sparsity.inputs import InputStatistics, StatisticsFile, no_statis
 from essential_sparsity.keys import KeySource, keys_of_files, keys_of_scores
 from essential_sparsity.levels import ALL, level_index, removed_count
 from essential_sparsity.manifest import Matrix
-from essential_sparsity.masks import MaskHeader, MaskWriter, Packed, pack
+from essential_sparsity.masks import MaskHeader, MaskWriter, pack
 from essential_sparsity.methods import Method
+from essential_sparsity.packed_bits import Packed
 from essential_sparsity.refinement import REFINEMENTS
 from essential_sparsity.scores import SCORES, ScoreContext
 from essential_sparsity.selection import (
+    NOTHING,
     Cut,
     below_published_threshold,
     find_cuts,
@@ -148,7 +150,7 @@ def measure(model: PrunableModel, method: Method, seed: int) -> dict[str, Any]:
     options = {**method.options, "compat": method.compat}
     found = {} if allocate is None else allocate(model.matrices, model, options)
     if method.scope == "global":
-        found["cuts"] = [[c.key, c.ties, c.equal] for c in all_cuts(global_keys(model, method, seed))]
+        found["cuts"] = [list(astuple(c)) for c in all_cuts(global_keys(model, method, seed))]
     return found
 
 
@@ -225,7 +227,7 @@ def _prune_global(
     model: PrunableModel, method: Method, sparsities: Sequence[float], seed: int, measured: Mapping[str, Any]
 ) -> Iterator[tuple[str, list[PrunedMatrix]]]:
     keys = global_keys(model, method, seed)
-    cuts = [Cut(*measured["cuts"][level_index(s)]) if s else Cut(-1, 0, 0) for s in sparsities]
+    cuts = [Cut(*measured["cuts"][level_index(s)]) if s else NOTHING for s in sparsities]
     rows = {m.name: m for m in model.matrices}
     for name, masks in keep_masks(keys, list(rows), cuts):
         yield name, [_finish(mask, rows[name], model, method) for mask in masks]

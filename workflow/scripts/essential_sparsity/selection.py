@@ -8,12 +8,13 @@ sorted where they stand.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from essential_sparsity.keys import PART, PATTERN_PART, PATTERNS, Keys, KeySource
+from essential_sparsity.packed_bits import BitPlanes
 from essential_sparsity.weights import chunks
 
 _HALF_BITS = 16
@@ -31,21 +33,25 @@ _UPPER = 1 << (_HALF_BITS - 1)
 _MILLION = 1_000_000
 # Histograms of lower halves that are held at once, 0.5 MB each: more cuts than that take further passes.
 _SLOTS = 64
+# Groups of matrices whose half-precision keys are counted apart, 0.25 MB each.
+_GROUPS = 128
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a pool is cut: remove every key below ``key``, and the first ``ties`` weights with that key.
+    """Where a pool is cut: remove every key below ``key``, and some of the weights with exactly that key.
 
     Attributes:
         key: The largest removed key; -1 if nothing is removed.
-        ties: How many of the weights with exactly that key are removed, in the order of matrix and flat index.
-        equal: How many weights have that key.
+        ties: How many weights with that key are removed of the matrices from ``first`` on, by matrix and flat index.
+        equal: How many weights with that key those matrices have.
+        first: In the pool's matrices before this one (from 0) all weights with that key are removed.
     """
 
     key: int
     ties: int
     equal: int
+    first: int = 0
 
 
 NOTHING = Cut(key=-1, ties=0, equal=0)
@@ -150,8 +156,10 @@ def find_cuts(keys: KeySource, names: Sequence[str], ks: Sequence[int]) -> list[
         ks: How many weights to remove, in any order.
     """
     if keys.bits == _HALF_BITS:
-        cumulative = _upper_counts(keys, names, shift=0).cumsum()
-        return [_cut(cumulative, k, base=0) for k in ks]
+        groups = list(chunks(len(names), -(-len(names) // _GROUPS))) if names else []
+        counts = np.stack([_upper_counts(keys, names[a:b], shift=0) for a, b in groups])
+        cumulative = counts.sum(axis=0).cumsum()
+        return [_narrowed(_cut(cumulative, k, base=0), counts, [a for a, _ in groups]) for k in ks]
     cumulative = _upper_counts(keys, names, shift=_HALF_BITS).cumsum()
     cuts = [_cut(cumulative, k, base=0) for k in ks]
     # The places in the list of those cuts that need the lower halves of the same keys.
@@ -178,6 +186,22 @@ def _cut(cumulative: Keys, k: int, base: int) -> Cut:
     return Cut(base + index, k - before, int(cumulative[index]) - before)
 
 
+def _narrowed(cut: Cut, counts: Keys, firsts: Sequence[int]) -> Cut:
+    """Begin the count of a cut's ties at the group of matrices in which they end.
+
+    Args:
+        cut: Of a whole pool.
+        counts: How many weights of each group have each key, (groups, keys).
+        firsts: Each group's first matrix.
+    """
+    if cut == NOTHING:
+        return cut
+    cumulative = counts[:, cut.key].cumsum()
+    group = int(np.searchsorted(cumulative, cut.ties))
+    before = int(cumulative[group - 1]) if group else 0
+    return Cut(cut.key, cut.ties - before, cut.equal - before, firsts[group])
+
+
 def removed_counts(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> dict[str, list[int]]:
     """Return how many weights of each matrix each cut removes; one pass.
 
@@ -194,7 +218,7 @@ def removed_counts(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -
     def places(values: Keys) -> Keys:
         return np.bincount(np.searchsorted(bounds, values, side="right"), minlength=len(bounds) + 1)
 
-    for name in names:
+    for at, name in enumerate(names):
         below = np.zeros(len(bounds) + 1, dtype=np.int64)
         for part in _parts(replace(keys, patterns=None), [name], places):
             below += part
@@ -202,8 +226,10 @@ def removed_counts(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -
         smaller = dict(zip(bounds.tolist(), below.cumsum().tolist(), strict=False))
         counts[name] = []
         for i, cut in enumerate(cuts):
-            equal = min(left[i], smaller[cut.key + 1] - smaller[cut.key])
-            left[i] -= equal
+            equal = smaller[cut.key + 1] - smaller[cut.key]
+            if at >= cut.first:
+                equal = min(left[i], equal)
+                left[i] -= equal
             counts[name].append(smaller[cut.key] + equal)
     return counts
 
@@ -220,15 +246,21 @@ def keep_masks(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> It
         Masks are (cuts, ceil(n / 8)) bytes, the first weight in the highest bit, 1 where it is kept, 0 beyond the last.
     """
     left = [cut.ties for cut in cuts]
-    compare, length = _comparison(keys, cuts)
+    # A cut has two bounds: some keys that equal it may go, and some stay.
+    by_code = keys.table is not None and 2 * len(cuts) <= np.iinfo(np.uint8).max
+    prepare, length = (_compare_codes, PATTERN_PART) if by_code else (_compare_keys, PART)
+    memory = _Memory(len(cuts) * max((-(-keys.sizes[name] // 8) for name in names), default=0))
+    known, compare = None, None
     with _workers() as pool:
-        for name in names:
-            masks = np.zeros((len(cuts), -(-keys.sizes[name] // 8)), dtype=np.uint8)
+        for at, name in enumerate(names):
+            masks = memory.take((len(cuts), -(-keys.sizes[name] // 8)))
             spans = list(chunks(keys.sizes[name], length))
             # Only where some equal keys go and some stay have they to be counted: all go until a matrix holds too many.
-            split = [i for i, cut in enumerate(cuts) if left[i] > 0 and cut.ties < cut.equal]
-            all_go = [ties > 0 for ties in left]
-            tasks = ((lambda a=a, b=b, n=name, m=masks, g=all_go, s=split: compare(n, a, b, m, g, s)) for a, b in spans)
+            all_go = [count > 0 for count in left]
+            split = [i for i, cut in enumerate(cuts) if at >= cut.first and left[i] > 0 and cut.ties < cut.equal]
+            if compare is None or known != (all_go, split):
+                known, compare = (all_go, split), prepare(keys, cuts, all_go, split)
+            tasks = ((lambda a=a, b=b, n=name, m=masks, c=compare: c(n, a, b, m)) for a, b in spans)
             for counts in _in_order(pool, tasks, _AHEAD):
                 for i, equal in zip(split, counts, strict=True):
                     left[i] -= int(equal)
@@ -239,50 +271,76 @@ def keep_masks(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> It
             yield name, masks
 
 
-# Takes a matrix's name, the bounds of a part, the masks to write, whether all keys equal to each cut go, and the cuts
-# whose equal keys are to be counted; returns those counts.
-_Comparison = Callable[[str, int, int, Keys, list[bool], list[int]], Sequence[int]]
+class _Memory:
+    """Memory for the masks of one matrix after the other, used again once nobody holds what lies in it.
+
+    The kernel clears what it hands out: for masks, that would take as long as making them.
+
+    Args:
+        size: Bytes of the largest.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._all: list[Keys] = []
+        sample = [np.empty(0, dtype=np.uint8)]
+        self._unused = sys.getrefcount(sample[0])
+
+    def take(self, shape: tuple[int, int]) -> Keys:
+        """Return an array that is not initialised."""
+        # Every view, of a view too, counts as a reference to the memory.
+        unused = (i for i in range(len(self._all)) if sys.getrefcount(self._all[i]) == self._unused)
+        place = next(unused, len(self._all))
+        if place == len(self._all):
+            self._all.append(np.empty(self._size, dtype=np.uint8))
+        return self._all[place][: math.prod(shape)].reshape(shape)
 
 
-def _comparison(keys: KeySource, cuts: Sequence[Cut]) -> tuple[_Comparison, int]:
-    """Return how a part's keys are compared with the cuts, and the length of a part, a multiple of 8."""
-    distinct = np.unique([cut.key for cut in cuts])
-    if keys.table is None or keys.patterns is None or 2 * len(distinct) + 1 > np.iinfo(np.uint8).max:
-        return partial(_compare_keys, keys, cuts), PART
-    # A pattern's code: twice the number of distinct cuts below its key, and one more if its key is a cut.
-    below = np.searchsorted(distinct, keys.table, side="left")
-    codes = torch.from_numpy((2 * below + np.isin(keys.table, distinct)).astype(np.uint8))
-    places = np.searchsorted(distinct, [cut.key for cut in cuts])
-    return partial(_compare_codes, keys.patterns, codes, places), PATTERN_PART
+# Takes a matrix's name, the bounds of a part and the masks to write; returns how many keys equal each cut that counts.
+_Comparison = Callable[[str, int, int, Keys], Sequence[int]]
 
 
-def _compare_keys(
-    keys: KeySource, cuts: Sequence[Cut], name: str, start: int, stop: int, masks: Keys, all_go: list[bool],
-    split: list[int],
-) -> Sequence[int]:  # fmt: skip
-    """Compare keys one by one with every cut."""
-    part = keys.load(name, start, stop)
-    bounds = np.array([[cut.key + gone] for cut, gone in zip(cuts, all_go, strict=True)], dtype=part.dtype)
-    masks[:, start // 8 : -(-stop // 8)] = np.packbits(part[None] >= bounds, axis=1)
-    return [int(np.count_nonzero(part == cuts[i].key)) for i in split]
+def _compare_keys(keys: KeySource, cuts: Sequence[Cut], all_go: Sequence[bool], split: Sequence[int]) -> _Comparison:
+    """Return what compares keys one by one with every cut.
+
+    Args:
+        keys: The pool's.
+        cuts: Where it is cut.
+        all_go: For each cut, whether the keys that equal it go.
+        split: The cuts whose equal keys are to be counted.
+    """
+
+    def compare(name: str, start: int, stop: int, masks: Keys) -> Sequence[int]:
+        part = keys.load(name, start, stop)
+        bounds = np.array([[cut.key + gone] for cut, gone in zip(cuts, all_go, strict=True)], dtype=part.dtype)
+        masks[:, start // 8 : -(-stop // 8)] = np.packbits(part[None] >= bounds, axis=1)
+        return [int(np.count_nonzero(part == cuts[i].key)) for i in split]
+
+    return compare
 
 
-def _compare_codes(
-    patterns: Callable[[str, int, int], Tensor], codes: Tensor, places: Keys, name: str, start: int, stop: int,
-    masks: Keys, all_go: list[bool], split: list[int],
-) -> Sequence[int]:  # fmt: skip
-    """Look each weight's bit pattern up, and compare one byte with every cut."""
-    part = codes.index_select(0, patterns(name, start, stop)).numpy()
-    bounds = [np.uint8(2 * place + 1 + gone) for place, gone in zip(places, all_go, strict=True)]
-    for first, last in chunks(len(part), PART):
-        # In pieces that stay in a core's cache for all cuts.
-        piece, begin = part[first:last], start + first
-        for mask, bound in zip(masks, bounds, strict=True):
-            mask[begin // 8 : -(-(begin + len(piece)) // 8)] = np.packbits(piece >= bound)
-    if not split:
-        return []
-    counts = torch.bincount(torch.from_numpy(part), minlength=2 * int(places.max()) + 2)
-    return [int(counts[2 * places[i] + 1]) for i in split]
+def _compare_codes(keys: KeySource, cuts: Sequence[Cut], all_go: Sequence[bool], split: Sequence[int]) -> _Comparison:
+    """As :func:`_compare_keys`, by a table: each bit pattern of a weight has a code, which is compared bit by bit."""
+    load, table = keys.patterns, keys.table
+    assert load is not None and table is not None
+    bounds = [cut.key + gone for cut, gone in zip(cuts, all_go, strict=True)]
+    counted = [cuts[i].key for i in split]
+    distinct = np.unique([*bounds, *counted, *(key + 1 for key in counted)])
+    # How many of the bounds a key reaches: as many as a bound itself, if it reaches that one.
+    codes = torch.from_numpy(np.searchsorted(distinct, table, side="right").astype(np.uint8))
+    places, equals = ((np.searchsorted(distinct, found) + 1).tolist() for found in (bounds, counted))
+
+    def compare(name: str, start: int, stop: int, masks: Keys) -> Sequence[int]:
+        part = codes.index_select(0, load(name, start, stop))
+        planes = BitPlanes(part.numpy(), len(distinct))
+        for mask, place in zip(masks, places, strict=True):
+            planes.at_least(place, out=mask[start // 8 : -(-stop // 8)])
+        if not equals:
+            return []
+        counts = torch.bincount(part, minlength=len(distinct) + 1).tolist()
+        return [counts[i] for i in equals]
+
+    return compare
 
 
 def _restore(keys: KeySource, name: str, spans: Sequence[tuple[int, int]], cut: Cut, mask: Keys, count: int) -> None:
