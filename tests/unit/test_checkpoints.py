@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from essential_sparsity.checkpoints import architecture_class, empty_model, extr
 from essential_sparsity.errors import UserError
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.perplexity import load_causal
+from essential_sparsity.weights import WeightFiles, file_tensors
 
 WHERE = "config/models.yaml, m.source"
 IDS = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
@@ -236,7 +238,56 @@ def test_an_unreadable_file_is_named(tmp_path: Path, form: str, damage: str) -> 
     file.write_bytes({"empty": b"", "garbage": b"\x07not weights" * 9, "truncated": whole[: len(whole) // 2]}[damage])
     error = refused(folder, tmp_path / "out")
     assert file.name in error.where
-    assert "cannot be read" in error.found
+    short = (form, damage) == ("safetensors", "truncated")
+    assert ("that its header names" if short else "cannot be read") in error.found
+
+
+def test_a_missing_shard_is_named_with_a_matrix_that_it_holds(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path / "in", max_shard_size="8KB")
+    lost = sorted((tmp_path / "in").glob("*.safetensors"))[1]
+    held = load_file(lost)
+    lost.unlink()
+    error = refused(tmp_path / "in", tmp_path / "out")
+    assert error.where == f"{WHERE}, file model.safetensors.index.json"
+    assert f"'{lost.name}'" in error.found
+    assert any(name in error.found for name in held)
+
+
+def test_shards_become_one_file_and_are_read_a_tensor_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bert()
+    model.save_pretrained(tmp_path / "in", max_shard_size="8KB")
+    assert len(list((tmp_path / "in").glob("*.safetensors"))) > 2
+    alive: list[weakref.ref[Tensor]] = []
+    read = WeightFiles.read
+
+    def watched(files: WeightFiles, name: str) -> Tensor:
+        assert not [tensor for ref in alive[:-1] if (tensor := ref()) is not None], "earlier tensors are held"
+        tensor = read(files, name)
+        alive.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(WeightFiles, "read", watched)
+    extract(tmp_path / "in", tmp_path / "out", "float32", WHERE)
+    assert len(alive) > 20
+    assert torch.equal(logits(BertForMaskedLM.from_pretrained(tmp_path / "out")), logits(model))
+
+
+def test_tensors_of_every_width_are_stored_at_multiples_of_it(tmp_path: Path) -> None:
+    # A byte, a half and whole numbers together: libraries that map the file need them aligned.
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "config.json").write_text('{"model_type": "bert"}')
+    tensors = {
+        "a.flags": torch.tensor([True, False, True]), "b.weight": torch.ones(3), "c.ids": torch.arange(5),
+        "d.codes": torch.arange(3, dtype=torch.int16),
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    extract(tmp_path / "in", tmp_path / "out", "bfloat16", WHERE)
+    for name, stored in file_tensors(tmp_path / "out" / "model.safetensors").items():
+        assert stored.begin % stored.dtype.itemsize == 0, name
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert {n: t.tolist() for n, t in found.items()} == {n: t.tolist() for n, t in tensors.items()}
 
 
 @pytest.mark.parametrize("state", [torch.ones(3), [torch.ones(2)], {"state_dict": {"w": torch.ones(2)}}, {"step": 3}])

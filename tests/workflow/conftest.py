@@ -88,6 +88,12 @@ def make_clone(folder: Path) -> Clone:
 
 
 @pytest.fixture(scope="session")
+def new_clone() -> Callable[[Path], Clone]:
+    """Make clones in which nothing has run."""
+    return make_clone
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """The tiny study, run to its end once for all tests; never change it."""
     clone = make_clone(tmp_path_factory.mktemp("finished"))

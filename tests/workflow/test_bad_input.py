@@ -94,6 +94,35 @@ def test_nan_in_weights_names_the_matrix(fresh: Any) -> None:
     clone_goes_on(fresh, LLAMA)
 
 
+def test_a_missing_shard_is_refused(fresh: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = fresh.work / "llama"
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    lost = sorted(folder.glob("*.safetensors"))[1]
+    whole, held = lost.read_bytes(), sorted(load_file(lost))
+    lost.unlink()
+    fails(fresh, LLAMA, says=["tiny-llama.source", lost.name, held[0].rpartition(".")[0]])
+    lost.write_bytes(whole)
+    clone_goes_on(fresh, LLAMA)
+
+
+def test_a_pattern_of_names_that_matches_nothing_is_refused(fresh: Any) -> None:
+    fresh.configure(lambda c: models(c)["tiny-llama"].update(include=["lm_heads.weight"]))
+    fails(fresh, MANIFEST, says=["tiny-llama", "matches no matrix", "lm_head.weight"])
+    fresh.configure(lambda c: models(c)["tiny-llama"].pop("include"))
+    clone_goes_on(fresh, MANIFEST)
+
+
+def test_a_pattern_that_rows_do_not_fit_is_refused(fresh: Any) -> None:
+    target = "results/masks/tiny-llama/final/of-seven/0/0.571.safetensors"
+    method = {"label": "3:7", "score": "magnitude", "scope": "row", "pattern": "3:7"}
+    fresh.configure(lambda c: c["registries"].setdefault("methods", {}).update({"of-seven": method}))
+    fresh.configure(lambda c: c["curves"][0].update(methods=["of-seven"], sparsities=[0.571]))
+    fails(fresh, target, says=["model.layers.0.", "pattern 3:7", "a row length that 7 divides", "exclude"])
+
+
 def test_a_model_without_prunable_layers_is_refused(fresh: Any) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 

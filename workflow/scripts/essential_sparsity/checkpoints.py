@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError, first_line
-from essential_sparsity.files import atomic_path, read_json, write_json
-from essential_sparsity.weights import INDEX, WEIGHTS, shard_files
+from essential_sparsity.files import read_json, write_json
+from essential_sparsity.tensor_writer import header_room, writing_tensors
+from essential_sparsity.weights import INDEX, WEIGHTS, WeightFiles, file_tensors, shard_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,6 +28,22 @@ _COMPANIONS = (
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model",
     "spiece.model", "chat_template.jinja",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor on its way into a checkpoint.
+
+    Attributes:
+        dtype: What it is stored as.
+        read: Returns it, in that type.
+    """
+
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+Weights = Mapping[str, Weight]
 
 
 def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
@@ -41,8 +59,7 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
         UserError: No format that is known, a missing shard, unreadable weights, or NaN or infinite values.
     """
     if (folder / INDEX).is_file():
-        # Names the shard that is missing, where one is.
-        shard_files(folder / INDEX)
+        _check_shards(folder / INDEX, where)
     formats = {convert: weight_files(folder, suffix) for suffix, convert in _CONVERTERS.items()}
     convert, files = next(((c, f) for c, f in formats.items() if f), (None, []))
     if convert is None:
@@ -56,20 +73,33 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
     for name in _COMPANIONS:
         # What an earlier extraction from another source left: another model's tokenizer must not be read for this one.
         (destination / name).unlink(missing_ok=True)
-    state = convert(files, destination, DTYPES[dtype], where)
-    check_finite(state, where)
-    for name in _COMPANIONS:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, destination / name)
-    if not (destination / "config.json").is_file():
-        raise UserError(
-            where=where,
-            found="weights without a config.json",
-            expected="the model's config.json beside its weights",
-            mend="put the config.json of the model into the same folder",
-        )
-    _record_dtype(destination / "config.json", dtype)
-    save_weights(state, destination / WEIGHTS)
+    with convert(files, destination, DTYPES[dtype], where) as weights:
+        for name in _COMPANIONS:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, destination / name)
+        if not (destination / "config.json").is_file():
+            raise UserError(
+                where=where,
+                found="weights without a config.json",
+                expected="the model's config.json beside its weights",
+                mend="put the config.json of the model into the same folder",
+            )
+        _record_dtype(destination / "config.json", dtype)
+        finite = {name: Weight(w.dtype, partial(_read_finite, w, name, where)) for name, w in weights.items()}
+        save_weights(finite, destination / WEIGHTS)
+
+
+def _check_shards(index: Path, where: str) -> None:
+    """Check that all shards are there.
+
+    Raises:
+        UserError: Names the first that is missing, and a matrix that it holds.
+    """
+    try:
+        shard_files(index)
+    except UserError as error:
+        # The folder is made of links and goes: what to mend is what the registry names.
+        raise UserError(f"{where}, file {index.name}", error.found, error.expected, error.mend) from error
 
 
 def _record_dtype(config: Path, dtype: str) -> None:
@@ -96,27 +126,39 @@ def weight_files(folder: Path, suffix: str) -> list[Path]:
     return named or files
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically; tensors that share memory must have been dropped before."""
-    with atomic_path(path) as temporary:
-        save_file({name: t.contiguous() for name, t in state.items()}, temporary, metadata={"format": "pt"})
+def held_weights(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Weights:
+    """Return tensors in memory as weights to store, those of floating-point numbers as ``dtype`` if one is given."""
+    types = {name: dtype if dtype is not None and t.is_floating_point() else t.dtype for name, t in state.items()}
+    return {name: Weight(types[name], partial(t.to, types[name])) for name, t in state.items()}
 
 
-def check_finite(state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse weights with NaN or infinite values: every score and every loss would be worthless.
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write safetensors, one tensor at a time in memory, atomically; no two may share memory."""
+    # The widest first, so that each begins at a multiple of its width.
+    names = sorted(weights, key=lambda name: -weights[name].dtype.itemsize)
+    metadata = {"format": "pt"}
+    with writing_tensors(path, header_room(names, len(str(metadata)))) as writer:
+        for name in names:
+            writer.put(name, weights[name].read())
+        writer.finish(metadata)
+
+
+def _read_finite(weight: Weight, name: str, where: str) -> Tensor:
+    """Read a weight and refuse NaN and infinite values: every score and every loss would be worthless.
 
     Raises:
-        UserError: Names the first such matrix and how many of its values are not finite.
+        UserError: Names the matrix and how many of its values are not finite.
     """
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise UserError(
-                where=f"{where}, matrix {name}",
-                found=f"{bad} NaN or infinite values of {tensor.numel()}",
-                expected="finite weights",
-                mend="use another checkpoint: this one is damaged or its training diverged",
-            )
+    tensor = weight.read()
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise UserError(
+            where=f"{where}, matrix {name}",
+            found=f"{bad} NaN or infinite values of {tensor.numel()}",
+            expected="finite weights",
+            mend="use another checkpoint: this one is damaged or its training diverged",
+        )
+    return tensor
 
 
 def without_tied(state: dict[str, Tensor], tied: Mapping[str, str] | list[str] | None) -> dict[str, Tensor]:
@@ -138,17 +180,26 @@ def without_tied(state: dict[str, Tensor], tied: Mapping[str, str] | list[str] |
     return kept
 
 
-def _from_safetensors(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
+@contextmanager
+def _from_safetensors(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> Iterator[Weights]:
+    """Read tensor by tensor while the checkpoint is written: its size does not matter."""
+    tensors = {}
     for file in files:
         try:
-            state.update(load_file(file))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise _unreadable(file, where, error) from error
-    return _cast(state, dtype)
+            tensors.update(file_tensors(file))
+        except UserError as error:
+            raise UserError(f"{where}, file {file.name}", error.found, error.expected, error.mend) from error
+    with WeightFiles(tensors) as stored:
+        types = {name: dtype if t.dtype.is_floating_point else t.dtype for name, t in tensors.items()}
+        yield {name: Weight(t, partial(_read_as, stored, name, t)) for name, t in types.items()}
 
 
-def _from_pickle(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+def _read_as(stored: WeightFiles, name: str, dtype: torch.dtype) -> Tensor:
+    return stored.read(name).to(dtype)
+
+
+@contextmanager
+def _from_pickle(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> Iterator[Weights]:
     """Read ``.bin`` files. ``weights_only=True`` refuses everything in a pickle that is not a tensor."""
     state: dict[str, Tensor] = {}
     for file in files:
@@ -163,10 +214,11 @@ def _from_pickle(files: list[Path], destination: Path, dtype: torch.dtype, where
     own = {
         n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in without_tied(state, None).items()
     }
-    return _cast(own, dtype)
+    yield held_weights(own, dtype)
 
 
-def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+@contextmanager
+def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: str) -> Iterator[Weights]:
     """Dequantise a GGUF file once, and write the configuration and the tokenizer that it holds.
 
     The loaded model refuses ``save_pretrained`` (it counts as quantised), so the state dict and a configuration
@@ -193,18 +245,14 @@ def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: 
     config.architectures = [type(model).__name__]
     config.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
-    return without_tied(model.state_dict(), model._tied_weights_keys)
+    yield held_weights(without_tied(model.state_dict(), model._tied_weights_keys))
 
 
-_CONVERTERS: dict[str, Callable[[list[Path], Path, torch.dtype, str], dict[str, Tensor]]] = {
+_CONVERTERS: dict[str, Callable[[list[Path], Path, torch.dtype, str], AbstractContextManager[Weights]]] = {
     ".safetensors": _from_safetensors,
     ".bin": _from_pickle,
     ".gguf": _from_gguf,
 }
-
-
-def _cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
 
 
 def _unreadable(file: Path, where: str, error: Exception) -> UserError:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from essential_sparsity.checkpoints import save_weights, without_tied
+from essential_sparsity.checkpoints import held_weights, save_weights, without_tied
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
@@ -220,7 +220,7 @@ def pretrain(
         # Tied tensors are told by their shared memory, which a copy to the CPU would end.
         state = without_tied(model.state_dict(), model._tied_weights_keys)
         path = folder / f"{step_name(step)}.safetensors"
-        save_weights({name: t.detach().cpu() for name, t in state.items()}, path)
+        save_weights(held_weights(state), path)
         files[step_name(step)] = {"file": path.name, "sha256": sha256_of(path)}
         loss = held_out_loss(model, check, recipe, tokenizer.mask_token_id) if len(check) else math.nan
         history.append({"step": step, "loss": math.nan, "held_out_loss": loss, "learning_rate": math.nan})

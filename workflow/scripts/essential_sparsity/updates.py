@@ -149,7 +149,8 @@ def reconstruct(
     """
     import torch
 
-    hessian, _ = damped_hessian(statistics, float(options.get("damping", DAMPING)))
+    # As much damping as makes the Hessian positive definite: conjugate gradients need that as SparseGPT does.
+    hessian, _ = damped_hessian(statistics, inverse_factor(statistics, name, options).damping)
     dense, kept = weight.to(hessian.dtype), keep.to(hessian.dtype)
     diagonal = hessian.diagonal()
     solution = dense * kept

@@ -151,16 +151,17 @@ def shard_files(index: Path) -> list[Path]:
         UserError: One is missing.
     """
     try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
+        shards = dict(read_json(index)["weight_map"])
+        names = sorted(set(shards.values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise _damaged(index, f"an index that cannot be read ({type(error).__name__}: {first_line(error)})") from error
     for name in names:
         if not (index.parent / name).is_file():
             raise UserError(
                 where=str(index),
-                found=f"the shard '{name}', which is not beside it",
+                found=f"no shard '{name}' beside it, which holds {next(m for m in shards if shards[m] == name)}",
                 expected=f"all {len(names)} shards that the index names",
-                mend=f"fetch {name} into {index.parent}",
+                mend=f"put {name} into the folder of the index",
             )
     return [index.parent / name for name in names]
 
