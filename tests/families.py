@@ -57,6 +57,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": Family("ElectraForPreTraining", "ElectraConfig", {**_ENCODER, "embedding_size": 8}),
     "albert": Family("AlbertForMaskedLM", "AlbertConfig", {**_ENCODER, "embedding_size": 8}),
+    "deberta": Family(
+        "DebertaForMaskedLM", "DebertaConfig", {**_ENCODER, "relative_attention": True, "pos_att_type": "c2p|p2c"},
+    ),
     "opt": Family(
         "OPTForCausalLM", "OPTConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 16, "word_embed_proj_dim": 8, "num_hidden_layers": 2, "ffn_dim": 32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -304,6 +305,27 @@ def test_blocks_that_are_all_the_same_get_the_same() -> None:
     ):
         for compat in ("exact", "published"):
             np.testing.assert_allclose(divided(model, name, 0.4, found, compat=compat), [0.4, 0.4])
+
+
+@pytest.mark.parametrize("name", ["erk", "alpha-pruning"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_get_the_same_whether_one_tensor_holds_them_or_several(name: str, transposed: bool) -> None:
+    made = Made({0: [(24, 16)] * 3 + [(16, 40)], 1: [(20, 16), (16, 16)]})
+    experts, rest = made.matrices[:3], made.matrices[3:]
+    shape = (3, 16, 24) if transposed else (3, 24, 16)
+    fused = replace(experts[0], name="experts", shape=shape, transposed=transposed)
+    together = Made({})
+    together.matrices = [fused, *rest]
+    together.weights = {**made.weights, "experts": np.concatenate([made.weights[m.name] for m in experts])}
+    options = {"compat": "exact"}
+    measure, divide = ALLOCATIONS[name].measure, ALLOCATIONS[name].divide
+    found = []
+    for model in (made, together):
+        measured = {} if measure is None else measure(model.matrices, model, options)
+        found.append(divide(model.matrices, 0.7, measured, options))
+    assert found[1]["experts"] == pytest.approx(found[0][experts[0].name])
+    for m in rest:
+        assert found[1][m.name] == pytest.approx(found[0][m.name])
 
 
 def test_matrices_outside_the_blocks_are_a_block_of_their_own() -> None:

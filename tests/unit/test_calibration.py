@@ -435,7 +435,8 @@ def test_tied_weights_are_read_once(checkpoints: Callable[..., Path]) -> None:
     assert in_memory(model) == set()
 
 
-@pytest.mark.parametrize("name", ["llama", "t5", "mixtral", "gemma2"])
+# DeBERTa gives every block one and the same parameter.
+@pytest.mark.parametrize("name", ["llama", "t5", "mixtral", "gemma2", "deberta"])
 def test_activations_on_disk_give_identical_results(
     checkpoints: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -464,6 +465,16 @@ def test_activations_on_disk_give_identical_results(
         assert torch.equal(from_disk[matrix].totals, s.totals)
     assert masks_from_disk.keys() == masks.keys()
     assert all(np.array_equal(masks_from_disk[n].packed, r.packed) for n, r in masks.items())
+
+
+def test_a_tensor_that_the_checkpoint_lacks_is_named(tmp_path: Path) -> None:
+    folder = families.save("llama", tmp_path)
+    stored = families.stored_tensors(folder)
+    lost = "model.layers.1.input_layernorm.weight"
+    save_file({n: t for n, t in stored.items() if n != lost}, folder / "model.safetensors", metadata={"format": "pt"})
+    matrices = families.manifest(folder)
+    with open_weights(folder) as files, pytest.raises(UserError, match=f"no weights for 1 tensors .*{lost}"):
+        list(dense_statistics(streamed_model(folder), files, matrices, BATCHES, CPU, None, with_gram=False))
 
 
 def test_activations_on_disk_are_not_in_memory(

@@ -101,7 +101,7 @@ def test_a_broken_configuration_is_named(llama: Path) -> None:
 def test_sequences_longer_than_the_model_are_refused(llama: Path) -> None:
     model = load_model(AutoModelForCausalLM, llama, "evaluation")
     check_length(model, 64, "window", "evaluation")
-    with pytest.raises(UserError, match="key window of the task: found 65 tokens; expected at most 64"):
+    with pytest.raises(UserError, match="key window: found 65 tokens; expected at most 64"):
         check_length(model, 65, "window", "evaluation")
 
 

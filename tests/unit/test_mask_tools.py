@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +22,7 @@ import families
 import tiny
 from essential_sparsity import mask_tools
 from essential_sparsity.errors import UserError
+from essential_sparsity.files import sha256_of
 from essential_sparsity.loading import load_tokenizer
 from essential_sparsity.mask_tools import ALL, apply_mask, compare_masks, count_mask
 from essential_sparsity.masks import read_header
@@ -213,6 +219,58 @@ def test_a_destination_that_exists_is_left_alone(tmp_path: Path, prepared: tuple
         assert caught.value.where == str(destination)
     assert list((tmp_path / "folder").iterdir()) == []
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_provenance_is_checked_and_names_the_mask(tmp_path: Path, prepared: tuple[Path, Path]) -> None:
+    folder, mask = prepared
+    said = {
+        "model": "model",
+        "checkpoint": "step000500",
+        "weights_sha256": sha256_of(folder / WEIGHTS),
+        "licence": "MIT",
+    }
+    (folder / "provenance.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="found a mask of model, final; expected one of model, step000500"):
+        apply_mask(folder, mask, tmp_path / "pruned")
+    assert not (tmp_path / "pruned").exists()
+    (folder / "provenance.json").write_text(json.dumps({**said, "checkpoint": "final"}))
+    apply_mask(folder, mask, tmp_path / "pruned")
+    found = json.loads((tmp_path / "pruned" / "provenance.json").read_text())
+    assert found["weights_sha256"] == sha256_of(tmp_path / "pruned" / WEIGHTS) != said["weights_sha256"]
+    assert found["dense_weights_sha256"] == said["weights_sha256"]
+    assert found["pruning"]["mask_sha256"] == sha256_of(mask)
+    assert found["pruning"]["sparsity"] == 0.5
+    assert found["licence"] == "MIT"
+
+
+def test_a_file_in_place_of_a_checkpoint_is_refused(tmp_path: Path, prepared: tuple[Path, Path]) -> None:
+    folder, mask = prepared
+    with pytest.raises(UserError, match="name the folder that holds the weights"):
+        apply_mask(folder / WEIGHTS, mask, tmp_path / "deep" / "pruned")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_the_command_counts_compares_and_applies(tmp_path: Path, prepared: tuple[Path, Path]) -> None:
+    folder, mask = prepared
+    write_masks(tmp_path / "other", random_masks(families.manifest(folder), 0.5, seed=9))
+
+    def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+        script = tiny.ROOT / "workflow" / "scripts" / "masks.py"
+        return subprocess.run(
+            [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+
+    counted = pd.read_csv(io.StringIO(command("count", mask).stdout))
+    pd.testing.assert_frame_equal(counted, count_mask(mask))
+    compared = pd.read_csv(io.StringIO(command("compare", mask, tmp_path / "other").stdout))
+    pd.testing.assert_frame_equal(compared, compare_masks(mask, tmp_path / "other"))
+    assert command("apply", folder, mask, tmp_path / "deep" / "pruned").returncode == 0
+    apply_mask(folder, mask, tmp_path / "here")
+    assert (tmp_path / "deep" / "pruned" / WEIGHTS).read_bytes() == (tmp_path / "here" / WEIGHTS).read_bytes()
+    refused = command("apply", folder, mask, tmp_path / "here")
+    assert refused.returncode != 0
+    assert "To mend:" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("failure", ["other shape", "other matrix", "damaged mask", "damaged weights", "disk full"])

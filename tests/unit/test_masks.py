@@ -23,6 +23,7 @@ from essential_sparsity.masks import (
     AppliedMasks,
     MaskFile,
     MaskHeader,
+    Pruning,
     apply_to_tensor,
     check_shapes,
     keep_all,
@@ -246,6 +247,19 @@ def test_hold_zeroes_exactly_what_is_removed(checkpoints: dict[str, Path], name:
 def bert(checkpoints: dict[str, Path]) -> tuple[BertForMaskedLM, dict[str, Tensor], dict[str, Matrix]]:
     rows = prunable(checkpoints["bert"])
     return families.load(checkpoints["bert"], "bert"), random_masks(list(rows.values()), 0.5), rows
+
+
+def test_zeros_among_new_values_are_no_revived_weights(checkpoints: dict[str, Path]) -> None:
+    # SparseGPT sets kept weights of dead inputs to zero: a tenth here.
+    model, masks, rows = bert(checkpoints)
+    values = {name: torch.arange(int(keep.sum())) % 10 * 1.0 for name, keep in masks.items()}
+    applied = Pruning(masks, rows, values).apply(model)
+    assert applied.realised_sparsity() == pytest.approx(0.55, abs=0.001)
+    with torch.no_grad():
+        for name, keep in masks.items():
+            model.get_parameter(rows[name].parameter)[keep] = 0.0
+    with pytest.raises(RuntimeError, match="weights are zero, but the masks remove"):
+        applied.realised_sparsity()
 
 
 def test_a_revived_weight_is_an_error(checkpoints: dict[str, Path]) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from essential_sparsity.allocation import ALLOCATIONS
 from essential_sparsity.errors import UserError
 from essential_sparsity.methods import Method, check_method
+from essential_sparsity.refinement import REFINEMENTS
+from essential_sparsity.scores import SCORES
+from essential_sparsity.updates import UPDATES
+from essential_sparsity.validation import load_yaml
 
 DENSE = {"calibration": "c", "propagate": "dense"}
 PRUNED = {"calibration": "c", "propagate": "pruned"}
@@ -51,10 +57,10 @@ SENSELESS: list[tuple[dict[str, Any], str, str]] = [
         {"score": "magnitude", "scope": "global", "allocation": "erk"},
         "allocation", "one pool of all weights divides the budget itself",
     ),
-    ({"score": "wanda", "scope": "global", **PRUNED}, "propagate", "needed before the first block can be pruned"),
+    ({"score": "wanda", "scope": "global", **PRUNED}, "calibration", "needed before the first block can be pruned"),
     (
         {"score": "magnitude", "scope": "global", "update": "reconstruct", **PRUNED},
-        "propagate", "needed before the first block can be pruned",
+        "calibration", "needed before the first block can be pruned",
     ),
     ({"score": "magnitude", "scope": "global", "compat": "published"}, "compat", "references count as we do"),
     (
@@ -115,6 +121,35 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(slot: str, misspelt: st
 def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     with pytest.raises(UserError, match=r"methods\.mine\.pattern.*0 < N < M"):
         check_method(Method("magnitude", "row", pattern=pattern), "methods.mine")
+
+
+@pytest.mark.parametrize("pattern", ["1:2048", "2047:2048"])
+def test_a_pattern_that_no_level_can_name_is_refused(pattern: str) -> None:
+    with pytest.raises(UserError, match=r"methods\.mine\.pattern.*between 0\.001 and 0\.999"):
+        check_method(Method("magnitude", "row", pattern=pattern), "methods.mine")
+
+
+@pytest.mark.parametrize(
+    ("slots", "option", "known"),
+    [
+        ({"score": "wanda", "scope": "row", **DENSE}, "ria_power", "no options"),
+        ({"score": "ria", "scope": "row", **DENSE}, "owl_range", "one of 'ria_power'"),
+        ({"score": "magnitude", "scope": "layer", "update": "reconstruct", **DENSE}, "block_size", "one of 'damping'"),
+        ({"score": "magnitude", "scope": "layer", "refinement": "dsnot", **DENSE}, "damping", "'dsnot_cycles'"),
+    ],
+)
+def test_an_option_that_no_slot_reads_is_refused(slots: dict[str, Any], option: str, known: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_method(Method(**slots, options={option: 0.5}), "methods.mine")
+    assert caught.value.where == f"methods.mine.options.{option}"
+    assert known in caught.value.expected
+
+
+def test_every_option_of_the_schema_is_read_by_some_slot_and_the_other_way_round() -> None:
+    schema = load_yaml(Path(__file__).parents[2] / "workflow/schemas/methods.schema.yaml")
+    entries = [*SCORES.values(), *ALLOCATIONS.values(), *REFINEMENTS.values(), *UPDATES.values()]
+    read = {option for entry in entries for option in entry.options}
+    assert read == set(schema["additionalProperties"]["properties"]["options"]["properties"])
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "1:2", "3:16"])

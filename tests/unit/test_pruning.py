@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,10 @@ def method_of(score: str, scope: str, **slots: Any) -> Method:
     return method
 
 
+def blocks_of_eight(scope: str) -> dict[str, Any]:
+    return {"options": {"block_size": 8}} if scope == "column-block" else {}
+
+
 def expected(made: Made, method: Method, level: float) -> dict[str, Array]:
     """The oracle's masks of a score without update or refinement, in the shape of the stored tensors."""
     scores = made.scores(method.score)
@@ -168,7 +173,7 @@ def expected(made: Made, method: Method, level: float) -> dict[str, Array]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_masks_are_exactly_the_oracles(tmp_path: Path, score: str, scope: str, dtype: torch.dtype) -> None:
     made = Made(tmp_path, dtype=dtype)
-    method = method_of(score, scope, options={"block_size": 8})
+    method = method_of(score, scope, **blocks_of_eight(scope))
     found = masks(made, method)
     for i, level in enumerate(LEVELS):
         for name, keep in expected(made, method, level).items():
@@ -249,8 +254,9 @@ def test_every_combination_runs_and_counts_or_is_refused(tmp_path: Path, score: 
     plans: dict[tuple[str, str, str], Any] = {}
     ran = refused = 0
     for allocation, scope, pattern, refinement, update, compat in COMBINATIONS:
-        bare = Method(score, scope, allocation, pattern, refinement, update, compat, options={"block_size": 4})
-        method = Method(**{**bare.to_dict(), **(CALIBRATION if bare.calibrated else {})})
+        bare = Method(score, scope, allocation, pattern, refinement, update, compat)
+        options = {"block_size": 4} if "block_size" in bare.known_options else {}
+        method = Method(**{**bare.to_dict(), **(CALIBRATION if bare.calibrated else {}), "options": options})
         try:
             check_method(method, "m")
         except UserError:
@@ -294,7 +300,7 @@ def test_levels_are_nested_whatever_the_allocation(tmp_path: Path, allocation: s
 @pytest.mark.parametrize("scope", ["global", "layer", "row", "column-block"])
 @pytest.mark.parametrize("score", list(SCORES))
 def test_levels_are_nested_and_together_what_they_are_alone(tmp_path: Path, score: str, scope: str) -> None:
-    made, method = Made(tmp_path, dtype=torch.bfloat16), method_of(score, scope, options={"block_size": 8})
+    made, method = Made(tmp_path, dtype=torch.bfloat16), method_of(score, scope, **blocks_of_eight(scope))
     levels = [0.0, 0.001, *(i / 10 for i in range(1, 10)), 0.999]
     plan = measure(made.model, method, 0)
     together = as_masks(made, results(made, method, levels, measured=plan))
@@ -503,23 +509,30 @@ def test_masks_follow_the_oracles_allocation(tmp_path: Path, allocation: str, le
     rows = {m.name: made.rows(m.name) for m in made.matrices}
     blocks = [[m.name for m in made.matrices if m.block == b] for b in (0, 1)]
     wanda = made.scores("wanda")
-    shapes = [(m.outputs, m.inputs) for m in made.matrices]
+    # Experts count one by one, though one tensor may hold them.
+    experts = {m.name: np.split(rows[m.name], math.prod(m.shape[:-2])) for m in made.matrices}
     if allocation in ("owl", "alpha-pruning"):
         if allocation == "owl":
             shares = [oracles.allocation.outlier_share([wanda[n] for n in names]) for names in blocks]
             per_block = oracles.allocation.owl(shares, block_sizes(made), level)
         else:
-            spectra = {n: oracles.allocation.spectrum(w) for n, w in rows.items()}
+            spectra = {n: [oracles.allocation.spectrum(w) for w in experts[n]] for n in rows}
             # One singular value has no tail: its exponent is the smallest that there is.
-            exponents = {n: oracles.allocation.power_law_exponent(s) if len(s) > 1 else 1.0 for n, s in spectra.items()}
-            means = [float(np.mean([exponents[n] for n in names])) for names in blocks]
+            exponents = {
+                n: [oracles.allocation.power_law_exponent(s) if len(s) > 1 else 1.0 for s in found]
+                for n, found in spectra.items()
+            }
+            means = [float(np.mean([e for n in names for e in exponents[n]])) for names in blocks]
             per_block = oracles.allocation.alpha_pruning(means, block_sizes(made), level)
         sparsities = np.array([per_block[m.block] for m in made.matrices])
     elif allocation == "magnitude":
         in_order = {m.name: stored(rows[m.name], m) for m in made.matrices}
         sparsities = oracles.allocation.magnitude(in_order, level)
     else:
-        sparsities = {"uniform": oracles.allocation.uniform, "erk": oracles.allocation.erk}[allocation](shapes, level)
+        shapes = [w.shape for m in made.matrices for w in experts[m.name]]
+        each = {"uniform": oracles.allocation.uniform, "erk": oracles.allocation.erk}[allocation](shapes, level)
+        owners = [m.name for m in made.matrices for _ in experts[m.name]]
+        sparsities = np.array([each[owners.index(m.name)] for m in made.matrices])
     found = masks(made, method_of("wanda", "layer", allocation=allocation), [level])
     for m, sparsity in zip(made.matrices, sparsities, strict=True):
         keep = oracles.selection.layer(stored(wanda[m.name], m), float(sparsity))

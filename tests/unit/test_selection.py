@@ -353,6 +353,43 @@ def test_the_number_of_threads_does_not_matter(dtype: torch.dtype) -> None:
     assert joined(found[0]).sum() == 600_000 - round(0.37 * 600_000)
 
 
+@pytest.mark.usefixtures("threads", "small_parts")
+def test_half_precision_by_patterns_does_not_depend_on_threads_and_takes_two_passes() -> None:
+    draw = torch.Generator().manual_seed(2)
+    weights = {n: torch.randn(3000, generator=draw).to(torch.bfloat16) for n in "abc"}
+    ks = [900, 4500, 8100]
+    asked: list[int] = []
+
+    def watched(given: Mapping[str, Tensor]) -> KeySource:
+        base = by_pattern(given)
+
+        def patterns(name: str, start: int, stop: int) -> Tensor:
+            asked.append(stop - start)
+            assert base.patterns is not None
+            return base.patterns(name, start, stop)
+
+        return replace(base, patterns=patterns)
+
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        asked.clear()
+        for k, masks in zip(ks, masks_at(weights, ks, watched), strict=True):
+            np.testing.assert_array_equal(joined(masks), joined(expected(weights, k / 9000)))
+        assert sum(asked) == 2 * 9000
+        assert len(asked) > 2 * 3
+
+
+@pytest.mark.usefixtures("threads")
+def test_whoever_uses_a_mask_computes_with_all_threads() -> None:
+    torch.set_num_threads(2)
+    keys = source({n: torch.rand(100) for n in "ab"})
+    masks = keep_masks(keys, list("ab"), find_cuts(keys, list("ab"), [50]))
+    for _ in masks:
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(2)
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("levels", [1, 19, 60])
 def test_keys_are_read_in_three_passes_whatever_the_number_of_levels(levels: int) -> None:
     # Counted by the upper and by the lower half of the bits, and compared; levels with distinct keys, so no ties.

@@ -440,6 +440,35 @@ def test_finetuning_needs_classes_and_a_test_split() -> None:
     assert "without label or split" in error.found
 
 
+def test_calibration_on_the_texts_that_are_evaluated_is_refused() -> None:
+    content = config()
+    content["registries"]["calibrations"] = {"own-words": {"dataset": "own-plain"}}
+    content["registries"]["methods"]["own-wanda"] = {
+        "label": "Wanda", "score": "wanda", "scope": "row", "calibration": "own-words",
+    }  # fmt: skip
+    content["curves"][0].update(methods=["own-wanda"], tasks=["own-text"])
+    error = fault(content)
+    assert error.where == f"{FILE}, registries.calibrations.own-words.dataset"
+    assert "'own-plain', whose texts the task 'own-text' evaluates too" in error.found
+    # Held-out texts, or another dataset, are none that were calibrated on.
+    content["registries"]["datasets"]["own-plain"]["split"] = {"group": "film", "test_fraction": 0.2}
+    build(content)
+    del content["registries"]["datasets"]["own-plain"]["split"]
+    content["registries"]["calibrations"]["own-words"]["dataset"] = "own-texts"
+    build(content)
+
+
+def test_only_weights_chosen_block_by_block_see_pruned_inputs() -> None:
+    content = config()
+    content["registries"]["calibrations"] = {"own-words": {"dataset": "own-texts", "propagate": "pruned"}}
+    slots = {"label": "x", "scope": "row", "allocation": "owl", "calibration": "own-words"}
+    content["registries"]["methods"] |= {"a": {**slots, "score": "magnitude"}, "b": {**slots, "score": "wanda"}}
+    built = build(content)
+    # OWL reads the dense model whatever the calibration says.
+    recorded = {name: (built.slots(name) or {})["propagate"] for name in ("a", "b", "own-magnitude")}
+    assert recorded == {"a": "dense", "b": "pruned", "own-magnitude": ""}
+
+
 def test_a_dataset_cannot_be_pretrained() -> None:
     source = at(config(), ("registries", "models", "own-bert", "source"))
     error = fault(changed((*DATASET, "source"), source))

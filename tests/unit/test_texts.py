@@ -222,6 +222,13 @@ def test_one_class_in_the_test_split_is_refused(tmp_path: Path) -> None:
             prepare(tmp_path, frame.iloc[[0, 2]], label="kind", split={**split, "seed": seed})
 
 
+@pytest.mark.parametrize(("fraction", "empty"), [(0.001, "'test'"), (0.999, "'train'")])
+def test_an_empty_split_is_refused(tmp_path: Path, fraction: float, empty: str) -> None:
+    # Nothing may be read from the other split instead.
+    with pytest.raises(UserError, match=rf"\.split: found no text in {empty}.*test_fraction"):
+        prepare(tmp_path, split={**SPLIT, "test_fraction": fraction})
+
+
 def test_a_label_without_a_split_has_nothing_to_test(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"split 'test': found 0 class"):
         prepare(tmp_path, label="kind")

@@ -58,11 +58,13 @@ class Allocation:
         measure: Takes the matrices, the model and the options; returns numbers by name, whatever the level. None if
             there is nothing to measure.
         needs: Which statistics of the dense model's inputs it uses.
+        options: Names of the method's ``options`` that it reads.
     """
 
     divide: Callable[[Sequence[Matrix], float, Mapping[str, Any], Mapping[str, Any]], Sparsities]
     measure: Callable[[Sequence[Matrix], Model, Mapping[str, Any]], dict[str, Any]] | None = None
     needs: Needs = "nothing"
+    options: tuple[str, ...] = ()
 
 
 def uniform(
@@ -79,7 +81,9 @@ def erk(
 
     Matrices whose density would pass 1 stay dense, and the others share what is left.
     """
-    ratios = [(m.inputs + m.outputs) / (m.inputs * m.outputs) for m in matrices]
+    # Experts that one tensor holds are matrices of their own.
+    shapes = [(m.inputs, m.outputs // m.experts) for m in matrices]
+    ratios = [(columns + rows) / (columns * rows) for columns, rows in shapes]
     sizes = [m.size for m in matrices]
     densities = scaled_to_budget(ratios, sizes, (1 - sparsity) * sum(sizes))
     return {m.name: 1 - d for m, d in zip(matrices, densities, strict=True)}
@@ -227,8 +231,9 @@ def measure_exponents(matrices: Sequence[Matrix], model: Model, options: Mapping
         for m in members:
             weight = model.weight(m)
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            squares = torch.linalg.svdvals(wide).square().flip(0)
-            found.append(power_law_exponent(squares.tolist(), slip))
+            for expert in wide.chunk(m.experts):
+                squares = torch.linalg.svdvals(expert).square().flip(0)
+                found.append(power_law_exponent(squares.tolist(), slip))
         means[str(block)] = sum(found) / len(found)
     return {"exponents": means}
 
@@ -258,6 +263,6 @@ ALLOCATIONS: dict[str, Allocation] = {
     "uniform": Allocation(uniform),
     "erk": Allocation(erk),
     "magnitude": Allocation(magnitude, measure_magnitudes),
-    "owl": Allocation(owl, measure_outliers, needs="moments"),
-    "alpha-pruning": Allocation(alpha_pruning, measure_exponents),
+    "owl": Allocation(owl, measure_outliers, needs="moments", options=("owl_threshold", "owl_range")),
+    "alpha-pruning": Allocation(alpha_pruning, measure_exponents, options=("alpha_range",)),
 }

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from essential_sparsity.devices import matmul_precision, return_freed_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.inputs import InputStatistics, no_statistics
-from essential_sparsity.layers import LINEAR_TYPES, block_of, block_prefixes, is_fused_experts
+from essential_sparsity.layers import LINEAR_TYPES, block_of, block_prefixes, is_fused_experts, missing_weights
 from essential_sparsity.manifest import Matrix
 from essential_sparsity.masks import apply_to_tensor, unpack
 from essential_sparsity.methods import Method
@@ -54,7 +54,7 @@ class ParameterLoader:
     def __init__(self, model: nn.Module, files: WeightFiles, matrices: Sequence[Matrix], device: torch.device) -> None:
         self._files = files
         self._device = device
-        self._empty = {id(p): p for p in model.parameters()}
+        self._empty = {id(p): name for name, p in model.named_parameters()}
         named = dict(model.named_parameters(remove_duplicate=False))
         self._stored: dict[int, list[Matrix]] = defaultdict(list)
         for m in matrices:
@@ -79,7 +79,7 @@ class ParameterLoader:
     def _read(self, empty: nn.Parameter) -> Tensor:
         rows = self._stored[id(empty)]
         if not rows:
-            raise RuntimeError(f"the checkpoint holds no parameter of shape {tuple(empty.shape)} that the model uses")
+            raise missing_weights("calibration", [self._empty[id(empty)]])
         if not rows[0].part:
             return self._files.read(rows[0].name).to(self._device)
         fused = torch.empty(empty.shape, dtype=self._files.tensors[rows[0].name].dtype)
@@ -163,6 +163,7 @@ class BlockStream:
         self._batches = [_Batch(number, ids) for number, ids in enumerate(batches)]
         self._folder = folder
         self._prefixes = block_prefixes(model)
+        self._buffers = {id(buffer) for buffer in model.buffers()}
         self._main = getcurrent()
         self._last: dict[Any, int] = {}
 
@@ -252,7 +253,9 @@ class BlockStream:
         if self._folder is None:
             return
         for value in () if batch.files else (*batch.args, *batch.kwargs.values()):
-            large = isinstance(value, Tensor) and value.numel() * value.element_size() >= _WORTH_A_FILE
+            # A parameter or buffer of the model (DeBERTa's relative positions) is no activation: all batches share it.
+            own = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and id(value) not in self._buffers
+            large = own and value.numel() * value.element_size() >= _WORTH_A_FILE
             if large and value.is_floating_point() and all(value is not tensor for tensor, _ in batch.files):
                 path = self._folder / f"{batch.block}-{batch.number}-{len(batch.files)}.safetensors"
                 save_file({"activation": value.contiguous().cpu()}, path)

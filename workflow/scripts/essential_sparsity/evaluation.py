@@ -18,7 +18,7 @@ from essential_sparsity.manifest import read_manifest
 from essential_sparsity.masks import MaskHeader, Pruning, keep_all, read_header, read_pruning
 from essential_sparsity.metrics import DENSE_AT_CHANCE, HIGHER_IS_BETTER, at_chance
 from essential_sparsity.outcomes import Outcome
-from essential_sparsity.provenance import workflow_commit
+from essential_sparsity.provenance import PROVENANCE, workflow_commit
 from essential_sparsity.tables import EVALUATIONS, EXAMPLES, write_table
 from essential_sparsity.trajectory import step_of
 
@@ -103,7 +103,7 @@ def run_evaluation(
         "torch_version": torch.__version__,
         "transformers_version": version("transformers"),
     }
-    provenance = read_json(checkpoint / "provenance.json")
+    provenance = read_json(checkpoint / PROVENANCE)
     return evaluation_row(axes, method, task, outcome, realised, provenance, run, target, notes), outcome
 
 

@@ -134,9 +134,6 @@ class StatisticsFile:
     def __exit__(self, *exception: object) -> None:
         self._files.__exit__(*exception)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._groups
-
     def read(self, name: str, device: torch.device) -> InputStatistics:
         """Return the statistics of a matrix's inputs: one object for consecutive matrices with the same inputs.
 

@@ -70,7 +70,7 @@ def check_length(model: Any, length: int, key: str, where: str) -> None:
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if positions is not None and length > positions:
         raise UserError(
-            where=f"{where}, key {key} of the task",
+            where=f"{where}, key {key}",
             found=f"{length} tokens",
             expected=f"at most {positions}, the positions of the model",
             mend=f"write `{key}: {positions}` or less",

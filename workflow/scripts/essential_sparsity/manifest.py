@@ -47,6 +47,11 @@ class Matrix:
         return self.shape[-2] if self.transposed else self.shape[-1]
 
     @property
+    def experts(self) -> int:
+        """Number of matrices in the tensor: those of the experts that it holds, or one."""
+        return math.prod(self.shape[:-2])
+
+    @property
     def outputs(self) -> int:
         """Number of rows, those of all experts together."""
         return self.size // self.inputs

@@ -6,14 +6,17 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.masks import MaskFile, apply_to_tensor, check_shapes
+from essential_sparsity.files import read_json, sha256_of, write_json
+from essential_sparsity.masks import MaskFile, MaskHeader, apply_to_tensor, check_shapes
 from essential_sparsity.packed_bits import Packed, count_ones
+from essential_sparsity.provenance import PROVENANCE
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.weights import INDEX, WEIGHTS, open_weights
 
@@ -82,7 +85,8 @@ def count_mask(path: Path) -> pd.DataFrame:
 def apply_mask(checkpoint: Path, mask: Path, destination: Path) -> None:
     """Write a checkpoint with a mask applied: removed weights zero, kept ones as the method left them.
 
-    Everything else of the folder is copied. One tensor is in memory at a time, and the destination appears whole.
+    Everything else of the folder is copied: configuration and tokenizer, not what lies in folders below. Its
+    ``provenance.json`` names the mask besides. One tensor is in memory at a time; the destination appears whole.
 
     Args:
         checkpoint: The folder of the checkpoint that the mask was made of.
@@ -90,15 +94,19 @@ def apply_mask(checkpoint: Path, mask: Path, destination: Path) -> None:
         destination: A folder that does not exist.
 
     Raises:
-        UserError: The destination exists, or the mask is not of this checkpoint's matrices.
+        UserError: The destination exists, the checkpoint is no folder, or the mask is not of this checkpoint.
     """
     if destination.exists():
         raise UserError(str(destination), "a folder that exists", "a new one", "choose another name or remove it")
+    if not checkpoint.is_dir():
+        raise UserError(str(checkpoint), "no folder", "a checkpoint's folder", "name the folder that holds the weights")
     temporary = destination.with_name(f".{uuid.uuid4().hex[:8]}.{destination.name}")
     with open_weights(checkpoint) as weights, MaskFile(mask) as file:
         masked = {name: weights.tensors[name].shape for name in file.header.shapes if name in weights.tensors}
         check_shapes(file.header, masked, mask)
-        temporary.mkdir(parents=True)
+        provenance = _provenance(checkpoint, file.header, mask)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
         try:
             for path in _others(checkpoint):
                 shutil.copyfile(path, temporary / path.name)
@@ -111,9 +119,34 @@ def apply_mask(checkpoint: Path, mask: Path, destination: Path) -> None:
                             apply_to_tensor(tensor, file.keep(name), file.values(name))
                     writer.put(name, tensor)
                 writer.finish({"format": "pt"})
+            if provenance:
+                digest = sha256_of(temporary / WEIGHTS)
+                write_json(temporary / PROVENANCE, {**provenance, "weights_sha256": digest})
             temporary.rename(destination)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _provenance(checkpoint: Path, header: MaskHeader, mask: Path) -> dict[str, Any]:
+    """Return what a checkpoint's provenance becomes with a mask; nothing if it has none.
+
+    Raises:
+        UserError: The mask was made of another checkpoint.
+    """
+    path = checkpoint / PROVENANCE
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    made_of, asked = (header.model, header.checkpoint), (found.get("model"), found.get("checkpoint"))
+    if made_of != asked:
+        raise UserError(
+            where=str(mask),
+            found=f"a mask of {made_of[0]}, {made_of[1]}",
+            expected=f"one of {asked[0]}, {asked[1]}, as {path} says",
+            mend="name the checkpoint's own mask",
+        )
+    pruned = {"method": header.method, "seed": header.seed, "sparsity": header.target, "mask_sha256": sha256_of(mask)}
+    return {**found, "pruning": pruned, "dense_weights_sha256": found.get("weights_sha256")}
 
 
 def _others(checkpoint: Path) -> Iterator[Path]:

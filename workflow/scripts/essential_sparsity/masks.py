@@ -292,8 +292,11 @@ class AppliedMasks:
             self._pairs.append((name, parameter, matrix, (~keep).to(parameter.device)))
         self.size = sum(removed.numel() for *_, removed in self._pairs)
         self.removed = sum(int(removed.sum()) for *_, removed in self._pairs)
-        # Zeros that the checkpoint has of its own and the masks leave in place.
-        self._kept_zeros = sum(int(((w == 0) & ~removed).sum()) for _, w, removed in self._weights())
+        self._kept_zeros = self._count_kept_zeros()
+
+    def _count_kept_zeros(self) -> int:
+        """Count the zeros among the kept weights: the checkpoint's own, or those that an update of weights makes."""
+        return sum(int(((w == 0) & ~removed).sum()) for _, w, removed in self._weights())
 
     def _weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         for name, parameter, matrix, removed in self._pairs:
@@ -305,6 +308,7 @@ class AppliedMasks:
         for name, weight, removed in self._weights():
             if name in values:
                 apply_to_tensor(weight, ~removed, values[name])
+        self._kept_zeros = self._count_kept_zeros()
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -326,8 +330,8 @@ class AppliedMasks:
             The fraction of the masked matrices' weights that are zero; 0.0 for a dense model.
 
         Raises:
-            RuntimeError: A removed weight is not zero, or there are more zeros than the masks and the checkpoint's own
-                explain (beyond one in ten thousand, which training may reach by rounding).
+            RuntimeError: A removed weight is not zero, or there are more zeros than the masks and those of kept
+                weights explain (beyond one in ten thousand, which training may reach by rounding).
         """
         zeros = 0
         for name, weight, removed in self._weights():

@@ -96,6 +96,18 @@ class Method:
         chosen_in_turns = self.scope == "column-block" or self.group is not None
         return self.score == "sparsegpt" and self.update == "sparsegpt" and chosen_in_turns
 
+    @property
+    def known_options(self) -> set[str]:
+        """The names of the options that its slots read."""
+        found = {*SCORES[self.score].options, *ALLOCATIONS[self.allocation].options}
+        if self.refinement != "none":
+            found.update(REFINEMENTS[self.refinement].options)
+        if self.update != "none":
+            found.update(UPDATES[self.update].options)
+        if self.scope == "column-block":
+            found.add("block_size")
+        return found
+
     def sparsity(self, level: float) -> float:
         """Return the exact sparsity that a level stands for: of N:M, 1 - N/M, which three decimals may not hold."""
         return level if self.group is None else 1 - self.group[0] / self.group[1]
@@ -124,6 +136,13 @@ def check_method(method: Method, where: str) -> None:
                 did_you_mean(value, known),
             )  # fmt: skip
     _check_pattern(method, where)
+    for name in method.options:
+        if name not in method.known_options:
+            allowed = f"one of {quoted(sorted(method.known_options))}" if method.known_options else "no options"
+            raise UserError(
+                f"{where}.options.{name}", "an option that none of the method's slots reads", allowed,
+                "remove it, or name the slot that it belongs to",
+            )  # fmt: skip
     for key, wrong, why, mend in _senseless(method):
         if wrong:
             raise UserError(f"{where}.{key}", f"'{getattr(method, key)}' {why}", "slots that fit together", mend)
@@ -137,6 +156,12 @@ def _check_pattern(method: Method, where: str) -> None:
         raise UserError(
             f"{where}.pattern", f"'{method.pattern}'", "'unstructured', or N:M with N kept of M weights, 0 < N < M",
             "write '2:4' (in quotes), say",
+        )  # fmt: skip
+    level = f"{1 - int(match[1]) / int(match[2]):.3f}"
+    if level in {"0.000", "1.000"}:
+        raise UserError(
+            f"{where}.pattern", f"'{method.pattern}', a sparsity of {level}", "one between 0.001 and 0.999",
+            "keep more or fewer weights of a group",
         )  # fmt: skip
 
 
@@ -159,8 +184,8 @@ def _senseless(m: Method) -> list[tuple[str, bool, str, str]]:
             "write `scope: layer` or `scope: row`, or `allocation: uniform`",
         ),
         (
-            "propagate", m.scope == "global" and m.by_block,
-            "with the scope global: all scores are needed before the first block can be pruned",
+            "calibration", m.scope == "global" and m.by_block,
+            "with `propagate: pruned` and the scope global: all scores are needed before the first block can be pruned",
             "use a calibration with `propagate: dense`",
         ),
         (
@@ -177,10 +202,6 @@ def _senseless(m: Method) -> list[tuple[str, bool, str, str]]:
             "refinement", m.refinement != "none" and m.adaptive,
             "with SparseGPT's own choice of weights, which is bound to its update",
             "write `refinement: none`, or another score",
-        ),
-        (
-            "scope", m.scope == "column-block" and m.adaptive and m.options.get("block_size", 128) < 1,
-            "with a block of no columns", "write `block_size: 128`",
         ),
         (
             "calibration", m.calibrated and not m.calibration,

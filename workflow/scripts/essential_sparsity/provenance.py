@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+PROVENANCE = "provenance.json"
+
 
 def workflow_commit(folder: str | Path) -> str | None:
     """Return the commit of the workflow's clone, with ``-dirty`` for uncommitted changes; None outside a clone."""

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from essential_sparsity.inputs import InputStatistics, StatisticsFile, no_statis
 from essential_sparsity.keys import KeySource, keys_of_files, keys_of_scores
 from essential_sparsity.levels import ALL, level_index, removed_count
 from essential_sparsity.manifest import Matrix
-from essential_sparsity.masks import MaskHeader, MaskWriter, pack
+from essential_sparsity.masks import MaskHeader, MaskWriter, pack, unpack
 from essential_sparsity.methods import Method
 from essential_sparsity.packed_bits import Packed
 from essential_sparsity.refinement import REFINEMENTS
@@ -131,8 +130,11 @@ def global_keys(model: PrunableModel, method: Method, seed: int) -> KeySource:
     if score.elementwise:
         return keys_of_files(model.files, list(rows), score, seed, method.options)
 
+    # On the CPU whatever the device: a plan's cuts are exact, and a GPU rounds sums in another order.
+    on_cpu = replace(model, device=torch.device("cpu"))
+
     def scores_of(name: str) -> Tensor:
-        return as_stored(matrix_scores(model.weight(rows[name]), rows[name], method, seed, model), rows[name])
+        return as_stored(matrix_scores(on_cpu.weight(rows[name]), rows[name], method, seed, on_cpu), rows[name])
 
     return keys_of_scores({name: m.size for name, m in rows.items()}, scores_of)
 
@@ -238,8 +240,7 @@ def _finish(mask: Packed, matrix: Matrix, model: PrunableModel, method: Method) 
     inputs = None if method.needs == "nothing" else model.inputs(matrix)
     if method.refinement == "none" and method.update == "none":
         return PrunedMatrix(mask, None, _damping_note(matrix, method, inputs))
-    stored = torch.from_numpy(np.unpackbits(mask, count=matrix.size).view(bool)).reshape(matrix.shape)
-    keep = as_rows(stored.to(model.device), matrix)
+    keep = as_rows(unpack(mask, matrix.shape).to(model.device), matrix)
     return refine_and_update(model.weight(matrix), keep, matrix, method, inputs)
 
 

@@ -99,10 +99,12 @@ class Refinement:
     Attributes:
         apply: Takes weights, keep mask, statistics of the inputs and the method's options; returns the new mask.
         needs: Which statistics it uses.
+        options: Names of the method's ``options`` that it reads.
     """
 
     apply: Callable[[Tensor, Tensor, InputStatistics, Mapping[str, Any]], Tensor]
     needs: Needs = "moments"
+    options: tuple[str, ...] = ()
 
 
-REFINEMENTS: dict[str, Refinement] = {"dsnot": Refinement(dsnot)}
+REFINEMENTS: dict[str, Refinement] = {"dsnot": Refinement(dsnot, options=("dsnot_cycles", "dsnot_threshold"))}

@@ -55,6 +55,7 @@ class Score:
         needs: Which statistics of the inputs it uses.
         elementwise: Whether a weight's score depends on no other weight: such a score is computed part by part, flat.
         stochastic: Whether it draws from the seed.
+        options: Names of the method's ``options`` that it reads.
         published_from: Whether its reference counts the ``int(s n)``-th smallest, up to which it removes, from 0 or 1.
     """
 
@@ -62,6 +63,7 @@ class Score:
     needs: Needs = "nothing"
     elementwise: bool = False
     stochastic: bool = False
+    options: tuple[str, ...] = ()
     published_from: int = 0
 
 
@@ -140,7 +142,7 @@ SCORES: dict[str, Score] = {
     "magnitude": Score(magnitude, elementwise=True),
     "random": Score(random, elementwise=True, stochastic=True),
     "wanda": Score(wanda, needs="moments"),
-    "sparsegpt": Score(sparsegpt, needs="hessians"),
-    "ria": Score(ria, needs="moments"),
+    "sparsegpt": Score(sparsegpt, needs="hessians", options=("damping", "block_size")),
+    "ria": Score(ria, needs="moments", options=("ria_power",)),
     "multiflow": Score(multiflow, needs="moments", published_from=1),
 }

@@ -58,15 +58,21 @@ NOTHING = Cut(key=-1, ties=0, equal=0)
 
 
 @contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
     """Yield as many threads as torch computes with; each then computes alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool, _threads(1):
+        yield pool
 
 
 def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Any], ahead: int) -> Iterator[Any]:
@@ -251,6 +257,7 @@ def keep_masks(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> It
     prepare, length = (_compare_codes, PATTERN_PART) if by_code else (_compare_keys, PART)
     memory = _Memory(len(cuts) * max((-(-keys.sizes[name] // 8) for name in names), default=0))
     known, compare = None, None
+    threads = torch.get_num_threads()
     with _workers() as pool:
         for at, name in enumerate(names):
             masks = memory.take((len(cuts), -(-keys.sizes[name] // 8)))
@@ -268,7 +275,8 @@ def keep_masks(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> It
                 if left[i] < 0:
                     _restore(keys, name, spans, cuts[i], masks[i], -left[i])
                     left[i] = 0
-            yield name, masks
+            with _threads(threads):
+                yield name, masks
 
 
 class _Memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Study:
         self.evaluations = sorted(set(self._enumerate()))
         self.weights = sorted(set(self._enumerate_weights()))
         self._check_sources()
+        self._check_calibration_texts()
 
     def _load_registry(self, kind: str, root: Path, schemas: Path) -> dict[str, Any]:
         shared_file = f"config/{kind}.yaml"
@@ -231,10 +232,23 @@ class Study:
             if source["kind"] == "path":
                 local_files(source, f"{self._place('datasets', name)}.source")
 
+    def _check_calibration_texts(self) -> None:
+        """Refuse methods that calibrate on the very texts that a task evaluates."""
+        for e in self.evaluations:
+            calibration = "" if e.method == DENSE else self.method(e.method).calibration
+            dataset = self.tasks[e.task]["dataset"]
+            shared = calibration and self.calibrations[calibration]["dataset"] == dataset
+            if shared and "split" not in self.datasets[dataset]:
+                raise UserError(
+                    f"{self._place('calibrations', calibration)}.dataset",
+                    f"'{dataset}', whose texts the task '{e.task}' evaluates too, as it has no `split`",
+                    "texts that are not evaluated", "add a `split` to the dataset, or calibrate on another",
+                )  # fmt: skip
+
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
         names = {self.tasks[e.task]["dataset"] for e in self.evaluations}
-        names |= {self.calibrations[name]["dataset"] for *_, name, _ in self.calibrated_masks() if name}
+        names |= {self.calibrations[name]["dataset"] for name in self.used_calibrations()}
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "pretrain":
@@ -308,7 +322,12 @@ class Study:
 
     def slots(self, method: str) -> dict[str, Any] | None:
         """Return what defines a method as plain values; None for the dense model."""
-        return None if method == DENSE else self.method(method).to_dict()
+        if method == DENSE:
+            return None
+        found = self.method(method)
+        # Whatever the calibration says, an allocation is measured on the dense model.
+        propagate = "dense" if found.calibrated and not found.by_block else found.propagate
+        return replace(found, propagate=propagate).to_dict()
 
     def calibration(self, name: str) -> dict[str, Any] | None:
         """Return what defines a calibration's statistics, without its note; None if there is none."""
@@ -316,14 +335,10 @@ class Study:
             return None
         return {key: value for key, value in self.calibrations[name].items() if key != "note"}
 
-    def calibrated_masks(self) -> list[tuple[str, str, str, str, str]]:
-        """Return model, checkpoint, method, calibration and needed statistics of every mask that is calibrated."""
-        found = set()
-        for model, checkpoint, method, _, _ in self.masks():
-            slots = self.method(method)
-            if slots.calibrated:
-                found.add((model, checkpoint, method, slots.calibration, slots.dense_needs))
-        return sorted(found)
+    def used_calibrations(self) -> list[str]:
+        """Return the calibrations of the study's methods."""
+        used = (self.method(method) for _, _, method, _, _ in self.masks())
+        return sorted({slots.calibration for slots in used if slots.calibrated})
 
     def methods_where(self, by_block: bool) -> list[str]:
         """Return the registry's methods that prune block by block, or those that do not."""

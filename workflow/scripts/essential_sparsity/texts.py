@@ -149,7 +149,7 @@ def prepare_texts(file: Path, dataset: Mapping[str, Any], where: str) -> pd.Data
         Columns ``id`` (row number), ``text``, ``label`` (missing without a label column) and ``split``.
 
     Raises:
-        UserError: Unknown column or value, no row left, or fewer than two classes.
+        UserError: Unknown column or value, no row left, an empty split, or fewer than two classes.
     """
     frame = read_table(file, dataset["format"], where).assign(**{_SPLIT: "train"})
     if "split" in dataset:
@@ -184,6 +184,13 @@ def prepare_texts(file: Path, dataset: Mapping[str, Any], where: str) -> pd.Data
             found="no row that passes `where` and `words`",
             expected="at least one text",
             mend="widen the filters of this dataset",
+        )
+    if "split" in dataset and (empty := {"train", "test"} - set(rows["split"])):
+        raise UserError(
+            where=f"{where}.split",
+            found=f"no text in {quoted(sorted(empty))}",
+            expected="texts in both splits",
+            mend="choose another `test_fraction`, or widen the filters of this dataset",
         )
     if "label" in dataset:
         check_classes(rows, where)

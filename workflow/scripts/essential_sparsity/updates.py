@@ -65,8 +65,8 @@ def inverse_factor(statistics: InputStatistics, name: str, options: Mapping[str,
 
     if statistics.factor is not None:
         return statistics.factor
-    damping = float(options.get("damping", DAMPING))
-    while damping <= _LARGEST_DAMPING * 1.001:
+    damping = min(float(options.get("damping", DAMPING)), _LARGEST_DAMPING)
+    while True:
         hessian, dead = damped_hessian(statistics, damping)
         lower, fault = torch.linalg.cholesky_ex(hessian)
         if not int(fault) and bool(torch.isfinite(lower.diagonal()).all()):
@@ -75,7 +75,9 @@ def inverse_factor(statistics: InputStatistics, name: str, options: Mapping[str,
             if not int(fault) and bool(torch.isfinite(upper.diagonal()).all()):
                 statistics.factor = Factor(upper, dead, damping)
                 return statistics.factor
-        damping = max(damping * 10, 1e-6)
+        if damping == _LARGEST_DAMPING:
+            break
+        damping = min(max(damping * 10, 1e-6), _LARGEST_DAMPING)
     raise UserError(
         where=f"matrix {name}",
         found=f"a singular Hessian, even with {_LARGEST_DAMPING:g} of its mean diagonal added",
@@ -103,7 +105,7 @@ def sweep_columns(
     # Transposed, so that a column lies in one piece of memory.
     columns = weight.to(upper.dtype).T.contiguous()
     columns[factor.dead] = 0.0
-    removed = columns.new_zeros(columns.shape, dtype=bool_type())
+    removed = columns.new_zeros(columns.shape, dtype=factor.dead.dtype)
     for start in range(0, len(columns), block_size):
         stop = min(start + block_size, len(columns))
         block, corner = columns[start:stop], upper[start:stop, start:stop]
@@ -122,13 +124,6 @@ def sweep_columns(
     return ~removed.T, columns.T.to(weight.dtype)
 
 
-def bool_type() -> Any:
-    """Return torch's boolean type, without importing torch with this module."""
-    import torch
-
-    return torch.bool
-
-
 def sparsegpt(
     weight: Tensor, keep: Tensor, statistics: InputStatistics, name: str, options: Mapping[str, Any]
 ) -> Tensor:
@@ -145,7 +140,7 @@ def reconstruct(
 
     Row by row ``min ||(w' - w) X||^2 + damping |w' - w|^2`` over w' that are zero where the mask says so. All rows are
     solved at once by conjugate gradients on the masked normal equations, preconditioned by the diagonal: to the
-    precision of the weights' type, or for 200 steps.
+    precision of the Hessian's type, or for 200 steps.
     """
     import torch
 
@@ -181,10 +176,15 @@ class Update:
         apply: Takes weights and keep mask, (outputs, inputs), statistics of the inputs, the matrix's name and the
             method's options; returns the new weights, zero where the mask removes them.
         needs: Which statistics it uses.
+        options: Names of the method's ``options`` that it reads.
     """
 
     apply: Callable[[Tensor, Tensor, InputStatistics, str, Mapping[str, Any]], Tensor]
     needs: Needs = "hessians"
+    options: tuple[str, ...] = ()
 
 
-UPDATES: dict[str, Update] = {"sparsegpt": Update(sparsegpt), "reconstruct": Update(reconstruct)}
+UPDATES: dict[str, Update] = {
+    "sparsegpt": Update(sparsegpt, options=("damping", "block_size")),
+    "reconstruct": Update(reconstruct, options=("damping",)),
+}
