@@ -300,3 +300,40 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"svg or \.png"):
         plots.save_figure(Figure(), tmp_path / "figure.pdf")
     assert not list(tmp_path.iterdir())
+
+
+def copies(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the rows of one method under as many names."""
+    one = frame[(frame["model"] == frames.SMOLLM) & (frame["method"] == "magnitude-global")]
+    return pd.concat([one.assign(method=f"m{i}") for i in range(count)])
+
+
+def test_heat_maps_of_many_methods_take_several_rows() -> None:
+    knees = frames.knees()
+    figure = plots.plot_layers(
+        copies(frames.layers(), 7),
+        copies(knees[knees["task"] == frames.PLOTS], 7),
+        {},
+        "a model",
+        "a task",
+        "tolerance",
+    )
+    figure.canvas.draw()
+    maps = [panel.get_position() for panel in figure.axes if panel.get_title()]
+    assert len(maps) == 7
+    tops = sorted({round(place.y1, 3) for place in maps}, reverse=True)
+    assert [sum(round(place.y1, 3) == top for place in maps) for top in tops] == [5, 2]
+
+
+def test_a_method_of_one_level_is_a_marker_without_a_line() -> None:
+    evaluations = frames.evaluations()
+    evaluations = evaluations[(evaluations["model"] == frames.SMOLLM) & (evaluations["task"] == frames.PLOTS)]
+    of_one = evaluations["method"].isin(["dense", "magnitude-global"]) | (evaluations["sparsity"] == 0.2)
+    shown = evaluations[of_one]
+    figure = plots.plot_curves(shown, frames.knees(shown), frames.METHOD_LABELS, "a task", "a model", 0.02)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) and line.get_marker() not in {"None", ""}]
+    singles = [line for line in lines if line.get_linestyle() == "None" and list(line.get_xdata()) == [0.2]]
+    others = set(shown["method"]) - {"dense", "magnitude-global"}
+    assert len(singles) >= len(others) > 0
+    joined = [line for line in lines if line.get_linestyle() not in {"None", ""}]
+    assert len(joined) == 1, "the curve of global magnitude alone is a line"

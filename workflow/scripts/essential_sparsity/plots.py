@@ -46,6 +46,8 @@ _NAME_WIDTH = 18
 _VISIBLE_BAND = 0.03
 # A close-up shows this many tolerances below the dense model.
 _CLOSE_UP_TOLERANCES = 5.0
+# Heat maps beside each other; further ones begin another row.
+_PANELS = 5
 # More rows than this leave no room for numbers in the cells of a heat map.
 _ANNOTATED_BLOCKS = 8
 _DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "essential-sparsity", "svg.fonttype": "path"}
@@ -124,6 +126,7 @@ def plot_curves(
     methods = _sort_methods({method for _, method in lines}, method_labels)
     checkpoints = sort_checkpoints(checkpoint for checkpoint, _ in lines)
     labels = {m: method_labels.get(m, m) for m in methods}
+    looks = _curve_looks(methods, [(method, frame) for (_, method), frame in lines.items()])
     close_up = _needs_close_up(evaluations, metric, tolerance)
     many_seeds = any(frame["seed"].nunique() > 1 for frame in lines.values())
 
@@ -154,7 +157,7 @@ def plot_curves(
         dense = float(np.mean([mean_curve(frame)["value"].iloc[0] for frame in here.values()]))
         limit = tolerated_value(dense, metric, tolerance)
         for panel in panels[:-1]:
-            _draw_lines(panel, here, methods, many_seeds)
+            _draw_lines(panel, here, looks, many_seeds)
             _draw_levels(panel, dense, limit, chance if chance_shown else None)
             _scale_metric(panel, metric)
         _mark_knees(panels[0], mean_knees, methods)
@@ -179,7 +182,7 @@ def plot_curves(
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
     _title(figure, f"{METRIC_LABELS.get(metric, metric)} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
-    _curves_legend(figure, methods, labels, rules, metric, tolerance, chance if chance_shown else None, many_seeds)
+    _curves_legend(figure, looks, labels, rules, metric, tolerance, chance if chance_shown else None, many_seeds)
     return figure
 
 
@@ -208,9 +211,18 @@ def _line_look(position: int, count: int) -> dict[str, Any]:
     }
 
 
-def _curve_look(position: int, count: int) -> dict[str, Any]:
-    """Return the look of a curve: levels are dots, since larger shapes mark the knees."""
-    return {**_line_look(position, count), "marker": ".", "markersize": 7}
+def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, dict[str, Any]]:
+    """Return the look of each method's curve: levels are dots, since larger shapes mark the knees.
+
+    A method with one level besides the dense model, as of N:M, has a marker of its own and no line: nothing is known in
+    between, and it has no knee.
+    """
+    levels = {
+        method: max(frame["sparsity"].nunique() for name, frame in frames if name == method) for method in methods
+    }
+    looks = {method: _line_look(i, len(methods)) for i, method in enumerate(methods)}
+    single, several = {"linestyle": "none", "markersize": 6}, {"marker": ".", "markersize": 7}
+    return {method: {**look, **(single if levels[method] <= 2 else several)} for method, look in looks.items()}
 
 
 def _transform(value: float, metric: str) -> float:
@@ -239,13 +251,17 @@ def _needs_close_up(evaluations: pd.DataFrame, metric: str, tolerance: float) ->
     return band < _VISIBLE_BAND * (high - low)
 
 
-def _draw_lines(panel: Axes, frames: Mapping[str, pd.DataFrame], methods: Sequence[str], many_seeds: bool) -> None:
+def _draw_lines(
+    panel: Axes, frames: Mapping[str, pd.DataFrame], looks: Mapping[str, dict[str, Any]], many_seeds: bool
+) -> None:
     """Draw the mean curve of each method and, where there are several seeds, a point for each of them."""
-    for position, method in enumerate(methods):
+    for method, look in looks.items():
         if method not in frames:
             continue
-        look = _curve_look(position, len(methods))
         mean = mean_curve(frames[method])
+        if look["linestyle"] == "none":
+            # The dense model is a line of its own.
+            mean = mean[mean["sparsity"] > 0]
         panel.plot(mean["sparsity"], mean["value"], zorder=3, **look)
         if many_seeds:
             rows = frames[method]
@@ -336,7 +352,7 @@ def _draw_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str], labels
 
 def _curves_legend(
     figure: Figure,
-    methods: Sequence[str],
+    looks: Mapping[str, dict[str, Any]],
     labels: Mapping[str, str],
     rules: Sequence[str],
     metric: str,
@@ -346,8 +362,8 @@ def _curves_legend(
 ) -> None:
     """Put one legend beside the panels: methods, levels, rules."""
     entries: list[tuple[Any, str]] = []
-    for position, method in enumerate(methods):
-        entries.append((Line2D([], [], **_curve_look(position, len(methods))), _wrapped(labels[method], 26)))
+    for method, look in looks.items():
+        entries.append((Line2D([], [], **look), _wrapped(labels[method], 26)))
     if many_seeds:
         entries.append((_marker(".", _GREY, True), "one seed (line: mean)"))
     entries.append((Line2D([], [], color=_GREY, linewidth=1.0), "dense model"))
@@ -453,31 +469,33 @@ def plot_layers(
     blocks = max(len(table) for table, _ in tables.values())
     panel_width = max(2.6, 0.46 * len(kinds))
     panel_height = max(1.1, 0.17 * blocks if blocks > _ANNOTATED_BLOCKS else 0.34 * blocks)
-    columns = len(methods)
+    columns = min(len(methods), _PANELS)
+    rows = [(c, methods[k : k + _PANELS]) for c in checkpoints for k in range(0, len(methods), _PANELS)]
     width = max(7.5, panel_width * columns + 1.9)
-    height = len(checkpoints) * (panel_height + 0.75) + 0.9 + 0.068 * max(map(len, kinds))
+    height = len(rows) * (panel_height + 0.75) + 0.9 + 0.068 * max(map(len, kinds))
     figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.subplots(len(checkpoints), columns, squeeze=False)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     low = min(float(table.min().min()) for table, _ in tables.values())
     high = max(float(table.max().max()) for table, _ in tables.values())
     if high - low < 1.0:
         # Rounding of the counts is not a pattern: a scale of one point at least does not blow it up.
         low, high = max(0.0, (low + high) / 2 - 0.5), min(100.0, (low + high) / 2 + 0.5)
     image = None
-    for i, checkpoint in enumerate(checkpoints):
-        for j, method in enumerate(methods):
+    filled = [[(checkpoint, method) in tables for method in shown] for checkpoint, shown in rows]
+    for i, (checkpoint, shown) in enumerate(rows):
+        for j in range(columns):
             panel: Axes = grid[i, j]
-            if (checkpoint, method) not in tables:
+            if not any(filled[i][j : j + 1]):
                 panel.remove()
                 continue
-            table, title = tables[checkpoint, method]
-            last_row = all((later, method) not in tables for later in checkpoints[i + 1 :])
+            table, title = tables[checkpoint, shown[j]]
+            last_row = not any(any(later[j : j + 1]) for later in filled[i + 1 :])
             _draw_heat_map(panel, table, low, high, first=j == 0, last=last_row)
             panel.set_title(_wrapped_lines(title, int(panel_width * 11)), fontsize=9.5)
             image = panel.collections[0]
     if image is None:
         raise ValueError(f"plot_layers: no mask of {model} belongs to a knee by {rule}")
-    bar = figure.colorbar(image, ax=grid.ravel().tolist(), pad=0.02, aspect=30, fraction=0.05)
+    bar = figure.colorbar(image, ax=figure.axes, pad=0.02, aspect=30, fraction=0.05)
     bar.set_label("Realised sparsity (% of a matrix's weights)" if height > 4 else "Realised\nsparsity (%)")
     bar.outline.set_visible(False)
     _title(figure, f"Where the weights go: {model}, at the knee on {task_label}", width)
