@@ -34,12 +34,6 @@ def _batches(folder: Path, batch_size: int) -> list[Any]:
     return calibration_batches(rows, _checkpoint(folder), nn.Module(), settings, "benchmark")
 
 
-def _bits(keep: Any) -> str:
-    import hashlib
-
-    return hashlib.sha256(keep.tobytes()).hexdigest()
-
-
 def ours(score: str, scope: str, update: str, precision: str, folder: Path) -> dict[str, Any]:
     """Prune one level block by block."""
     import torch
@@ -64,7 +58,7 @@ def ours(score: str, scope: str, update: str, precision: str, folder: Path) -> d
             kept.update((name, result.packed) for name, result in found)
 
     seconds = timed(work)
-    return {"seconds": seconds, "masks": _save(kept, folder, f"ours-{score}-{precision}")}
+    return {"seconds": seconds, "masks": _save(kept)}
 
 
 def ours_dense(levels: list[float], folder: Path) -> dict[str, Any]:
@@ -102,6 +96,7 @@ def ours_dense(levels: list[float], folder: Path) -> dict[str, Any]:
 
 def published(prune_layer: Callable[..., None], with_hessian: bool, folder: Path) -> dict[str, Any]:
     """Run the published procedure: catch the first block's inputs, then every block twice, a sequence at a time."""
+    import numpy as np
     import torch
     from torch import nn
     from transformers import AutoModelForCausalLM
@@ -142,22 +137,12 @@ def published(prune_layer: Callable[..., None], with_hessian: bool, folder: Path
                 handle.remove()
             for name, m in linear.items():
                 prune_layer(m.weight.data, sums[name])
-                kept[f"model.layers.{number}.{name}.weight"] = m.weight.data != 0
+                kept[f"model.layers.{number}.{name}.weight"] = np.packbits(m.weight.data.numpy() != 0)
             for i in range(SEQUENCES):
                 outputs[i] = layer(inputs[i].unsqueeze(0), **caught["kwargs"])[0]
             inputs, outputs = outputs, inputs
 
-    seconds = timed(work)
-    import numpy as np
-
-    return {
-        "seconds": seconds,
-        "masks": _save(
-            {n: np.packbits(k.numpy()) for n, k in kept.items()},
-            folder,
-            "peer-" + ("sparsegpt" if with_hessian else "wanda"),
-        ),
-    }
+    return {"seconds": timed(work), "masks": _save(kept)}
 
 
 class PlainStatistics:
@@ -233,12 +218,15 @@ def plain_sparsegpt(weight: Any, sums: PlainStatistics) -> None:
     weight.copy_(work)
 
 
-def _save(kept: dict[str, Any], folder: Path, name: str) -> str:
+def _save(kept: dict[str, Any]) -> str:
+    """Write packed masks to a temporary file, which :func:`agreement` is given."""
+    import tempfile
+
     import numpy as np
 
-    target = folder / "results" / f"bench-{name}.npz"
-    np.savez(target, **kept)
-    return str(target)
+    with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
+        np.savez(file, **kept)
+    return file.name
 
 
 def agreement(first: str, second: str) -> float:
@@ -248,8 +236,8 @@ def agreement(first: str, second: str) -> float:
     from essential_sparsity.packed_bits import count_ones
 
     a, b = np.load(first), np.load(second)
-    different = sum(count_ones(a[n] ^ b[n]) for n in a.files)
-    return 1 - different / sum(8 * a[n].size for n in a.files)
+    different: int = sum(count_ones(a[n] ^ b[n]) for n in a.files)
+    return 1 - different / int(sum(8 * a[n].size for n in a.files))
 
 
 SIDES = {
@@ -273,11 +261,14 @@ def measured(sides: list[str], folder: Path) -> Iterator[dict[str, Any]]:
 def compared(score: str, limit: float, folder: Path) -> dict[str, Any]:
     """Measure one method on both sides, ours with both precisions of the replays."""
     ours_side, exact, peer_side = measured([f"ours-{score}", f"ours-{score}-highest", f"peer-{score}"], folder)
+    same, same_exact = (agreement(side["masks"], peer_side["masks"]) for side in (ours_side, exact))
+    for side in (ours_side, exact, peer_side):
+        Path(side["masks"]).unlink()
     return {
         "ours_seconds": ours_side["seconds"], "peer_seconds": peer_side["seconds"],
         "limit_seconds": limit * peer_side["seconds"], "ours_peak_mb": ours_side["peak_mb"],
-        "peer_peak_mb": peer_side["peak_mb"], "same_decisions": agreement(ours_side["masks"], peer_side["masks"]),
-        "ours_highest_seconds": exact["seconds"], "same_highest": agreement(exact["masks"], peer_side["masks"]),
+        "peer_peak_mb": peer_side["peak_mb"], "same_decisions": same,
+        "ours_highest_seconds": exact["seconds"], "ours_highest_peak_mb": exact["peak_mb"], "same_highest": same_exact,
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def make(folder: Path) -> None:
     ):
         for name in names:
             first = draw.integers(0, 256, SHAPE[0] * SHAPE[1] // 8, dtype=np.uint8)
-            second = first ^ (draw.integers(0, 256, first.size, dtype=np.uint8) & 0b00010001)
+            second = (first ^ (draw.integers(0, 256, first.size, dtype=np.uint8) & 0b00010001)).astype(np.uint8)
             a.put(name, first)
             b.put(name, second)
 

@@ -33,7 +33,7 @@ def ours(folder: Path) -> dict[str, Any]:
     from essential_sparsity.selection import find_cuts, keep_masks
     from essential_sparsity.weights import open_weights
 
-    masks = {}
+    masks: dict[str, Any] = {}
 
     def work() -> None:
         with open_weights(folder) as files:
@@ -54,11 +54,11 @@ def peer(folder: Path) -> dict[str, Any]:
 
     layers = []
     for _, weight in sorted(load_file(folder / "model.safetensors").items()):
-        layer = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         layer.weight = nn.Parameter(weight, requires_grad=False)
         layers.append((layer, "weight"))
     seconds = timed(lambda: prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=0.5))
-    return {"seconds": seconds, "kept": int(sum(layer.weight_mask.sum() for layer, _ in layers))}
+    return {"seconds": seconds, "kept": sum(int(layer.get_buffer("weight_mask").sum()) for layer, _ in layers)}
 
 
 def main() -> None:

@@ -74,7 +74,8 @@ def test_every_rule_is_complete(root: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "pretrain_model", "measure_weights", "prune_weights", "evaluate_perplexity", "finetune_model",
+        "pretrain_model", "measure_weights", "calibrate_model", "plan_pruning", "prune_weights", "prune_blocks",
+        "evaluate_perplexity", "finetune_model",
     ],
 )  # fmt: skip
 def test_rules_that_compute_on_tensors_declare_what_they_need(root: Path, name: str) -> None:

@@ -27,7 +27,7 @@ EVALUATION: dict[str, Any] = {
     "study": "s", "model": "m", "source": "wheel:p/f", "revision": "1.0", "checkpoint": "step000128", "step": 128,
     "method": "magnitude-global", "score": "magnitude", "allocation": "uniform", "scope": "global",
     "pattern": "unstructured", "refinement": "none", "update": "none", "compat": "exact", "calibration": None,
-    "propagate": None, "sparsity": 0.3, "realised_sparsity": 0.3, "task": "t", "protocol": "finetune",
+    "propagate": None, "options": None, "sparsity": 0.3, "realised_sparsity": 0.3, "task": "t", "protocol": "finetune",
     "metric": "accuracy", "value": 0.9, "higher_is_better": True, "chance": 0.5, "flags": "", "n": 10, "seed": 0,
     "seconds": 1.0, "peak_memory_mb": 1.0, "device": "cpu", "workflow_commit": None, "torch_version": "2",
     "transformers_version": "5",
@@ -43,7 +43,7 @@ def test_the_tables_of_the_issue_are_declared() -> None:
     assert set(SCHEMAS) == {"evaluations", "knees", "layers", "weights", "costs"}
     asked = (
         "study, model, source, revision, checkpoint, step, method, score, allocation, scope, pattern, "
-        "refinement, update, compat, calibration, propagate, sparsity, "
+        "refinement, update, compat, calibration, propagate, options, sparsity, "
         "realised_sparsity, task, protocol, metric, value, higher_is_better, n, seed, seconds, peak_memory_mb, device, "
         "workflow_commit, torch_version, transformers_version"
     )

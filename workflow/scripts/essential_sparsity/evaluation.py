@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from essential_sparsity.devices import device_name, peak_memory_mb
+from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
 from essential_sparsity.manifest import read_manifest
@@ -24,7 +25,7 @@ from essential_sparsity.trajectory import step_of
 
 Protocol = Callable[[Path, Pruning, str], tuple[Outcome, float]]
 
-# The columns of a row that say how its weights were chosen, null for the dense model.
+# The columns of a row that say how its weights were chosen, besides the options; null for the dense model.
 SLOTS = ("score", "allocation", "scope", "pattern", "refinement", "update", "compat", "calibration", "propagate")
 
 
@@ -51,6 +52,7 @@ def evaluation_row(
     """
     # Nothing is calibrated: null, not an empty name.
     slots = {key: method[key] or None if method else None for key in SLOTS}
+    slots["options"] = canonical(method["options"]) if method and method["options"] else None
     ignorant = method is None and at_chance(outcome.value, outcome.chance, outcome.n, task["metric"])
     row = {
         **axes, **slots, **run, "source": provenance["source"], "revision": provenance["revision"],

@@ -37,7 +37,7 @@ EVALUATIONS = pa.DataFrameSchema(
         "checkpoint": _text(description="`final` or the step of pre-training."),
         "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
         "method": _text(description="Name in the registry of methods; `dense` for the unpruned model."),
-        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next eight."),
+        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next nine."),
         "allocation": _text(nullable=True, description="How the budget is divided over the layers."),
         "scope": _text(nullable=True, description="The pool in which weights compete."),
         "pattern": _text(nullable=True, description="`unstructured`, or N:M with N kept of every M."),
@@ -50,6 +50,7 @@ EVALUATIONS = pa.DataFrameSchema(
         "propagate": _text(
             nullable=True, description="Inputs that calibration saw: `dense`, or block by block of the `pruned` model."
         ),
+        "options": _text(nullable=True, description="Numbers that differ from the published ones, as JSON; or null."),
         "sparsity": _number(checks=_fraction, description="Target: fraction of the prunable weights to remove."),
         "realised_sparsity": _number(checks=_fraction, description="Zeros counted in the model that was evaluated."),
         "task": _text(description="Name in the registry of tasks."),
