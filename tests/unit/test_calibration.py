@@ -55,19 +55,6 @@ BATCHES = [
 SEQUENCES, TOKENS = 6, 68
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Returns a family's checkpoint, made once."""
-    folder, made = tmp_path_factory.mktemp("families"), {}
-
-    def checkpoint(name: str, dtype: torch.dtype = torch.float32) -> Path:
-        if (name, dtype) not in made:
-            made[name, dtype] = families.save(name, folder / f"{name}-{dtype}", dtype)
-        return made[name, dtype]
-
-    return checkpoint
-
-
 # --- What plain hooks see on the whole model.
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -473,18 +473,13 @@ _STACKED_EXPERTS: dict[str, tuple[Shapes, dict[str, str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A saved model of every family, made once."""
-    folder = tmp_path_factory.mktemp("families")
-    return {name: families.save(name, folder / name) for name in (*EXPECTED, *_STACKED_EXPERTS)}
-
-
 @pytest.mark.parametrize("name", EXPECTED)
-def test_every_tensor_of_a_family_is_listed_as_its_architecture_has_it(checkpoints: dict[str, Path], name: str) -> None:
-    rows = families.manifest(checkpoints[name])
+def test_every_tensor_of_a_family_is_listed_as_its_architecture_has_it(
+    checkpoints: Callable[..., Path], name: str
+) -> None:
+    rows = families.manifest(checkpoints(name))
     expected = EXPECTED[name]
-    shapes = families.shapes_of(checkpoints[name])
+    shapes = families.shapes_of(checkpoints(name))
     assert sorted(m.name for m in rows) == sorted(shapes), "every stored tensor has exactly one row"
     assert all(m.shape == shapes[m.name] for m in rows)
     found = {m.name: m for m in rows}
@@ -526,19 +521,19 @@ def assert_part(m: Matrix, part: tuple[str, Part] | None) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_rows_stand_in_the_order_of_the_model(checkpoints: dict[str, Path], name: str) -> None:
-    rows = families.manifest(checkpoints[name])
-    order = list(empty_model(checkpoints[name]).state_dict())
+def test_rows_stand_in_the_order_of_the_model(checkpoints: Callable[..., Path], name: str) -> None:
+    rows = families.manifest(checkpoints(name))
+    order = list(empty_model(checkpoints(name)).state_dict())
     assert [order.index(m.parameter) for m in rows] == sorted(order.index(m.parameter) for m in rows)
     numbers = [m.block for m in rows if m.pruned]
     assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("name", _STACKED_EXPERTS)
-def test_experts_that_take_their_inputs_by_rows_are_transposed(checkpoints: dict[str, Path], name: str) -> None:
+def test_experts_that_take_their_inputs_by_rows_are_transposed(checkpoints: Callable[..., Path], name: str) -> None:
     experts, dense = _STACKED_EXPERTS[name]
-    found = {m.name: m for m in families.manifest(checkpoints[name])}
-    assert found.keys() == families.shapes_of(checkpoints[name]).keys()
+    found = {m.name: m for m in families.manifest(checkpoints(name))}
+    assert found.keys() == families.shapes_of(checkpoints(name)).keys()
     asked: set[str] = set()
     for block in range(2):
         for leaf, shape in {**_ATTENTION, **experts}.items():
@@ -555,36 +550,36 @@ def test_experts_that_take_their_inputs_by_rows_are_transposed(checkpoints: dict
     assert len(others) == (6 if name == "llama4" else 0)
 
 
-def test_a_model_without_its_head_has_the_same_matrices(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_a_model_without_its_head_has_the_same_matrices(tmp_path: Path, checkpoints: Callable[..., Path]) -> None:
     families.build("bert").bert.save_pretrained(tmp_path)  # type: ignore[union-attr,operator]
     bare = families.manifest(tmp_path)
-    whole = families.manifest(checkpoints["bert"])
+    whole = families.manifest(checkpoints("bert"))
     assert [f"bert.{m.name}" for m in bare if m.pruned] == [m.name for m in whole if m.pruned]
     assert not any(m.name.startswith("pooler") and m.pruned for m in bare)
 
 
-def test_a_tied_head_that_is_stored_under_its_own_name_stays_dense(checkpoints: dict[str, Path]) -> None:
-    shapes = families.shapes_of(checkpoints["llama-tied"])
+def test_a_tied_head_that_is_stored_under_its_own_name_stays_dense(checkpoints: Callable[..., Path]) -> None:
+    shapes = families.shapes_of(checkpoints("llama-tied"))
     shapes["lm_head.weight"] = shapes.pop("model.embed_tokens.weight")
-    rows = list_matrices(empty_model(checkpoints["llama-tied"]), shapes, "llama")
+    rows = list_matrices(empty_model(checkpoints("llama-tied")), shapes, "llama")
     found = {m.name: m for m in rows}
     assert not found["lm_head.weight"].pruned
     assert sum(m.pruned for m in rows) == 14
 
 
-def test_a_tensor_that_the_model_does_not_have_stays_dense(checkpoints: dict[str, Path]) -> None:
-    shapes = {**families.shapes_of(checkpoints["llama"]), "model.layers.0.self_attn.extra_proj.weight": (16, 16)}
-    rows = list_matrices(empty_model(checkpoints["llama"]), shapes, "llama", include=["*embed_tokens*", "*proj*"])
+def test_a_tensor_that_the_model_does_not_have_stays_dense(checkpoints: Callable[..., Path]) -> None:
+    shapes = {**families.shapes_of(checkpoints("llama")), "model.layers.0.self_attn.extra_proj.weight": (16, 16)}
+    rows = list_matrices(empty_model(checkpoints("llama")), shapes, "llama", include=["*embed_tokens*", "*proj*"])
     (extra,) = [m for m in rows if "extra" in m.name]
     assert (extra.pruned, extra.reason, extra.block) == (False, "not a tensor of the model", OUTSIDE)
     with pytest.raises(UserError, match="matches no matrix"):
-        list_matrices(empty_model(checkpoints["llama"]), shapes, "llama", include=["*extra_proj*"])
+        list_matrices(empty_model(checkpoints("llama")), shapes, "llama", include=["*extra_proj*"])
 
 
-def test_patterns_override(checkpoints: dict[str, Path]) -> None:
-    default = families.manifest(checkpoints["vit"])
+def test_patterns_override(checkpoints: Callable[..., Path]) -> None:
+    default = families.manifest(checkpoints("vit"))
     rows = families.manifest(
-        checkpoints["vit"], include=["classifier.weight"], exclude=["*.layer.0.*", "vit.layers.1.attention.k_proj.*"]
+        checkpoints("vit"), include=["classifier.weight"], exclude=["*.layer.0.*", "vit.layers.1.attention.k_proj.*"]
     )
     for before, after in zip(default, rows, strict=True):
         assert (before.name, before.shape, before.block) == (after.name, after.shape, after.block)
@@ -599,32 +594,32 @@ def test_patterns_override(checkpoints: dict[str, Path]) -> None:
             assert (before.pruned, before.reason) == (after.pruned, after.reason)
 
 
-def test_a_tensor_that_is_both_included_and_excluded_stays_dense(checkpoints: dict[str, Path]) -> None:
-    rows = families.manifest(checkpoints["llama"], include=["*q_proj*", "lm_head.*"], exclude=["*.0.*", "lm_head.*"])
+def test_a_tensor_that_is_both_included_and_excluded_stays_dense(checkpoints: Callable[..., Path]) -> None:
+    rows = families.manifest(checkpoints("llama"), include=["*q_proj*", "lm_head.*"], exclude=["*.0.*", "lm_head.*"])
     found = {m.name: m for m in rows}
     assert not found["lm_head.weight"].pruned
     assert not found["model.layers.0.self_attn.q_proj.weight"].pruned
     assert found["model.layers.1.self_attn.q_proj.weight"].reason == "included by '*q_proj*'"
 
 
-def test_vectors_and_convolutions_are_never_included(checkpoints: dict[str, Path]) -> None:
-    rows = families.manifest(checkpoints["vit"], include=["*"])
+def test_vectors_and_convolutions_are_never_included(checkpoints: Callable[..., Path]) -> None:
+    rows = families.manifest(checkpoints("vit"), include=["*"])
     assert {len(m.shape) for m in rows if m.pruned} == {2}
     assert all(m.pruned == (len(m.shape) == 2) for m in rows)
 
 
-def test_stacked_experts_can_be_named_by_a_pattern(checkpoints: dict[str, Path]) -> None:
-    experts = [m for m in families.manifest(checkpoints["gpt-oss"], include=["*.gate_up_proj"]) if len(m.shape) == 3]
+def test_stacked_experts_can_be_named_by_a_pattern(checkpoints: Callable[..., Path]) -> None:
+    experts = [m for m in families.manifest(checkpoints("gpt-oss"), include=["*.gate_up_proj"]) if len(m.shape) == 3]
     assert {m.reason for m in experts} == {"included by '*.gate_up_proj'", "expert weight in a transformer block"}
-    rows = families.manifest(checkpoints["gpt-oss"], exclude=["*.experts.*"])
+    rows = families.manifest(checkpoints("gpt-oss"), exclude=["*.experts.*"])
     assert {len(m.shape) for m in rows if m.pruned} == {2}
 
 
 @pytest.mark.parametrize("key", ["include", "exclude"])
-def test_an_unknown_pattern_is_refused_by_name_with_a_hint(checkpoints: dict[str, Path], key: str) -> None:
+def test_an_unknown_pattern_is_refused_by_name_with_a_hint(checkpoints: Callable[..., Path], key: str) -> None:
     misspelt = "model.layers.0.self_attn.q_prj.weight"
     with pytest.raises(UserError) as caught:
-        families.manifest(checkpoints["llama"], **{key: ["model.layers.*", misspelt]})
+        families.manifest(checkpoints("llama"), **{key: ["model.layers.*", misspelt]})
     error = caught.value
     assert error.where == f"llama, key {key}"
     assert f"'{misspelt}'" in error.found
@@ -632,10 +627,10 @@ def test_an_unknown_pattern_is_refused_by_name_with_a_hint(checkpoints: dict[str
     assert error.mend == f"write 'model.layers.0.self_attn.q_proj.weight' instead of '{misspelt}'"
 
 
-def test_a_pattern_that_matches_vectors_only_is_refused(checkpoints: dict[str, Path]) -> None:
+def test_a_pattern_that_matches_vectors_only_is_refused(checkpoints: Callable[..., Path]) -> None:
     for key in ("include", "exclude"):
         with pytest.raises(UserError, match=r"'\*\.input_layernorm\.weight', which matches no matrix"):
-            families.manifest(checkpoints["llama"], **{key: ["*.input_layernorm.weight"]})
+            families.manifest(checkpoints("llama"), **{key: ["*.input_layernorm.weight"]})
 
 
 @pytest.mark.parametrize(
@@ -647,9 +642,9 @@ def test_a_pattern_that_matches_vectors_only_is_refused(checkpoints: dict[str, P
         ("granite-moe", "model.layers.0.block_sparse_moe.input_linear.weight"),
     ],
 )
-def test_a_missing_matrix_is_refused_by_name(checkpoints: dict[str, Path], name: str, lost: str) -> None:
-    model, shapes = empty_model(checkpoints[name]), families.shapes_of(checkpoints[name])
-    (parameter,) = [m.parameter for m in families.manifest(checkpoints[name]) if m.name == lost]
+def test_a_missing_matrix_is_refused_by_name(checkpoints: Callable[..., Path], name: str, lost: str) -> None:
+    model, shapes = empty_model(checkpoints(name)), families.shapes_of(checkpoints(name))
+    (parameter,) = [m.parameter for m in families.manifest(checkpoints(name)) if m.name == lost]
     del shapes[lost]
     with pytest.raises(UserError, match="no weights for 1 tensor") as caught:
         list_matrices(model, shapes, "mine")
@@ -669,26 +664,26 @@ def test_a_missing_matrix_is_refused_by_name(checkpoints: dict[str, Path], name:
     ],
 )
 def test_a_missing_expert_is_refused_by_name(
-    checkpoints: dict[str, Path], name: str, lost: list[str], expert: int
+    checkpoints: Callable[..., Path], name: str, lost: list[str], expert: int
 ) -> None:
-    shapes = families.shapes_of(checkpoints[name])
+    shapes = families.shapes_of(checkpoints(name))
     gone = [n for n in shapes if ".layers.1." in n and f".experts.{expert}." in n and n.split(".")[-2] in lost]
     assert len(gone) == len(lost)
     left = {n: shape for n, shape in shapes.items() if n not in gone}
     with pytest.raises(UserError, match=r"model mine .*layers\.1\.mlp\.experts\.(gate_up|down)_proj"):
-        list_matrices(empty_model(checkpoints[name]), left, "mine")
+        list_matrices(empty_model(checkpoints(name)), left, "mine")
 
 
-def test_a_truncated_matrix_is_refused_by_name(checkpoints: dict[str, Path]) -> None:
-    shapes = {**families.shapes_of(checkpoints["llama"]), "model.layers.0.mlp.up_proj.weight": (31, 16)}
+def test_a_truncated_matrix_is_refused_by_name(checkpoints: Callable[..., Path]) -> None:
+    shapes = {**families.shapes_of(checkpoints("llama")), "model.layers.0.mlp.up_proj.weight": (31, 16)}
     with pytest.raises(UserError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
-        list_matrices(empty_model(checkpoints["llama"]), shapes, "mine")
+        list_matrices(empty_model(checkpoints("llama")), shapes, "mine")
 
 
-def test_blocks_within_blocks_are_not_counted_again(checkpoints: dict[str, Path]) -> None:
-    t5 = block_prefixes(empty_model(checkpoints["t5"]))
+def test_blocks_within_blocks_are_not_counted_again(checkpoints: Callable[..., Path]) -> None:
+    t5 = block_prefixes(empty_model(checkpoints("t5")))
     assert t5 == [f"{part}.block.{i}" for part in ("encoder", "decoder") for i in range(2)]
-    assert block_prefixes(empty_model(checkpoints["albert"])) == ["albert.encoder.albert_layer_groups.0"]
+    assert block_prefixes(empty_model(checkpoints("albert"))) == ["albert.encoder.albert_layer_groups.0"]
 
 
 def test_a_list_of_heads_is_no_stack_of_blocks() -> None:
@@ -717,19 +712,19 @@ def test_an_architecture_without_prunable_layers_is_refused(model: nn.Module) ->
         list_matrices(model, shapes, "mine")
 
 
-def test_the_type_of_the_weights_does_not_matter(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_the_type_of_the_weights_does_not_matter(tmp_path: Path, checkpoints: Callable[..., Path]) -> None:
     families.save("mixtral", tmp_path, torch.bfloat16)
-    assert families.manifest(tmp_path) == families.manifest(checkpoints["mixtral"])
+    assert families.manifest(tmp_path) == families.manifest(checkpoints("mixtral"))
 
 
-def test_shards_do_not_matter(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_shards_do_not_matter(tmp_path: Path, checkpoints: Callable[..., Path]) -> None:
     families.save("mixtral", tmp_path, shard="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert families.manifest(tmp_path) == families.manifest(checkpoints["mixtral"])
+    assert families.manifest(tmp_path) == families.manifest(checkpoints("mixtral"))
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "mixtral"])
-def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, checkpoints: dict[str, Path], name: str) -> None:
-    matrices = families.manifest(checkpoints[name])
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, checkpoints: Callable[..., Path], name: str) -> None:
+    matrices = families.manifest(checkpoints(name))
     write_manifest(matrices, tmp_path / "m.json")
     assert read_manifest(tmp_path / "m.json") == matrices

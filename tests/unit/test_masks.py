@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -208,13 +209,6 @@ def test_a_mask_is_applied_in_place(dtype: torch.dtype, updated: bool) -> None:
     assert np.array_equal(weight.float().numpy(), expected)
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A saved model of each kind of placement, made once: as in the file, renamed, transposed, parts of experts."""
-    folder = tmp_path_factory.mktemp("families")
-    return {name: families.save(name, folder / name) for name in ("bert", "gpt2", "vit", "mixtral", "gpt-oss")}
-
-
 FAMILIES = ("bert", "gpt2", "vit", "mixtral", "gpt-oss")
 
 
@@ -224,15 +218,15 @@ def prunable(folder: Path) -> dict[str, Matrix]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9])
-def test_hold_zeroes_exactly_what_is_removed(checkpoints: dict[str, Path], name: str, sparsity: float) -> None:
-    model, rows = families.load(checkpoints[name], name), prunable(checkpoints[name])
+def test_hold_zeroes_exactly_what_is_removed(checkpoints: Callable[..., Path], name: str, sparsity: float) -> None:
+    model, rows = families.load(checkpoints(name), name), prunable(checkpoints(name))
     masks = random_masks(list(rows.values()), sparsity)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     applied = AppliedMasks(model, masks, rows)
     applied.hold()
     # What is left of each matrix as it is stored, and every parameter with these parts put back.
     expected = {n: p.clone() for n, p in before.items()}
-    for tensor, stored in families.stored_tensors(checkpoints[name]).items():
+    for tensor, stored in families.stored_tensors(checkpoints(name)).items():
         if tensor in masks:
             m = rows[tensor]
             part_of(expected[m.parameter], m.part, m.shape).copy_(torch.where(masks[tensor], stored, 0.0))
@@ -244,12 +238,12 @@ def test_hold_zeroes_exactly_what_is_removed(checkpoints: dict[str, Path], name:
     assert applied.realised_sparsity() == removed / size
 
 
-def bert(checkpoints: dict[str, Path]) -> tuple[BertForMaskedLM, dict[str, Tensor], dict[str, Matrix]]:
-    rows = prunable(checkpoints["bert"])
-    return families.load(checkpoints["bert"], "bert"), random_masks(list(rows.values()), 0.5), rows
+def bert(checkpoints: Callable[..., Path]) -> tuple[BertForMaskedLM, dict[str, Tensor], dict[str, Matrix]]:
+    rows = prunable(checkpoints("bert"))
+    return families.load(checkpoints("bert"), "bert"), random_masks(list(rows.values()), 0.5), rows
 
 
-def test_zeros_among_new_values_are_no_revived_weights(checkpoints: dict[str, Path]) -> None:
+def test_zeros_among_new_values_are_no_revived_weights(checkpoints: Callable[..., Path]) -> None:
     # SparseGPT sets kept weights of dead inputs to zero: a tenth here.
     model, masks, rows = bert(checkpoints)
     values = {name: torch.arange(int(keep.sum())) % 10 * 1.0 for name, keep in masks.items()}
@@ -262,7 +256,7 @@ def test_zeros_among_new_values_are_no_revived_weights(checkpoints: dict[str, Pa
         applied.realised_sparsity()
 
 
-def test_a_revived_weight_is_an_error(checkpoints: dict[str, Path]) -> None:
+def test_a_revived_weight_is_an_error(checkpoints: Callable[..., Path]) -> None:
     model, masks, rows = bert(checkpoints)
     applied = AppliedMasks(model, masks, rows)
     with pytest.raises(RuntimeError, match="removed weights are not zero"):
@@ -279,7 +273,7 @@ def test_a_revived_weight_is_an_error(checkpoints: dict[str, Path]) -> None:
     assert applied.realised_sparsity() == pytest.approx(0.5, abs=1e-4)
 
 
-def test_zeros_that_nothing_explains_are_an_error(checkpoints: dict[str, Path]) -> None:
+def test_zeros_that_nothing_explains_are_an_error(checkpoints: Callable[..., Path]) -> None:
     model, masks, rows = bert(checkpoints)
     applied = AppliedMasks(model, masks, rows)
     applied.hold()
@@ -305,7 +299,7 @@ def test_zeros_of_the_checkpoint_itself_are_counted_and_allowed() -> None:
     assert applied.realised_sparsity() == 0.2
 
 
-def test_the_dense_model_has_the_zeros_of_its_checkpoint(checkpoints: dict[str, Path]) -> None:
+def test_the_dense_model_has_the_zeros_of_its_checkpoint(checkpoints: Callable[..., Path]) -> None:
     model, _, rows = bert(checkpoints)
     masks = keep_all({name: m.shape for name, m in rows.items()})
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -316,9 +310,9 @@ def test_the_dense_model_has_the_zeros_of_its_checkpoint(checkpoints: dict[str, 
     assert AppliedMasks(model, {}, {}).realised_sparsity() == 0.0
 
 
-def test_gradients_of_removed_weights_are_zero_and_of_others_untouched(checkpoints: dict[str, Path]) -> None:
+def test_gradients_of_removed_weights_are_zero_and_of_others_untouched(checkpoints: Callable[..., Path]) -> None:
     for name in ("bert", "mixtral"):
-        model, rows = families.load(checkpoints[name], name), prunable(checkpoints[name])
+        model, rows = families.load(checkpoints(name), name), prunable(checkpoints(name))
         masks = random_masks(list(rows.values()), 0.5)
         applied = AppliedMasks(model, masks, rows)
         for p in model.parameters():
@@ -332,13 +326,15 @@ def test_gradients_of_removed_weights_are_zero_and_of_others_untouched(checkpoin
 
 
 @pytest.mark.parametrize("updated", [False, True])
-def test_what_a_file_decides_is_applied_to_a_model(tmp_path: Path, checkpoints: dict[str, Path], updated: bool) -> None:
+def test_what_a_file_decides_is_applied_to_a_model(
+    tmp_path: Path, checkpoints: Callable[..., Path], updated: bool
+) -> None:
     for name in ("mixtral", "gpt2"):
-        model, matrices = families.load(checkpoints[name], name), families.manifest(checkpoints[name])
-        rows, masks = prunable(checkpoints[name]), random_masks(matrices, 0.6)
+        model, matrices = families.load(checkpoints(name), name), families.manifest(checkpoints(name))
+        rows, masks = prunable(checkpoints(name)), random_masks(matrices, 0.6)
         values = {n: torch.randn(int(keep.sum())) for n, keep in masks.items()}
         write_masks(tmp_path / name, masks, values if updated else None)
-        stored = families.stored_tensors(checkpoints[name])
+        stored = families.stored_tensors(checkpoints(name))
         pruning = read_pruning(tmp_path / name, matrices)
         assert pruning.masks.keys() == rows.keys()
         applied = pruning.apply(model)
@@ -366,9 +362,9 @@ def test_what_a_file_decides_is_applied_to_a_model(tmp_path: Path, checkpoints: 
     ],
 )
 def test_a_mask_of_another_models_matrices_is_refused_by_name(
-    tmp_path: Path, checkpoints: dict[str, Path], change: Any, message: str
+    tmp_path: Path, checkpoints: Callable[..., Path], change: Any, message: str
 ) -> None:
-    matrices = families.manifest(checkpoints["mixtral"])
+    matrices = families.manifest(checkpoints("mixtral"))
     masks = random_masks(matrices, 0.5)
     change(masks)
     write_masks(tmp_path / "m.safetensors", masks)
@@ -379,22 +375,22 @@ def test_a_mask_of_another_models_matrices_is_refused_by_name(
         check_shapes(read_header(tmp_path / "m.safetensors"), shapes, tmp_path / "m.safetensors")
 
 
-def test_a_missing_matrix_is_named(checkpoints: dict[str, Path]) -> None:
+def test_a_missing_matrix_is_named(checkpoints: Callable[..., Path]) -> None:
     model, _, _ = bert(checkpoints)
     row = Matrix("no.such.weight", (2, 2), True, "linear", parameter="no.such.weight")
     with pytest.raises(UserError, match=r"mask of matrix no\.such\.weight.*no such matrix"):
         AppliedMasks(model, {"no.such.weight": torch.ones(2, 2, dtype=torch.bool)}, {"no.such.weight": row})
 
 
-def test_another_shape_is_named(checkpoints: dict[str, Path]) -> None:
+def test_another_shape_is_named(checkpoints: Callable[..., Path]) -> None:
     model, _, rows = bert(checkpoints)
     name = "bert.encoder.layer.0.output.dense.weight"
     with pytest.raises(UserError, match=r"output\.dense.*\(32, 16\).*\(16, 32\)"):
         AppliedMasks(model, {name: torch.ones(32, 16, dtype=torch.bool)}, rows)
 
 
-def test_experts_of_another_model_are_named(checkpoints: dict[str, Path]) -> None:
-    rows = prunable(checkpoints["mixtral"])
+def test_experts_of_another_model_are_named(checkpoints: Callable[..., Path]) -> None:
+    rows = prunable(checkpoints("mixtral"))
     smaller = families.build("mixtral", num_local_experts=2)
     name = "model.layers.0.block_sparse_moe.experts.3.w1.weight"
     with pytest.raises(UserError, match=r"mask of matrix model\.layers\.0\.block_sparse_moe\.experts\.3\.w1"):
@@ -423,6 +419,6 @@ def test_names_are_found_with_and_without_a_head(
         assert own[keep].count_nonzero() == keep.sum()
 
 
-def test_a_name_that_a_model_does_not_know_stays_as_it_is(checkpoints: dict[str, Path]) -> None:
-    model = families.load(checkpoints["bert"], "bert")
+def test_a_name_that_a_model_does_not_know_stays_as_it_is(checkpoints: Callable[..., Path]) -> None:
+    model = families.load(checkpoints("bert"), "bert")
     assert resolve_name("no.such", model, dict(model.named_parameters())) == "no.such"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,13 +319,6 @@ def test_shards_do_not_show(tmp_path: Path, shards: int, scope: str) -> None:
         method = method_of(score, scope)
         one, many = masks(single, method), masks(sharded, method)
         assert all((a == b).all() for name in one for a, b in zip(one[name], many[name], strict=True))
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

@@ -102,10 +102,17 @@ def keys(schema: Any) -> Iterator[str]:
             yield from keys(value)
 
 
-def test_every_key_of_the_configuration_is_documented(root: Path) -> None:
+# Where a schema's keys are described: the heading of the section.
+SECTIONS = {"study": "The study", "source": "Sources"}
+
+
+def test_every_key_of_the_configuration_is_documented_in_its_section(root: Path) -> None:
     text = re.sub(r"```.*?```", "", (root / "config" / "README.md").read_text(), flags=re.DOTALL)
-    words = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    sections = dict(re.findall(r"^## `?([\w. ]+?)`?\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE))
     for schema in sorted((root / "workflow" / "schemas").glob("*.yaml")):
+        name = schema.name.removesuffix(".schema.yaml")
+        section = sections[SECTIONS.get(name, f"{name}.yaml")]
+        words = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`]+)`", section))))
         named = set(keys(yaml.safe_load(schema.read_text())))
         assert named
         assert named <= words, f"{schema.name}: {named - words}"
