@@ -492,7 +492,7 @@ def test_labels_and_notes_do_not_define_a_job() -> None:
     assert one.slots("own-random") == other.slots("own-random")
     assert one.task("own-class") == other.task("own-class")
     assert one.dataset("own-texts") == other.dataset("own-texts")
-    assert one.model("own-bert") == other.model("own-bert")
+    assert one.model("own-bert", "step000100") == other.model("own-bert", "step000100")
     content["registries"]["tasks"]["own-class"]["epochs"] = 9
     assert build(content).task("own-class") != one.task("own-class")
 

@@ -5,9 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.checkpoint_files import CONFIG
 from essential_sparsity.checkpoints import extract, log_checkpoint
 from essential_sparsity.files import sha256_of, write_json
 from essential_sparsity.job import run_job
+from essential_sparsity.remote_code import check_remote_code
 from essential_sparsity.sources import describe, fetch
 
 
@@ -20,6 +22,9 @@ def main(snakemake: Any) -> None:
     destination = Path(snakemake.output.weights).parent
     with tempfile.TemporaryDirectory(dir=destination, prefix=".source-") as folder:
         fetch({**model["source"], "step": checkpoint}, inputs, Path(folder) / "source", where)
+        config = Path(folder) / "source" / CONFIG
+        if config.is_file():
+            check_remote_code(config, model["trust_remote_code"], where)
         extract(Path(folder) / "source", destination, model["dtype"], where)
     log_checkpoint(destination)
     write_json(

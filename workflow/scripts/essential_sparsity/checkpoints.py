@@ -14,18 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from essential_sparsity.checkpoint_files import COMPANIONS
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import atomic_path, read_json, write_json
 from essential_sparsity.weights import INDEX, WEIGHTS, shard_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-# What transformers writes beside the weights and a tokenizer or processor needs to load.
-_COMPANIONS = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model",
-    "spiece.model", "chat_template.jinja",
-)  # fmt: skip
 
 
 def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
@@ -53,12 +47,12 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
             mend="name the file or folder that holds the weights",
         )
     destination.mkdir(parents=True, exist_ok=True)
-    for name in _COMPANIONS:
+    for name in COMPANIONS:
         # What an earlier extraction from another source left: another model's tokenizer must not be read for this one.
         (destination / name).unlink(missing_ok=True)
     state = convert(files, destination, DTYPES[dtype], where)
     check_finite(state, where)
-    for name in _COMPANIONS:
+    for name in COMPANIONS:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, destination / name)
     if not (destination / "config.json").is_file():
