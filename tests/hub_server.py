@@ -57,6 +57,8 @@ class Hub:
         private: Repositories that answer as if they did not exist without the token.
         gated: Repositories whose files need the token.
         refused: Answer every request with this status.
+        refused_next: Answer the next requests with these.
+        storage_refused: Answer every request of a large file's content with this status.
         served_instead: What is sent in place of a file's content, by its name.
         broken_after: For each of the next requests of a file's content, the bytes after which the connection drops.
         requests: Every request, in order.
@@ -68,6 +70,8 @@ class Hub:
     private: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
     refused: int = 0
+    refused_next: list[int] = field(default_factory=list)
+    storage_refused: int = 0
     served_instead: dict[str, bytes] = field(default_factory=dict)
     broken_after: dict[str, list[int]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -122,9 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(
             Request(self.command, path, header("Range", "") or "", header("Authorization", "") or "")
         )
-        if self.hub.refused:
-            self._send(self.hub.refused, b"no", {"Retry-After": "0"})
-        elif path.startswith("/storage/"):
+        stored = path.startswith("/storage/")
+        refused = self.hub.refused_next.pop(0) if self.hub.refused_next else self.hub.refused
+        if refused or (stored and self.hub.storage_refused):
+            self._send(refused or self.hub.storage_refused, b"no", {"Retry-After": "0"})
+        elif stored:
             name, content = self.hub.blobs[path.split("/")[2]]
             self._send_file(name, content, {})
         elif match := re.fullmatch(r"/api/(models|datasets)/(.+?)/(revision|tree)/([^/]+)/?", path):

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 import families
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.hub import download, find_steps, git_blob_id
+from essential_sparsity.hub import download, find_steps, git_blob_id, pause_of
 from essential_sparsity.sources import describe, fetch, table_splits
 from essential_sparsity.trajectory import hub_steps
 from hub_server import SIGNATURE, Hub, blob_id, serving
@@ -313,6 +313,30 @@ def test_a_hub_that_refuses(hub: Hub, tmp_path: Path, status: int, says: str) ->
     assert names(get(tmp_path / "out")) == set(SINGLE)
 
 
+def test_too_many_requests_are_waited_for(hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, SINGLE)
+    hub.refused_next = [429, 429]
+    assert names(get(tmp_path / "out")) == set(SINGLE)
+
+
+@pytest.mark.parametrize(
+    ("headers", "tried", "seconds"),
+    [({}, 1, 1), ({}, 4, 8), ({"Retry-After": "30"}, 1, 31), ({"Retry-After": "9999"}, 1, 300)],
+)
+def test_pauses_are_as_long_as_the_hub_says(headers: dict[str, str], tried: int, seconds: float) -> None:
+    assert pause_of(headers, tried) == seconds
+
+
+def test_the_signature_of_an_address_is_not_shown(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hub.add(NAME, SINGLE)
+    hub.storage_refused = 503
+    with caplog.at_level(logging.INFO):
+        error = fault(tmp_path / "out")
+    assert "503" in error.found
+    assert hub.storage in error.found
+    assert SIGNATURE not in str(error) + caplog.text
+
+
 def test_a_token_goes_to_the_hub_alone_and_is_written_nowhere(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -421,6 +445,26 @@ def test_revisions_that_are_missing_are_named(hub: Hub) -> None:
     found = find_steps(hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE), WHERE)
     assert found["found"] == {"step000001": commit}
     assert "'step2', which 'org/tiny' does not have" in found["missing"]["step000002"]
+
+
+def test_offline_the_steps_of_the_cache_are_all_there_is(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE)
+    hub.add(NAME, SINGLE, "step1")
+    found = find_steps(steps, WHERE)
+    hub.add(NAME, SINGLE, "step2")
+    offline(monkeypatch, "switch")
+    again = find_steps(steps, WHERE)
+    assert again["found"] == found["found"]
+    assert "HF_HUB_OFFLINE" in again["missing"]["step000002"]
+
+
+def test_without_an_answer_no_step_is_taken_for_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE)
+    hub.add(NAME, SINGLE, "step1")
+    find_steps(steps, WHERE)
+    offline(monkeypatch, "no answer")
+    with pytest.raises(UserError, match="the connection to"):
+        find_steps(steps, WHERE)
 
 
 @pytest.mark.parametrize("refused", [0, 429])

@@ -31,11 +31,11 @@ def hub_study(folder: Path, hub: Hub) -> dict[str, Any]:
     shutil.rmtree(folder / "llama")
     (folder / "texts.csv").unlink()
     trajectory = {"repository": "org/steps", "revision": "step{step}", "steps": {"powers_of_two_to": 2}}
-    curve = {"methods": ["magnitude-global"], "sparsities": [0.5, 0.9], "tasks": ["hub-perplexity"]}
+    axes = {"methods": ["magnitude-global"], "sparsities": [0.5], "tasks": ["hub-perplexity"]}
     return {
         "study": "hub",
-        "curves": [{"models": ["hub-llama"], **curve}, {"models": ["hub-steps"], "checkpoints": ["all"], **curve}],
-        "weights": [{"models": ["hub-steps"]}],
+        "curves": [{"models": ["hub-steps"], "checkpoints": ["all"], **axes}],
+        "weights": [{"models": ["hub-llama"]}],
         "registries": {
             "models": {
                 "hub-llama": {"licence": "MIT", "source": {"kind": "hub", "repository": "org/llama"}},
@@ -44,7 +44,8 @@ def hub_study(folder: Path, hub: Hub) -> dict[str, Any]:
             "datasets": {
                 "hub-texts": {
                     "source": {
-                        "kind": "hub", "repository": "org/texts", "files": {"train": ["train.csv"], "test": ["t*t.csv"]},
+                        "kind": "hub", "repository": "org/texts",
+                        "files": {"train": ["train.csv"], "test": ["t*t.csv"]},
                     },
                     "licence": "MIT", "format": "csv", "text": "text",
                 }
@@ -87,6 +88,8 @@ def test_a_missing_step_is_named_and_the_others_go_on(finished_hub: tuple[Any, H
     assert list(steps["missing"]) == ["step000001"]
     rows = pd.read_parquet(clone.work / "results/studies/hub/tables/evaluations.parquet")
     assert set(rows.loc[rows["model"] == "hub-steps", "checkpoint"]) == {"step000000", "step000002"}
+    summary = (clone.work / "results/studies/hub/summary.txt").read_text()
+    assert "The hub lacks 1 of the 3 steps of hub-steps, which are left out: step 1." in summary
     log = (clone.work / "results/logs/find_steps/hub-steps.log").read_text()
     assert "step000001: found 'step1', which 'org/steps' does not have" in log
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from essential_sparsity.checkpoint_files import COMPANIONS
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import atomic_path, read_json, write_json
+from essential_sparsity.remote_code import is_trusted, own_class
 from essential_sparsity.weights import INDEX, WEIGHTS, shard_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -219,18 +220,18 @@ def read_config(folder: Path) -> Any:
     import transformers
 
     try:
-        return transformers.AutoConfig.from_pretrained(folder)
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted(folder))
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise UserError(
             where=str(folder / "config.json"),
             found=f"a configuration that transformers {transformers.__version__} cannot read ({first_line(error)})",
             expected="the configuration of a transformer that it knows",
-            mend="correct the file; a model that needs code of its own is not supported",
+            mend="correct the file; a model that needs code of its own runs only with `trust_remote_code: true`",
         ) from error
 
 
 def architecture_class(folder: Path) -> Any:
-    """Return the transformers class that the checkpoint's own configuration names.
+    """Return the class that the checkpoint's own configuration names: transformers', or that of a trusted model.
 
     Raises:
         UserError: The configuration names none, or one that this transformers does not have.
@@ -240,6 +241,7 @@ def architecture_class(folder: Path) -> Any:
     config = read_config(folder)
     names = config.architectures or []
     found = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    found = found or own_class(config, folder)
     if found is None:
         raise UserError(
             where=f"{folder / 'config.json'}, key architectures",

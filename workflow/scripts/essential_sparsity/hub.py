@@ -13,9 +13,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from essential_sparsity.checkpoint_files import CONFIG, choose_weights, companions, is_index, shards_of
 from essential_sparsity.errors import UserError, quoted
@@ -24,7 +25,11 @@ from essential_sparsity.hub_errors import explaining, not_cached, wrong_bytes
 from essential_sparsity.progress import progress
 from essential_sparsity.remote_code import check_remote_code
 
+T = TypeVar("T")
+
 _CHUNK = 1 << 20
+_TRIES = 6
+_LONGEST_PAUSE = 300.0
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -211,7 +216,32 @@ def resolve_commit(name: str, revision: str, kind: str, where: str) -> str:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     disable_progress_bars()
     with explaining(name, revision, where):
-        return HfApi().resolve_revision(name, repo_type=kind, revision=revision).resolved
+        return patiently(lambda: HfApi().resolve_revision(name, repo_type=kind, revision=revision).resolved)
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Ask the hub, again after a while where it has had too many requests: huggingface_hub waits with files only."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for tried in range(1, _TRIES):
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            if error.response.status_code != 429:
+                raise
+            pause = pause_of(error.response.headers, tried)
+            logging.warning("the hub has had too many requests: waiting %.0f s", pause)
+            time.sleep(pause)
+    return ask()
+
+
+def pause_of(headers: Mapping[str, str], tried: int) -> float:
+    """Return the seconds to wait after a refusal: as the hub says, or twice as long with every try."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    limit, asked = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
+    seconds = limit.reset_in_seconds if limit and limit.remaining == 0 else int(asked) if asked.isdigit() else 0
+    return float(min(max(seconds + 1, 2 ** (tried - 1)), _LONGEST_PAUSE))
 
 
 def place(cached: Path, target: Path) -> None:
@@ -332,12 +362,13 @@ def find_steps(steps: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, 
         where: The trajectory's key, for messages.
 
     Returns:
-        ``found``, the commit of each checkpoint that exists, and ``missing``, the reason for each that does not.
+        ``found``, the commit of each checkpoint that exists, and ``missing``, the reason for each that does not. With
+        ``HF_HUB_OFFLINE`` a step that is not in the cache is missing, too.
 
     Raises:
         UserError: None of them exists, or the hub cannot be asked.
     """
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import constants, errors
 
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -346,8 +377,11 @@ def find_steps(steps: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, 
         try:
             found[name] = resolve_commit(source["repository"], source["revision"], "model", where)
         except UserError as error:
-            absent = isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError)
-            if not absent or isinstance(error.__cause__, GatedRepoError):
+            cause = error.__cause__
+            absent = isinstance(cause, errors.RepositoryNotFoundError | errors.RevisionNotFoundError)
+            # Whoever asks to stay offline has the cache's steps and no others.
+            uncached = constants.is_offline_mode() and isinstance(cause, errors.RevisionResolutionError)
+            if not (absent or uncached) or isinstance(cause, errors.GatedRepoError):
                 raise
             failed = error
             missing[name] = error.found

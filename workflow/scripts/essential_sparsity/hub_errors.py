@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,11 @@ def explaining(repository: str, revision: str, where: str) -> Iterator[None]:
             where, f"no room for '{repository}' ({first_line(error)})", "room for its files in the hub's cache",
             "free some, or let HF_HOME name a folder on another disk",
         ) from error  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    """Return what a library says, without the query of an address: it may hold a signature that gives access."""
+    return f"{type(error).__name__}: {re.sub(r'[?][^ ]+', '?...', first_line(error))}"
 
 
 def explain(error: Exception, repository: str, revision: str, where: str) -> UserError:
@@ -89,11 +95,11 @@ def explain(error: Exception, repository: str, revision: str, where: str) -> Use
         return not_cached(repository, revision, where)
     if isinstance(root, errors.RemoteEntryNotFoundError):
         return UserError(
-            name, f"that a file of '{repository}' at {revision} is not there ({first_line(root)})",
+            name, f"that a file of '{repository}' at {revision} is not there ({_reason(root)})",
             "every file that the hub lists", "name another revision",
         )  # fmt: skip
     return UserError(
-        name, f"that the connection to {constants.ENDPOINT} failed ({type(root).__name__}: {first_line(root)})",
+        name, f"that the connection to {constants.ENDPOINT} failed ({_reason(root)})",
         f"a hub that answers and holds '{repository}'",
         f"check the network, its proxy and HF_ENDPOINT, then {_AGAIN}. Without a network, fill the hub's cache "
         "elsewhere and set HF_HUB_OFFLINE=1, or use `kind: path`",

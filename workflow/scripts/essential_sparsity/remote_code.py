@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
@@ -40,3 +42,37 @@ def check_remote_code(config: Path, trusted: bool, where: str) -> None:
         mend="choose another model; if you have read the code and trust it, write `trust_remote_code: true` into the "
         "model's entry",
     )
+
+
+def copy_code(folder: Path, checkpoint: Path, trusted: bool) -> None:
+    """Copy a trusted model's Python modules into its checkpoint, and remove what an earlier extraction left."""
+    for old in checkpoint.glob("*.py"):
+        old.unlink()
+    for module in folder.glob("*.py") if trusted else ():
+        shutil.copyfile(module, checkpoint / module.name)
+
+
+def is_trusted(checkpoint: Path) -> bool:
+    """Say whether code beside a checkpoint may run: its provenance records what the registry entry said."""
+    provenance = checkpoint / "provenance.json"
+    return provenance.is_file() and bool(read_json(provenance).get("trust_remote_code"))
+
+
+def own_class_name(config: Any, auto_class: str) -> str:
+    """Return the name of the class that a model brings for one of transformers' auto classes; empty if none."""
+    reference = (getattr(config, "auto_map", None) or {}).get(auto_class)
+    return reference.rsplit(".", 1)[-1] if isinstance(reference, str) else ""
+
+
+def own_class(config: Any, checkpoint: Path) -> Any:
+    """Return the model class that a trusted checkpoint brings along; None if it brings none that it names.
+
+    Args:
+        config: The checkpoint's configuration, whose ``auto_map`` says where its classes are.
+        checkpoint: The checkpoint's folder, with the Python modules.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    references = getattr(config, "auto_map", None) or {}
+    wanted = [r for auto, r in references.items() if own_class_name(config, auto) in (config.architectures or [])]
+    return get_class_from_dynamic_module(wanted[0], checkpoint) if wanted and is_trusted(checkpoint) else None

@@ -111,6 +111,8 @@ class Study:
                 for kind in ("models", "methods", "tasks"):
                     for j, name in enumerate(entry.get(kind, [])):
                         self._known(kind, name, f"{self.file}, key {part}[{i}].{kind}[{j}]")
+        for name, dataset in self.datasets.items():
+            self._check_dataset_source(dataset, f"{self._place('datasets', name)}.source")
         for name, task in self.tasks.items():
             where = f"{self._place('tasks', name)}.dataset"
             self._known("datasets", task["dataset"], where)
@@ -118,8 +120,8 @@ class Study:
             has_test = "split" in dataset or "test" in dataset["source"].get("files", {})
             if task["protocol"] == "finetune" and not ("label" in dataset and has_test):
                 raise UserError(
-                    where, f"dataset '{task['dataset']}' without label or split",
-                    "a dataset with `label` and `split`, since the protocol finetune trains and tests on classes",
+                    where, f"dataset '{task['dataset']}' without label or a test split",
+                    "a dataset with `label`, and `split` or files for `test`: finetune trains and tests on classes",
                     "add them to the dataset or choose another",
                 )  # fmt: skip
         for name, calibration in self.calibrations.items():
@@ -148,8 +150,6 @@ class Study:
                 )  # fmt: skip
             if "trajectory" in source:
                 hub_steps(source["trajectory"], f"{self._place('models', name)}.source.trajectory")
-        for name, dataset in self.datasets.items():
-            self._check_dataset_source(dataset, f"{self._place('datasets', name)}.source")
 
     def _check_dataset_source(self, dataset: Mapping[str, Any], where: str) -> None:
         source = dataset["source"]
