@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,10 +186,11 @@ def blob_name() -> str:
     return hashlib.sha256(WEIGHTS).hexdigest()
 
 
+@pytest.mark.parametrize("more", [0, -1, 1])
 @pytest.mark.parametrize("file", ["model.safetensors", "vocab.txt"])
-def test_wrong_bytes_are_refused_and_leave_nothing(hub: Hub, tmp_path: Path, file: str) -> None:
+def test_wrong_bytes_are_refused_and_leave_nothing(hub: Hub, tmp_path: Path, file: str, more: int) -> None:
     hub.add(NAME, SINGLE)
-    wrong = b"z" * len(SINGLE[file])
+    wrong = b"z" * (len(SINGLE[file]) + more)
     hub.served_instead[file] = wrong
     error = fault(tmp_path / "out")
     assert file in error.found
@@ -194,6 +199,17 @@ def test_wrong_bytes_are_refused_and_leave_nothing(hub: Hub, tmp_path: Path, fil
     assert wrong not in [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
     hub.served_instead.clear()
     assert (get(tmp_path / "out") / file).read_bytes() == SINGLE[file]
+
+
+def test_a_mirror_that_names_content_otherwise_is_checked_like_the_hub(hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, SINGLE)
+    hub.mirror = True
+    files = get(tmp_path / "out")
+    assert {name: (files / name).read_bytes() for name in names(files)} == SINGLE
+    hub.served_instead["model.safetensors"] = b"z" * len(WEIGHTS)
+    for blob in (tmp_path / "cache").rglob("blobs/*"):
+        blob.unlink()
+    assert "SHA-256" in fault(tmp_path / "again").found
 
 
 def test_a_damaged_file_of_the_cache_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
@@ -261,6 +277,18 @@ def test_no_answer_and_nothing_in_the_cache(hub: Hub, tmp_path: Path, monkeypatc
     assert f"the connection to {constants.ENDPOINT} failed" in error.found
     assert "HF_ENDPOINT" in error.mend
     assert "kind: path" in error.mend
+
+
+def test_a_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(NAME, SINGLE)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    error = fault(tmp_path / "out")
+    assert "No space left on device" in error.found
+    assert "HF_HOME" in error.mend
 
 
 def test_a_missing_repository_is_named(hub: Hub, tmp_path: Path) -> None:
@@ -496,3 +524,34 @@ def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
     rows = prepare_texts(splits, entry, WHERE)
     assert rows["split"].value_counts().to_dict() == {"train": 8551, "test": 1043}
     assert set(rows["label"]) == set(classes.values())
+
+
+DOWNLOAD = """
+import sys, pathlib
+from essential_sparsity.hub import download
+download({"repository": "org/tiny", "revision": "main"}, "model", False, pathlib.Path(sys.argv[1]), "w")
+"""
+
+
+def test_a_killed_download_is_resumed_by_the_next_process(hub: Hub, tmp_path: Path, root: Path) -> None:
+    # More than one of the library's own blocks of 10 MB; the server stops sending within the second.
+    weights = os.urandom(1 << 20) * 12
+    hub.add(NAME, {**SMALL, "model.safetensors": weights})
+    hub.stalled_after["model.safetensors"] = 11 << 20
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(root / "workflow" / "scripts"),
+    }  # fmt: skip
+    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path / "out")]
+    with subprocess.Popen(command, env=environment) as process:
+        assert hub.stalled.wait(60)
+        while not any(p.stat().st_size for p in (tmp_path / "home").rglob("*.incomplete")):
+            threading.Event().wait(0.05)
+        process.kill()
+    (begun,) = [p.stat().st_size for p in (tmp_path / "home").rglob("*.incomplete")]
+    hub.stalled_after.clear()
+    hub.requests.clear()
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert set(hub.ranges()) == {f"bytes={begun}-"}
+    assert (tmp_path / "out" / "files" / "model.safetensors").read_bytes() == weights

@@ -88,6 +88,13 @@ def test_a_trusted_model_is_built_listed_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(dict(model.named_parameters())["model.layers.0.mlp.up_proj.weight"].data, stored)
 
 
+def test_code_in_another_repository_is_refused(tmp_path: Path) -> None:
+    config = {"model_type": "unheard-of", "auto_map": {"AutoModel": "org/code--own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"'org/code--own\.Own', code in another repository"):
+        check_remote_code(tmp_path / "config.json", True, WHERE)
+
+
 def test_code_of_an_earlier_extraction_does_not_stay(tmp_path: Path) -> None:
     source = own_model(tmp_path / "source", tmp_path / "was-run")
     checkpoint = checkpoint_of(source, tmp_path / "checkpoint", True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from essential_sparsity.checkpoint_files import CONFIG, choose_weights, companions, is_index, shards_of
-from essential_sparsity.errors import UserError, quoted
+from essential_sparsity.errors import UserError, first_line, quoted
 from essential_sparsity.files import atomic_path, read_json, sha256_of, write_json
 from essential_sparsity.hub_errors import explaining, not_cached, wrong_bytes
 from essential_sparsity.progress import progress
@@ -96,7 +96,14 @@ class Repository:
                 return cached
         found = [file for file in tree if isinstance(file, RepoFile)]
         self.sizes = {file.path: file.size for file in found}
-        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in found}
+        digests = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in found}
+        # They become names of files in the cache.
+        if unknown := next((path for path, digest in digests.items() if not _DIGEST.fullmatch(digest)), None):
+            raise UserError(
+                f"{self.where}.repository", f"no hash of {unknown} in the list of files of '{self.name}'",
+                "a SHA-256 or git blob id of every file", "let HF_ENDPOINT name a hub that lists them",
+            )  # fmt: skip
+        return digests
 
     def _list_cached(self) -> dict[str, str]:
         """Return the files as the cache knows them; none if it cannot tell what the repository holds."""
@@ -153,6 +160,7 @@ class Repository:
         has a random name. Here it has the digest's name, so that the next run asks for the rest only.
         """
         from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
@@ -177,7 +185,13 @@ class Repository:
                     begun = 0
                 logging.info("fetching %s, %.1f MB, from byte %d on", path, size / 1e6, begun)
                 with open(partial, "ab") as stream:
-                    http_get(url, stream, resume_size=begun, headers=headers, expected_size=size)
+                    try:
+                        http_get(url, stream, resume_size=begun, headers=headers, expected_size=size)
+                    except OSError as error:
+                        if error.errno is not None or isinstance(error, HfHubHTTPError):
+                            raise
+                        # Other bytes than expected, by their number: the digest says so.
+                        logging.warning("%s", first_line(error))
                 found = digest_like(expected, partial)
                 if found == expected:
                     break

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from essential_sparsity.errors import UserError, first_line
 
 _LOG_IN = "set HF_TOKEN, or run `hf auth login`"
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _AGAIN = "run the same command again: what was downloaded is kept, and it goes on from there"
 
 
@@ -33,11 +34,11 @@ def explaining(repository: str, revision: str, where: str) -> Iterator[None]:
     ) as error:  # fmt: skip
         raise explain(error, repository, revision, where) from error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _UNWRITABLE:
             raise
         raise UserError(
-            where, f"no room for '{repository}' ({first_line(error)})", "room for its files in the hub's cache",
-            "free some, or let HF_HOME name a folder on another disk",
+            where, f"that '{repository}' cannot be written to the hub's cache ({first_line(error)})",
+            "room for its files, and leave to write them", "free some room, or let HF_HOME name another folder",
         ) from error  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def check_remote_code(config: Path, trusted: bool, where: str) -> None:
         where: The source's key, for messages.
 
     Raises:
-        UserError: The model needs its own code and is not trusted.
+        UserError: The model needs its own code and is not trusted, or the code lies in another repository.
     """
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -32,7 +32,18 @@ def check_remote_code(config: Path, trusted: bool, where: str) -> None:
         # Whoever reads the configuration says so.
         return
     model_type = contents.get("model_type")
-    if trusted or not contents.get("auto_map") or model_type in CONFIG_MAPPING_NAMES:
+    if not contents.get("auto_map") or model_type in CONFIG_MAPPING_NAMES:
+        return
+    elsewhere = [str(r) for r in contents["auto_map"].values() if "--" in str(r)]
+    if trusted and elsewhere:
+        # transformers would fetch it in the middle of a job, at whatever commit it is then.
+        raise UserError(
+            where=f"{where}, file {config.name}, key auto_map",
+            found=f"'{elsewhere[0]}', code in another repository",
+            expected="code beside the model",
+            mend="copy the model and the code into a folder, correct `auto_map` there and use `kind: path`",
+        )
+    if trusted:
         return
     raise UserError(
         where=f"{where}, file {config.name}",
