@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 SIGNATURE = "X-Amz-Signature=a-secret-of-some-minutes"
 # What the hub stores apart from git.
 LARGE = (".safetensors", ".bin", ".parquet", ".h5", ".gguf")
+# Kind, name, route, revision and folder.
+_API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
 # So small that a repository's list of files comes in pages.
 PAGE = 3
 
@@ -125,6 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path)
@@ -139,14 +144,21 @@ class _Handler(BaseHTTPRequestHandler):
         elif stored:
             name, content = self.hub.blobs[path.split("/")[2]]
             self._send_file(name, content, {})
-        elif match := re.fullmatch(r"/api/(models|datasets)/(.+?)/(revision|tree)/([^/]+)/?", path):
-            kind, name, route, revision = match.groups()
+        elif match := _API.fullmatch(path):
+            kind, name, route, revision, folder = (group or "" for group in match.groups())
             # The real hub shows what a gated repository is, and keeps its files.
-            commit = self._commit(kind, name, revision)
-            if commit and route == "revision":
+            commit = self._commit(kind, name, revision or "main")
+            if commit and route in {"", "revision"}:
                 self._send_json({"id": name, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0})
+            elif commit and route == "paths-info":
+                asked = parse_qs(self.rfile.read(int(header("Content-Length", "0") or 0)).decode())["paths"]
+                self._send_json([entry for entry in self._tree(kind, name, commit) if entry["path"] in asked])
             elif commit:
-                self._send_tree(kind, name, commit, parse_qs(parts.query), path)
+                query, prefix = parse_qs(parts.query), f"{folder}/" if folder else ""
+                entries = [entry for entry in self._tree(kind, name, commit) if entry["path"].startswith(prefix)]
+                if query.get("recursive", [""])[0].lower() != "true":
+                    entries = [entry for entry in entries if "/" not in entry["path"].removeprefix(prefix)]
+                self._send_tree(entries, query, path)
         elif match := re.fullmatch(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)", path):
             dataset, name, revision, file = match.groups()
             kind = "datasets" if dataset else "models"
@@ -174,9 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self.hub.revisions[kind, name, revision]
         return None
 
-    def _send_tree(self, kind: str, name: str, commit: str, query: dict[str, list[str]], path: str) -> None:
-        entries: list[dict[str, Any]] = []
-        for file, content in sorted(self.hub.commits[kind, name, commit].items()):
+    def _tree(self, kind: str, name: str, commit: str) -> list[dict[str, Any]]:
+        files = self.hub.commits[kind, name, commit]
+        folders = {str(parent) for file in files for parent in PurePosixPath(file).parents} - {"."}
+        entries: list[dict[str, Any]] = [
+            {"type": "directory", "path": folder, "size": 0, "oid": blob_id(folder.encode())}
+            for folder in sorted(folders)
+        ]
+        for file, content in sorted(files.items()):
             entry: dict[str, Any] = {"type": "file", "path": file, "size": len(content), "oid": blob_id(content)}
             if file.endswith(LARGE):
                 entry["oid"] = blob_id(b"a pointer to " + content)
@@ -184,9 +201,13 @@ class _Handler(BaseHTTPRequestHandler):
                     "oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130,
                 }  # fmt: skip
             entries.append(entry)
+        return entries
+
+    def _send_tree(self, entries: list[dict[str, Any]], query: dict[str, list[str]], path: str) -> None:
         start = int(query.get("cursor", ["0"])[0])
         more = start + PAGE < len(entries)
-        link = {"Link": f'<{self.hub.endpoint}{path}?recursive=True&cursor={start + PAGE}>; rel="next"'} if more else {}
+        following = urlencode({**{name: values[0] for name, values in query.items()}, "cursor": start + PAGE})
+        link = {"Link": f'<{self.hub.endpoint}{path}?{following}>; rel="next"'} if more else {}
         self._send_json(entries[start : start + PAGE], link)
 
     def _resolve(self, kind: str, name: str, commit: str, file: str) -> None:
@@ -225,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[:limit])
             self.wfile.flush()
         if limit is not None:

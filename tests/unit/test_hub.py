@@ -27,6 +27,7 @@ from essential_sparsity.sources import describe, fetch, table_splits
 from essential_sparsity.trajectory import hub_steps
 from hub_server import SIGNATURE, Hub, blob_id, serving
 
+ROOT = Path(__file__).resolve().parents[2]
 WHERE = "config/models.yaml, m.source"
 NAME = "org/tiny"
 WEIGHTS = bytes(range(256)) * 40
@@ -508,7 +509,7 @@ def test_git_names_content_as_it_does(tmp_path: Path) -> None:
     assert git_blob_id(tmp_path / "empty") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 
-SHARED = Path(os.environ.get("SHARED_HUB", Path(__file__).resolve().parents[3] / "shared" / "hub"))
+SHARED = Path(os.environ.get("SHARED_HUB", ROOT.parent / "shared" / "hub"))
 
 
 @pytest.mark.skipif(not (SHARED / "datasets" / "nyu-mll" / "glue").is_dir(), reason="no real data in ../shared/hub")
@@ -526,6 +527,30 @@ def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
     assert set(rows["label"]) == set(classes.values())
 
 
+LOAD = """
+import datasets
+files = {"train": "sst2/train-*.csv", "test": "sst2/test-*.csv"}
+datasets.load_dataset("org/tiny", data_files=files)["train"].to_json("rows.json")
+"""
+
+
+def environment_of(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a process that sees this hub and no other."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    home = str(tmp_path / "home")
+    return {**others, "HF_ENDPOINT": hub.endpoint, "HF_HOME": home, "PYTHONPATH": str(ROOT / "workflow" / "scripts")}
+
+
+def test_datasets_reads_the_same_rows_through_the_same_endpoint(hub: Hub, tmp_path: Path) -> None:
+    files = {f"sst2/{name}.csv": b"text\n" + name.encode() + b"\n" for name in ("train-0", "train-1", "test-0")}
+    hub.add(NAME, files, kind="datasets")
+    command = [sys.executable, "-c", LOAD]
+    subprocess.run(command, env=environment_of(hub, tmp_path), cwd=tmp_path, check=True, timeout=120)
+    rows = [json.loads(line)["text"] for line in (tmp_path / "rows.json").read_text().splitlines()]
+    parts = get(tmp_path / "out", "dataset", files={"train": ["sst2/train-*.csv"]})
+    assert rows == [p.read_text().split()[1] for p in sorted(parts.rglob("*.csv"))] == ["train-0", "train-1"]
+
+
 DOWNLOAD = """
 import sys, pathlib
 from essential_sparsity.hub import download
@@ -533,16 +558,12 @@ download({"repository": "org/tiny", "revision": "main"}, "model", False, pathlib
 """
 
 
-def test_a_killed_download_is_resumed_by_the_next_process(hub: Hub, tmp_path: Path, root: Path) -> None:
+def test_a_killed_download_is_resumed_by_the_next_process(hub: Hub, tmp_path: Path) -> None:
     # More than one of the library's own blocks of 10 MB; the server stops sending within the second.
     weights = os.urandom(1 << 20) * 12
     hub.add(NAME, {**SMALL, "model.safetensors": weights})
     hub.stalled_after["model.safetensors"] = 11 << 20
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-        "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(root / "workflow" / "scripts"),
-    }  # fmt: skip
+    environment = environment_of(hub, tmp_path)
     command = [sys.executable, "-c", DOWNLOAD, str(tmp_path / "out")]
     with subprocess.Popen(command, env=environment) as process:
         assert hub.stalled.wait(60)
