@@ -23,15 +23,30 @@ def _checkpoint(folder: Path) -> Path:
     return folder / "results" / "checkpoints" / MODEL / "final"
 
 
-def _batches(folder: Path, batch_size: int) -> list[Any]:
+def _tokens(folder: Path) -> Path:
+    return folder / "results" / "bench-tokens.safetensors"
+
+
+def tokens(folder: Path) -> dict[str, Any]:
+    """Write the sequences that both sides read: the choice and tokenising of text are no part of what is measured."""
     import pandas as pd
+    import torch
+    from safetensors.torch import save_file
     from torch import nn
 
     from essential_sparsity.calibration_text import calibration_batches
 
     rows = pd.read_parquet(folder / "results/datasets/rotten-tomatoes-plots-by-film.parquet")
-    settings = {"sequences": SEQUENCES, "length": LENGTH, "batch_size": batch_size, "seed": 0}
-    return calibration_batches(rows, _checkpoint(folder), nn.Module(), settings, "benchmark")
+    settings = {"sequences": SEQUENCES, "length": LENGTH, "batch_size": SEQUENCES, "seed": 0}
+    batches = calibration_batches(rows, _checkpoint(folder), nn.Module(), settings, "benchmark")
+    save_file({"tokens": torch.cat(batches)}, _tokens(folder))
+    return {}
+
+
+def _batches(folder: Path, batch_size: int) -> list[Any]:
+    from safetensors.torch import load_file
+
+    return list(load_file(_tokens(folder))["tokens"].split(batch_size))
 
 
 def ours(score: str, scope: str, update: str, precision: str, folder: Path) -> dict[str, Any]:
@@ -241,13 +256,14 @@ def agreement(first: str, second: str) -> float:
 
 
 SIDES = {
-    "ours-wanda": lambda folder: ours("wanda", "row", "none", "medium", folder),
-    "ours-wanda-highest": lambda folder: ours("wanda", "row", "none", "highest", folder),
+    "tokens": tokens,
+    "ours-wanda": lambda folder: ours("wanda", "row", "none", "bfloat16", folder),
+    "ours-wanda-float32": lambda folder: ours("wanda", "row", "none", "float32", folder),
     "peer-wanda": lambda folder: published(plain_wanda, False, folder),
     "ours-dense-1": lambda folder: ours_dense(LEVELS[:1], folder),
     "ours-dense-11": lambda folder: ours_dense(LEVELS, folder),
-    "ours-sparsegpt": lambda folder: ours("sparsegpt", "column-block", "sparsegpt", "medium", folder),
-    "ours-sparsegpt-highest": lambda folder: ours("sparsegpt", "column-block", "sparsegpt", "highest", folder),
+    "ours-sparsegpt": lambda folder: ours("sparsegpt", "column-block", "sparsegpt", "bfloat16", folder),
+    "ours-sparsegpt-float32": lambda folder: ours("sparsegpt", "column-block", "sparsegpt", "float32", folder),
     "peer-sparsegpt": lambda folder: published(plain_sparsegpt, True, folder),
 }
 
@@ -259,8 +275,8 @@ def measured(sides: list[str], folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def compared(score: str, limit: float, folder: Path) -> dict[str, Any]:
-    """Measure one method on both sides, ours with both precisions of the replays."""
-    ours_side, exact, peer_side = measured([f"ours-{score}", f"ours-{score}-highest", f"peer-{score}"], folder)
+    """Measure one method on both sides, ours with both precisions of the forward."""
+    ours_side, exact, peer_side = measured([f"ours-{score}", f"ours-{score}-float32", f"peer-{score}"], folder)
     same, same_exact = (agreement(side["masks"], peer_side["masks"]) for side in (ours_side, exact))
     for side in (ours_side, exact, peer_side):
         Path(side["masks"]).unlink()
@@ -268,12 +284,13 @@ def compared(score: str, limit: float, folder: Path) -> dict[str, Any]:
         "ours_seconds": ours_side["seconds"], "peer_seconds": peer_side["seconds"],
         "limit_seconds": limit * peer_side["seconds"], "ours_peak_mb": ours_side["peak_mb"],
         "peer_peak_mb": peer_side["peak_mb"], "same_decisions": same,
-        "ours_highest_seconds": exact["seconds"], "ours_highest_peak_mb": exact["peak_mb"], "same_highest": same_exact,
+        "ours_float32_seconds": exact["seconds"], "ours_float32_peak_mb": exact["peak_mb"], "same_float32": same_exact,
     }  # fmt: skip
 
 
 def main(folder: Path) -> None:
     """Measure all sides and print the lines."""
+    measure(Path(__file__).name, "tokens", folder)
     wanda = compared("wanda", 0.7, folder)
     one, eleven = measured(["ours-dense-1", "ours-dense-11"], folder)
     report(
@@ -281,6 +298,7 @@ def main(folder: Path) -> None:
         dense_eleven_levels_seconds=eleven["seconds"],
     )  # fmt: skip
     report("sparsegpt-smollm2", **compared("sparsegpt", 0.8, folder))
+    _tokens(folder).unlink()
 
 
 if __name__ == "__main__":

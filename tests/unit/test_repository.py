@@ -23,7 +23,7 @@ def pins(path: Path) -> dict[str, str]:
 
 def rules(root: Path) -> dict[str, str]:
     text = "\n".join(path.read_text() for path in sorted((root / "workflow" / "rules").glob("*.smk")))
-    parts = re.split(r"^rule (\w+):\n", text, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^(?:rule|checkpoint) (\w+):\n", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 

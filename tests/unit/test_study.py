@@ -437,7 +437,7 @@ def test_a_method_cannot_be_called_dense() -> None:
 def test_finetuning_needs_classes_and_a_test_split() -> None:
     error = fault(changed(("registries", "tasks", "own-class", "dataset"), "own-plain"))
     assert "own-class.dataset" in error.where
-    assert "without label or split" in error.found
+    assert "without label or a test split" in error.found
 
 
 def test_calibration_on_the_texts_that_are_evaluated_is_refused() -> None:
@@ -521,7 +521,7 @@ def test_labels_and_notes_do_not_define_a_job() -> None:
     assert one.slots("own-random") == other.slots("own-random")
     assert one.task("own-class") == other.task("own-class")
     assert one.dataset("own-texts") == other.dataset("own-texts")
-    assert one.model("own-bert") == other.model("own-bert")
+    assert one.model("own-bert", "step000100") == other.model("own-bert", "step000100")
     content["registries"]["tasks"]["own-class"]["epochs"] = 9
     assert build(content).task("own-class") != one.task("own-class")
 
@@ -581,3 +581,92 @@ def test_parameters_of_jobs_do_not_know_the_name_of_the_study() -> None:
     content["study"] = "another"
     one, other = build(), build(content)
     assert one.where("models", "own-bert") == other.where("models", "own-bert")
+
+
+HUB = {"kind": "hub", "repository": "org/m"}
+STEPS = {"kind": "hub", "trajectory": {"repository": "org/m", "revision": "step{step}", "steps": [0, 10, 20]}}
+TABLE = {"licence": "MIT", "format": "csv", "text": "text"}
+
+
+def with_hub(source: dict[str, Any], **curve: Any) -> dict[str, Any]:
+    """Return the study with a model from the hub, and a dataset for its task."""
+    content = config()
+    content["registries"]["models"]["own-hub"] = {"licence": "MIT", "source": copy.deepcopy(source)}
+    tables = {"kind": "hub", "repository": "org/d", "files": {"train": ["a.csv"], "test": ["b.csv"]}}
+    content["registries"]["datasets"]["own-tables"] = {**TABLE, "source": tables, "label": "kind"}
+    content["registries"]["tasks"]["own-hub-task"] = {
+        "label": "l", "protocol": "finetune", "dataset": "own-tables",
+    }  # fmt: skip
+    content["curves"][0].update(models=["own-hub"], checkpoints=["all"], tasks=["own-hub-task"], **curve)
+    content["weights"] = [{"models": ["own-hub"]}]
+    return content
+
+
+def test_a_model_of_the_hub_has_one_checkpoint_and_one_download() -> None:
+    study = build(with_hub(HUB))
+    assert study.checkpoints_of("own-hub") == ["final"]
+    assert study.used_downloads() == ["datasets/own-tables", "models/own-hub/final"]
+    assert study.download("models/own-hub/final") == {
+        "kind": "model", "source": {"kind": "hub", "repository": "org/m", "revision": "main"}, "trusted": False,
+    }  # fmt: skip
+    assert study.download("datasets/own-tables")["kind"] == "dataset"
+    assert study.download_key("models/own-hub/final") == "the study file, registries.models.own-hub.source"
+    assert study.used_trajectories() == []
+
+
+def test_a_trajectory_has_a_checkpoint_and_a_download_a_step() -> None:
+    study = build(with_hub(STEPS))
+    assert study.checkpoints_of("own-hub") == ["step000000", "step000010", "step000020"]
+    assert study.used_trajectories() == ["own-hub"]
+    # Only its own step: adding a step must not make the others anew.
+    source = {"kind": "hub", "repository": "org/m", "revision": "step10"}
+    assert study.download("models/own-hub/step000010")["source"] == source
+    assert study.model("own-hub", "step000010")["source"] == source
+    assert study.download_key("models/own-hub/step000010").endswith("own-hub.source.trajectory")
+
+
+def test_steps_that_the_hub_lacks_are_left_out_of_the_study() -> None:
+    study = build(with_hub(STEPS))
+    left = study.without({("own-hub", "step000010")})
+    assert {e.checkpoint for e in left.evaluations} == {"step000000", "step000020"}
+    assert left.weights == [("own-hub", "step000000"), ("own-hub", "step000020")]
+    assert {checkpoint for _, checkpoint, *_ in left.masks()} == {"step000000", "step000020"}
+    assert "models/own-hub/step000010" not in left.used_downloads()
+    assert len({e.checkpoint for e in study.evaluations}) == 3, "the study itself is as it was"
+    with pytest.raises(UserError, match="only checkpoints that the hub does not have"):
+        study.without({("own-hub", name) for name in study.checkpoints_of("own-hub")})
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"kind": "hub"}, "no key 'repository'"),
+        ({"kind": "hub", "repo": "org/m"}, "unknown key 'repo'"),
+        ({"kind": "hub", "repository": "https://hub/org/m"}, "'https://hub/org/m'"),
+        ({**HUB, "revision": "a branch"}, "'a branch'"),
+        ({**HUB, **STEPS}, "unknown key 'repository'"),
+        ({**HUB, "files": {"train": ["a"]}}, "`files` of a model"),
+        ({"kind": "hub", "trajectory": {"repository": "org/m"}}, "no key 'steps'"),
+        ({"kind": "hub", "trajectory": {"repository": "org/m", "steps": [1, 2]}}, "for every step"),
+        ({"kind": "hub", "trajectory": {"repository": "org/m{step}", "steps": {"from": 1}}}, "'from' without 'to'"),
+        ({"kind": "hub", "trajectory": {"repository": "org/m{step}", "steps": []}}, "a list"),
+    ],
+)
+def test_a_wrong_source_of_the_hub_is_refused(source: dict[str, Any], says: str) -> None:
+    error = fault(with_hub(source))
+    assert "own-hub.source" in error.where
+    assert says in error.found
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d["source"].pop("files"), "no key 'files'"),
+        (lambda d: d.update(split={"group": "g", "test_fraction": 0.5}), "files for `test` beside"),
+        (lambda d: d["source"]["files"].pop("test"), "without label or a test split"),
+    ],
+)
+def test_a_wrong_dataset_of_the_hub_is_refused(change: Callable[[dict[str, Any]], object], says: str) -> None:
+    content = with_hub(HUB)
+    change(content["registries"]["datasets"]["own-tables"])
+    assert says in fault(content).found

@@ -40,7 +40,7 @@ SPLIT: dict[str, Any] = {"group": "film", "test_fraction": 0.3, "seed": 0}
 def prepare(folder: Path, frame: pd.DataFrame | None = None, **more: Any) -> pd.DataFrame:
     path = folder / "t.csv"
     (films() if frame is None else frame).to_csv(path, index=False)
-    return prepare_texts(path, dataset(**more), WHERE)
+    return prepare_texts({"train": [path]}, dataset(**more), WHERE)
 
 
 def test_rows_have_the_declared_columns(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, file_format: str, suff
      "jsonl": lambda: frame.to_json(path, orient="records", lines=True)}[file_format]()  # fmt: skip
     entry = dataset(format=file_format, label="kind", split=SPLIT)
     pd.testing.assert_frame_equal(
-        prepare_texts(path, entry, WHERE), prepare(tmp_path, label="kind", split=SPLIT), check_dtype=False
+        prepare_texts({"train": [path]}, entry, WHERE), prepare(tmp_path, label="kind", split=SPLIT), check_dtype=False
     )
 
 
@@ -69,7 +69,7 @@ def test_a_file_of_another_format_is_named(tmp_path: Path, file_format: str) -> 
     path = tmp_path / "t.gz"
     path.write_bytes(b"\x00\xff\x00garbage")
     with pytest.raises(UserError, match=rf"{WHERE}, file t\.gz.*cannot be read as {file_format}"):
-        prepare_texts(path, dataset(format=file_format), WHERE)
+        prepare_texts({"train": [path]}, dataset(format=file_format), WHERE)
 
 
 @settings(deadline=None, derandomize=True)
@@ -253,10 +253,9 @@ def test_datasets_of_one_source_hold_out_the_same_groups_whatever_they_leave_out
     )
     frame.to_csv(tmp_path / "films.csv", index=False)
     entry = {"format": "csv", "text": "text", "split": {"group": "film", "test_fraction": 0.3, "seed": 0}}
-    every = prepare_texts(tmp_path / "films.csv", entry, "d").set_index("text")["split"]
-    plots = prepare_texts(tmp_path / "films.csv", {**entry, "where": {"kind": ["plot"]}}, "d").set_index("text")[
-        "split"
-    ]
+    files = {"train": [tmp_path / "films.csv"]}
+    every = prepare_texts(files, entry, "d").set_index("text")["split"]
+    plots = prepare_texts(files, {**entry, "where": {"kind": ["plot"]}}, "d").set_index("text")["split"]
     assert len(plots) == 40
     assert (plots == every[plots.index]).all()
 
@@ -274,4 +273,4 @@ def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=f"{name}: found a file that cannot be read as csv"):
-        prepare_texts(tmp_path / name, {"format": "csv", "text": "text"}, "d")
+        prepare_texts({"train": [tmp_path / name]}, {"format": "csv", "text": "text"}, "d")

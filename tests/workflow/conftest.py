@@ -73,7 +73,7 @@ class Clone:
         path.write_text(text.replace(old, new))
 
 
-def make_clone(folder: Path) -> Clone:
+def new_clone(folder: Path) -> Clone:
     """Copy the workflow and write the tiny study; nothing is run."""
     clone = Clone(folder / "workflow copy", folder / "work")
     for part in WORKFLOW_PARTS:
@@ -88,15 +88,15 @@ def make_clone(folder: Path) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def new_clone() -> Callable[[Path], Clone]:
-    """Make clones in which nothing has run."""
-    return make_clone
+def make_clone() -> Callable[[Path], Clone]:
+    """Make a clone in a folder, for modules with a study of their own."""
+    return new_clone
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """The tiny study, run to its end once for all tests; never change it."""
-    clone = make_clone(tmp_path_factory.mktemp("finished"))
+    clone = new_clone(tmp_path_factory.mktemp("finished"))
     clone.log = clone.run()  # type: ignore[attr-defined]
     return clone
 
@@ -112,4 +112,4 @@ def clone(finished: Clone, tmp_path: Path) -> Clone:
 @pytest.fixture
 def fresh(tmp_path: Path) -> Clone:
     """A clone in which nothing has run."""
-    return make_clone(tmp_path / "fresh")
+    return new_clone(tmp_path / "fresh")

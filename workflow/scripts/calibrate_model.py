@@ -30,7 +30,7 @@ def main(snakemake: Any) -> None:
         activation_folder(calibration["activations"], output.parent) as folder,
     ):
         with_gram = snakemake.wildcards.statistics == "hessians"
-        blocks = dense_statistics(model, files, matrices, batches, device, folder, with_gram)
+        blocks = dense_statistics(model, files, matrices, batches, device, folder, with_gram, calibration["precision"])
         write_statistics(output, blocks, [m.name for m in matrices if m.pruned])
     logging.info("wrote %s: %.1f MB", output, output.stat().st_size / 1e6)
 

@@ -5,9 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.checkpoint_files import CONFIG
 from essential_sparsity.checkpoints import extract, log_checkpoint
 from essential_sparsity.files import sha256_of, write_json
 from essential_sparsity.job import run_job
+from essential_sparsity.remote_code import check_remote_code, copy_code
 from essential_sparsity.sources import describe, fetch
 
 
@@ -20,7 +22,11 @@ def main(snakemake: Any) -> None:
     destination = Path(snakemake.output.weights).parent
     with tempfile.TemporaryDirectory(dir=destination, prefix=".source-") as folder:
         fetch({**model["source"], "step": checkpoint}, inputs, Path(folder) / "source", where)
+        config = Path(folder) / "source" / CONFIG
+        if config.is_file():
+            check_remote_code(config, model["trust_remote_code"], where)
         extract(Path(folder) / "source", destination, model["dtype"], where)
+        copy_code(Path(folder) / "source", destination, model["trust_remote_code"])
     log_checkpoint(destination)
     write_json(
         snakemake.output.provenance,
@@ -29,6 +35,7 @@ def main(snakemake: Any) -> None:
             "checkpoint": checkpoint,
             "licence": model["licence"],
             "dtype": model["dtype"],
+            "trust_remote_code": model["trust_remote_code"],
             "weights_sha256": sha256_of(snakemake.output.weights),
             **describe(model["source"], inputs),
         },

@@ -41,7 +41,7 @@ def main(snakemake: Any) -> None:
         writing_mask(output, header) as writer,
     ):
         for name, result in prune_by_block(
-            model, files, matrices, batches, device, folder, method, targets, seed, calibration["replay_precision"]
+            model, files, matrices, batches, device, folder, method, targets, seed, calibration["precision"]
         ):
             put_matrix(writer, name, result)
         check_counts(header, method, prunable)

@@ -22,6 +22,7 @@ from essential_sparsity.report import (
     provenance_table,
     render_report,
 )
+from essential_sparsity.trajectory_notes import missing_notes, outlier_notes
 
 SECTIONS = {
     "curves": "Performance over sparsity",
@@ -41,7 +42,9 @@ def figure(kind: str, path: Path, task_labels: dict[str, str]) -> ReportFigure:
 
 def main(snakemake: Any) -> None:
     """Write the page and the summary."""
-    evaluations, knees, costs = (pd.read_parquet(snakemake.input[name]) for name in ("evaluations", "knees", "costs"))
+    names = ("evaluations", "knees", "costs", "weights")
+    evaluations, knees, costs, weights = (pd.read_parquet(snakemake.input[name]) for name in names)
+    notes = missing_notes({Path(p).parent.name: read_json(p) for p in snakemake.input.steps}) + outlier_notes(weights)
     settings, methods = json.loads(snakemake.params.knees), json.loads(snakemake.params.methods)
     tasks = json.loads(snakemake.params.tasks)
     labels = {name: task["label"] for name, task in tasks.items()}
@@ -51,7 +54,7 @@ def main(snakemake: Any) -> None:
     content = ReportContent(
         title=snakemake.params.title,
         study=snakemake.wildcards.study,
-        sentences=tuple(finding_sentences(evaluations, knees, settings, methods, labels)),
+        sentences=(*finding_sentences(evaluations, knees, settings, methods, labels), *notes),
         note=reading_note(settings),
         headline=headline_table(rows),
         departures=tuple(departures(tasks)),

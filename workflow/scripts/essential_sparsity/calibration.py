@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from essential_sparsity.devices import matmul_precision, return_freed_memory
+from essential_sparsity.devices import mixed_precision, return_freed_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.inputs import InputStatistics, no_statistics
 from essential_sparsity.layers import LINEAR_TYPES, block_of, block_prefixes, is_fused_experts, missing_weights
@@ -130,19 +131,21 @@ class Visit:
     activations: Callable[[int], None]
     # Entered around a batch's own run through the block: how dense statistics are gathered.
     during: Callable[[int], AbstractContextManager[None]] = lambda samples: nullcontext()
+    # Entered around all calls of the block: the precision of its matrix products.
+    computing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @torch.no_grad()
-    def replay(self, observe: Callable[[int], AbstractContextManager[None]], precision: str = "highest") -> None:
+    def replay(self, observe: Callable[[int], AbstractContextManager[None]]) -> None:
         """Call the block once more for every batch, with the arguments of the model's own call; drop the results.
 
         Args:
             observe: Entered around every call, with the number of sequences.
-            precision: Of the matrix products; what the batches go on with is not touched by it.
         """
-        for number, (args, kwargs, samples) in enumerate(self.calls):
-            self.activations(number)
-            with observe(samples), matmul_precision(precision):
-                self.module(*args, **kwargs)
+        with self.computing():
+            for number, (args, kwargs, samples) in enumerate(self.calls):
+                self.activations(number)
+                with observe(samples):
+                    self.module(*args, **kwargs)
 
 
 class BlockStream:
@@ -153,15 +156,17 @@ class BlockStream:
         loader: Fills them.
         batches: Token ids, (sequences, tokens) each.
         folder: Where activations wait on disk; None keeps them in memory.
+        precision: Of matrix products: ``float32``, or ``bfloat16`` in a model whose weights are float32.
     """
 
     def __init__(
-        self, model: nn.Module, loader: ParameterLoader, batches: Sequence[Tensor], folder: Path | None
+        self, model: nn.Module, loader: ParameterLoader, batches: Sequence[Tensor], folder: Path | None, precision: str
     ) -> None:
         self._model = model
         self._loader = loader
         self._batches = [_Batch(number, ids) for number, ids in enumerate(batches)]
         self._folder = folder
+        self._precision = precision
         self._prefixes = block_prefixes(model)
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._main = getcurrent()
@@ -195,17 +200,19 @@ class BlockStream:
                 block = modules[self._prefixes[number]]
                 self._loader.fill(block, recurse=True)
                 calls = [(batch.args, batch.kwargs, len(batch.ids)) for batch in self._batches]
-                visit = Visit(number, self._prefixes[number], block, calls, self._bring_back)
+                computing = partial(self._computing, block)
+                visit = Visit(number, self._prefixes[number], block, calls, self._bring_back, computing=computing)
                 yield visit
                 # What a block was called with goes as soon as the batch has left it.
                 calls.clear()
-                for index, batch in enumerate(self._batches):
-                    if index % _TRIM_EVERY == 0:
-                        # Activations are freed and made anew in pieces that fit each other ill.
-                        return_freed_memory()
-                    self._bring_back(index)
-                    with visit.during(len(batch.ids)):
-                        self._advance(batch)
+                with computing():
+                    for index, batch in enumerate(self._batches):
+                        if index % _TRIM_EVERY == 0:
+                            # Activations are freed and made anew in pieces that fit each other ill.
+                            return_freed_memory()
+                        self._bring_back(index)
+                        with visit.during(len(batch.ids)):
+                            self._advance(batch)
         finally:
             for batch in self._batches:
                 if batch.runner:
@@ -213,6 +220,11 @@ class BlockStream:
             for hook in hooks:
                 hook.remove()
             self._loader.empty(self._loader.filled())
+
+    def _computing(self, block: nn.Module) -> AbstractContextManager[None]:
+        if self._precision != "bfloat16":
+            return nullcontext()
+        return mixed_precision(self._batches[0].ids.device, block.parameters())
 
     def _run(self, ids: Tensor) -> None:
         self._model(**forward_arguments(self._model, ids))
@@ -467,7 +479,7 @@ def move_buffers(model: nn.Module, device: torch.device) -> None:
 
 def visit_blocks(
     model: nn.Module, files: WeightFiles, matrices: Sequence[Matrix], batches: Sequence[Tensor],
-    device: torch.device, folder: Path | None, with_gram: bool,
+    device: torch.device, folder: Path | None, with_gram: bool, precision: str = "float32",
 ) -> Iterator[tuple[Visit, BlockObserver]]:  # fmt: skip
     """Yield every block that holds prunable matrices, with an observer of their inputs; all batches have reached it.
 
@@ -479,6 +491,7 @@ def visit_blocks(
         device: Where the model runs.
         folder: Where activations wait; None keeps them in memory.
         with_gram: Whether the sums of products are needed.
+        precision: Of the blocks' matrix products, ``float32`` or ``bfloat16``.
     """
     loader = ParameterLoader(model, files, matrices, device)
     fill_buffers(model, files, matrices)
@@ -488,14 +501,14 @@ def visit_blocks(
     for m in matrices:
         if m.pruned:
             by_block[block_of(m.parameter, prefixes)].append(m)
-    stream = BlockStream(model, loader, [ids.to(device) for ids in batches], folder)
+    stream = BlockStream(model, loader, [ids.to(device) for ids in batches], folder, precision)
     for visit in progress(stream.visits(), "calibration", total=len(prefixes), unit="blocks"):
         yield visit, BlockObserver(visit.module, by_block[visit.index], visit.name, with_gram)
 
 
 def dense_statistics(
     model: nn.Module, files: WeightFiles, matrices: Sequence[Matrix], batches: Sequence[Tensor],
-    device: torch.device, folder: Path | None, with_gram: bool,
+    device: torch.device, folder: Path | None, with_gram: bool, precision: str = "float32",
 ) -> Iterator[dict[str, InputStatistics]]:  # fmt: skip
     """Yield, block by block, statistics of the inputs in the dense model, from one run of its forward.
 
@@ -507,7 +520,7 @@ def dense_statistics(
     """
     pending: tuple[int, BlockObserver] | None = None
     done: set[str] = set()
-    for visit, observer in visit_blocks(model, files, matrices, batches, device, folder, with_gram):
+    for visit, observer in visit_blocks(model, files, matrices, batches, device, folder, with_gram, precision):
         if pending is not None and pending[0] == visit.index:
             observer.take_over(pending[1])
         elif pending is not None:
@@ -530,7 +543,7 @@ def dense_statistics(
 def prune_by_block(
     model: nn.Module, files: WeightFiles, matrices: Sequence[Matrix], batches: Sequence[Tensor],
     device: torch.device, folder: Path | None, method: Method, targets: Mapping[str, float], seed: int,
-    precision: str = "highest",
+    precision: str = "float32",
 ) -> Iterator[tuple[str, PrunedMatrix]]:  # fmt: skip
     """Yield what pruning makes of each matrix, block by block in the published order.
 
@@ -547,8 +560,7 @@ def prune_by_block(
         method: Whose scope lies within a matrix.
         targets: The sparsity asked of each matrix.
         seed: Of a random score.
-        precision: Of the matrix products behind the statistics: ``highest``, or ``medium`` (bfloat16), several times
-            faster. What the pruned blocks hand on is computed in full precision either way.
+        precision: As in :func:`visit_blocks`.
 
     Raises:
         UserError: A matrix is not reached, or a block is run through twice.
@@ -556,8 +568,9 @@ def prune_by_block(
     rows = [m for m in matrices if m.pruned]
     check_groups(rows, method)
     done: set[str] = set()
-    for visit, observer in visit_blocks(model, files, matrices, batches, device, folder, method.needs == "hessians"):
-        visit.replay(observer.replaying, precision)
+    with_gram = method.needs == "hessians"
+    for visit, observer in visit_blocks(model, files, matrices, batches, device, folder, with_gram, precision):
+        visit.replay(observer.replaying)
         for m in rows:
             if m.name not in observer.statistics:
                 continue

@@ -15,19 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from essential_sparsity.checkpoint_files import COMPANIONS
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import read_json, write_json
+from essential_sparsity.remote_code import is_trusted, own_class
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.weights import INDEX, WEIGHTS, WeightFiles, file_tensors, shard_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-# What transformers writes beside the weights and a tokenizer or processor needs to load.
-_COMPANIONS = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model",
-    "spiece.model", "chat_template.jinja",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,11 +65,11 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
             mend="name the file or folder that holds the weights",
         )
     destination.mkdir(parents=True, exist_ok=True)
-    for name in _COMPANIONS:
+    for name in COMPANIONS:
         # What an earlier extraction from another source left: another model's tokenizer must not be read for this one.
         (destination / name).unlink(missing_ok=True)
     with convert(files, destination, DTYPES[dtype], where) as weights:
-        for name in _COMPANIONS:
+        for name in COMPANIONS:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, destination / name)
         if not (destination / "config.json").is_file():
@@ -273,18 +268,18 @@ def read_config(folder: Path) -> Any:
     import transformers
 
     try:
-        return transformers.AutoConfig.from_pretrained(folder)
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted(folder))
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise UserError(
             where=str(folder / "config.json"),
             found=f"a configuration that transformers {transformers.__version__} cannot read ({first_line(error)})",
             expected="the configuration of a transformer that it knows",
-            mend="correct the file; a model that needs code of its own is not supported",
+            mend="correct the file; a model that needs code of its own runs only with `trust_remote_code: true`",
         ) from error
 
 
 def architecture_class(folder: Path) -> Any:
-    """Return the transformers class that the checkpoint's own configuration names.
+    """Return the class that the checkpoint's own configuration names: transformers', or that of a trusted model.
 
     Raises:
         UserError: The configuration names none, or one that this transformers does not have.
@@ -294,6 +289,7 @@ def architecture_class(folder: Path) -> Any:
     config = read_config(folder)
     names = config.architectures or []
     found = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    found = found or own_class(config, folder)
     if found is None:
         raise UserError(
             where=f"{folder / 'config.json'}, key architectures",

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from essential_sparsity.devices import matmul_precision
+from essential_sparsity.devices import full_precision
 from essential_sparsity.errors import UserError
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.updates import Factor
@@ -59,7 +59,7 @@ class InputStatistics:
             if self.gram is None:
                 self.squares += part.square().sum(0).double()
         if self.gram is not None:
-            with matmul_precision("highest"):
+            with full_precision(wide.device):
                 self.gram.addmm_(wide.T, wide)
             self.squares = self.gram.diagonal().double()
 

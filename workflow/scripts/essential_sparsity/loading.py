@@ -9,6 +9,7 @@ from torch import nn
 
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.layers import block_prefixes, missing_weights
+from essential_sparsity.remote_code import is_trusted
 
 
 def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) -> nn.Module:
@@ -26,7 +27,9 @@ def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) ->
         UserError: The class does not fit the checkpoint, or weights of the blocks are missing.
     """
     try:
-        model, report = auto_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+        model, report = auto_class.from_pretrained(
+            checkpoint, output_loading_info=True, trust_remote_code=is_trusted(checkpoint), **options
+        )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(
             where=f"{where}, checkpoint {checkpoint}",
@@ -51,7 +54,7 @@ def load_tokenizer(checkpoint: Path, where: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=is_trusted(checkpoint))
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise UserError(
             where=f"{where}, checkpoint {checkpoint}",

@@ -16,6 +16,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.loading import check_length, load_model, load_tokenizer
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.progress import progress
+from essential_sparsity.remote_code import own_class_name
 
 # Beyond this, exp() overflows a float64.
 _LARGEST_EXPONENT = 709.0
@@ -76,10 +77,11 @@ def load_causal(checkpoint: Path, device: torch.device, where: str) -> tuple[nn.
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    from essential_sparsity.checkpoints import architecture_class
+    from essential_sparsity.checkpoints import architecture_class, read_config
 
     name = architecture_class(checkpoint).__name__
-    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    own = own_class_name(read_config(checkpoint), "AutoModelForCausalLM")
+    if name not in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), own}:
         raise UserError(
             where=where,
             found=f"the architecture {name}",

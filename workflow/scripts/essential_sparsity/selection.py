@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -258,8 +258,20 @@ def keep_masks(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> It
     memory = _Memory(len(cuts) * max((-(-keys.sizes[name] // 8) for name in names), default=0))
     known, compare = None, None
     threads = torch.get_num_threads()
+    waiting: list[_Compared] = []
     with _workers() as pool:
-        for at, name in enumerate(names):
+        for at, name in enumerate([*names, None]):
+            # One matrix is compared while another one is waited for, unless what this one keeps of equal keys decides
+            # what that one keeps.
+            while waiting and (name is None or len(waiting) > 1 or waiting[-1].split):
+                done = waiting.pop(0)
+                done.settle(keys, cuts, left)
+                with _threads(threads):
+                    yield done.name, done.masks
+                # So that the memory of its masks can be used again.
+                del done
+            if name is None:
+                return
             masks = memory.take((len(cuts), -(-keys.sizes[name] // 8)))
             spans = list(chunks(keys.sizes[name], length))
             # Only where some equal keys go and some stay have they to be counted: all go until a matrix holds too many.
@@ -267,16 +279,38 @@ def keep_masks(keys: KeySource, names: Sequence[str], cuts: Sequence[Cut]) -> It
             split = [i for i, cut in enumerate(cuts) if at >= cut.first and left[i] > 0 and cut.ties < cut.equal]
             if compare is None or known != (all_go, split):
                 known, compare = (all_go, split), prepare(keys, cuts, all_go, split)
-            tasks = ((lambda a=a, b=b, n=name, m=masks, c=compare: c(n, a, b, m)) for a, b in spans)
-            for counts in _in_order(pool, tasks, _AHEAD):
-                for i, equal in zip(split, counts, strict=True):
-                    left[i] -= int(equal)
-            for i in split:
-                if left[i] < 0:
-                    _restore(keys, name, spans, cuts[i], masks[i], -left[i])
-                    left[i] = 0
-            with _threads(threads):
-                yield name, masks
+            counts = [pool.submit(compare, name, start, stop, masks) for start, stop in spans]
+            waiting.append(_Compared(name, masks, spans, split, counts))
+            del masks, counts
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A matrix whose parts are being compared.
+
+    Attributes:
+        name: Its name.
+        masks: What is being written.
+        spans: The parts' bounds.
+        split: The cuts whose equal keys are counted.
+        counts: For each part, how many keys equal each of these cuts.
+    """
+
+    name: str
+    masks: Keys
+    spans: Sequence[tuple[int, int]]
+    split: Sequence[int]
+    counts: Sequence[Future[Sequence[int]]]
+
+    def settle(self, keys: KeySource, cuts: Sequence[Cut], left: list[int]) -> None:
+        """Wait for all parts; keep what has equal keys beyond those that are ``left`` to go, and count these down."""
+        for part in self.counts:
+            for i, equal in zip(self.split, part.result(), strict=True):
+                left[i] -= int(equal)
+        for i in self.split:
+            if left[i] < 0:
+                _restore(keys, self.name, self.spans, cuts[i], self.masks[i], -left[i])
+                left[i] = 0
 
 
 class _Memory:

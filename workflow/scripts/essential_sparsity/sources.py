@@ -1,4 +1,4 @@
-"""Where bytes come from: a pinned wheel of the Python index, a local path, or the workflow's own pre-training.
+"""Where bytes come from: a pinned wheel of the Python index, the model hub, a local path, or own pre-training.
 
 A source is a mapping with a ``kind``; each kind has one function that puts the named bytes into a folder and one that
 says where they came from. Nothing downstream knows which kind it was.
@@ -221,10 +221,34 @@ def link_pretrained(source: Source, inputs: list[Path], folder: Path, where: str
         (folder / name).symlink_to((inputs[0].parent / name).resolve())
 
 
+def link_downloaded(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+    """Link the files of a repository of the hub, which an earlier rule downloaded, into ``folder``.
+
+    ``inputs[0]`` is the download's ``index.json``; files keep their path in the repository.
+
+    Raises:
+        UserError: A file is missing, or not the one that was downloaded.
+    """
+    index = read_json(inputs[0])
+    for name, entry in index["files"].items():
+        file = inputs[0].parent / "files" / name
+        found = sha256_of(file) if file.is_file() else "no file"
+        if found != entry["sha256"]:
+            raise UserError(
+                where=str(file),
+                found=found,
+                expected=f"the file of {index['repository']}, SHA-256 {entry['sha256']}",
+                mend=f"delete {inputs[0]} and run again: it is taken from the hub's cache, or downloaded afresh",
+            )
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(file.resolve())
+
+
 FETCH: dict[str, Callable[[Source, list[Path], Path, str], None]] = {
     "wheel": unpack_wheel,
     "path": link_path,
     "pretrain": link_pretrained,
+    "hub": link_downloaded,
 }
 
 
@@ -233,7 +257,7 @@ def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
 
     Args:
         source: The registry's mapping; ``kind`` chooses the function.
-        inputs: The files that earlier rules made for it: the wheel, or the index of a training.
+        inputs: The files that earlier rules made for it: the wheel, or the index of a training or of a download.
         folder: An empty folder to fill.
         where: The registry key, for messages.
 
@@ -243,11 +267,32 @@ def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
     FETCH[source["kind"]](source, inputs, folder, where)
 
 
+def table_splits(source: Source, inputs: list[Path], folder: Path, where: str) -> dict[str, list[Path]]:
+    """Fetch the tables of a dataset into ``folder`` and return the files of each split.
+
+    Only a source of the hub says which split a file holds; the one table of another source is ``train``.
+
+    Raises:
+        UserError: Not one table where one is expected, or as :func:`fetch` says.
+    """
+    fetch(source, inputs, folder, where)
+    if source["kind"] == "hub":
+        splits: dict[str, list[Path]] = {}
+        for name, entry in sorted(read_json(inputs[0])["files"].items()):
+            splits.setdefault(entry["split"], []).append(folder / name)
+        return splits
+    files = sorted(folder.iterdir())
+    if len(files) != 1:
+        raise UserError(where, f"{len(files)} files", "one table", "name a single file")
+    return {"train": files}
+
+
 def describe(source: Source, inputs: list[Path]) -> dict[str, Any]:
     """Return the ``source``, ``revision`` and ``sha256`` of a source's provenance.
 
-    The revision is the version of a package, the digest of a local file, or the digest of a training's index; None
-    for a local folder.
+    The revision is the version of a package, the commit of a repository of the hub, the digest of a local file, or the
+    digest of a training's index; None for a local folder. Of a repository or a training the SHA-256 is the index's,
+    which holds those of the files.
     """
     kind = source["kind"]
     if kind == "wheel":
@@ -261,4 +306,7 @@ def describe(source: Source, inputs: list[Path]) -> dict[str, Any]:
         digest = sha256_of(path) if path.is_file() else None
         return {"source": f"path:{source['path']}", "revision": digest, "sha256": digest}
     digest = sha256_of(inputs[0])
+    if kind == "hub":
+        index = read_json(inputs[0])
+        return {"source": f"hub:{index['repository']}", "revision": index["commit"], "sha256": digest}
     return {"source": f"pretrain:{source['recipe']['corpus']}", "revision": digest[:12], "sha256": digest}

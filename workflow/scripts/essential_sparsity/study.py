@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from essential_sparsity.levels import sparsity_name
 from essential_sparsity.methods import Method, check_method
 from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files
-from essential_sparsity.trajectory import FINAL, checkpoint_steps, step_name
+from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
@@ -32,6 +33,11 @@ class Evaluation:
     sparsity: str
     task: str
     seed: int
+
+
+def _has_test(dataset: Mapping[str, Any]) -> bool:
+    """Say whether a dataset holds texts out: by its `split`, or in files for `test`."""
+    return "split" in dataset or "test" in dataset["source"].get("files", {})
 
 
 class Study:
@@ -111,14 +117,16 @@ class Study:
                 for kind in ("models", "methods", "tasks"):
                     for j, name in enumerate(entry.get(kind, [])):
                         self._known(kind, name, f"{self.file}, key {part}[{i}].{kind}[{j}]")
+        for name, dataset in self.datasets.items():
+            self._check_dataset_source(dataset, f"{self._place('datasets', name)}.source")
         for name, task in self.tasks.items():
             where = f"{self._place('tasks', name)}.dataset"
             self._known("datasets", task["dataset"], where)
             dataset = self.datasets[task["dataset"]]
-            if task["protocol"] == "finetune" and not {"label", "split"} <= set(dataset):
+            if task["protocol"] == "finetune" and not ("label" in dataset and _has_test(dataset)):
                 raise UserError(
-                    where, f"dataset '{task['dataset']}' without label or split",
-                    "a dataset with `label` and `split`, since the protocol finetune trains and tests on classes",
+                    where, f"dataset '{task['dataset']}' without label or a test split",
+                    "a dataset with `label`, and `split` or files for `test`: finetune trains and tests on classes",
                     "add them to the dataset or choose another",
                 )  # fmt: skip
         for name, calibration in self.calibrations.items():
@@ -140,16 +148,36 @@ class Study:
                         f"a multiple of num_attention_heads ({sizes['num_attention_heads']})",
                         "correct one of the two",
                     )  # fmt: skip
-        for name, dataset in self.datasets.items():
-            if dataset["source"]["kind"] == "pretrain":
+            if "files" in source:
                 raise UserError(
-                    f"{self._place('datasets', name)}.source.kind", "'pretrain'", "'wheel' or 'path'",
-                    "give the dataset a source of data",
+                    f"{self._place('models', name)}.source.files", "`files` of a model", "`files` of datasets only",
+                    "remove it: what a checkpoint needs is found by the names of its files",
                 )  # fmt: skip
+            if "trajectory" in source:
+                hub_steps(source["trajectory"], f"{self._place('models', name)}.source.trajectory")
+
+    def _check_dataset_source(self, dataset: Mapping[str, Any], where: str) -> None:
+        source = dataset["source"]
+        if source["kind"] == "pretrain":
+            raise UserError(
+                f"{where}.kind", "'pretrain'", "'wheel', 'path' or 'hub'", "give the dataset a source of data"
+            )
+        if source["kind"] == "hub" and "files" not in source:
+            raise UserError(
+                where, "no key 'files'", "`files` with patterns of the tables of a repository, by their split",
+                "add 'files:', such as {train: ['data/train-*.parquet']}",
+            )  # fmt: skip
+        if "split" in dataset and "test" in source.get("files", {}):
+            raise UserError(
+                f"{where}.files.test", "files for `test` beside the dataset's `split`", "one of the two",
+                "remove `split`, or the files for `test`",
+            )  # fmt: skip
 
     def checkpoints_of(self, model: str) -> list[str]:
         """Return the names of a model's checkpoints, in the order of training."""
         source = self.models[model]["source"]
+        if "trajectory" in source:
+            return list(hub_steps(source["trajectory"], model))
         if source["kind"] != "pretrain":
             return [FINAL]
         recipe = source["recipe"]
@@ -238,10 +266,10 @@ class Study:
             calibration = "" if e.method == DENSE else self.method(e.method).calibration
             dataset = self.tasks[e.task]["dataset"]
             shared = calibration and self.calibrations[calibration]["dataset"] == dataset
-            if shared and "split" not in self.datasets[dataset]:
+            if shared and not _has_test(self.datasets[dataset]):
                 raise UserError(
                     f"{self._place('calibrations', calibration)}.dataset",
-                    f"'{dataset}', whose texts the task '{e.task}' evaluates too, as it has no `split`",
+                    f"'{dataset}', whose texts the task '{e.task}' evaluates too, as it has no test split",
                     "texts that are not evaluated", "add a `split` to the dataset, or calibrate on another",
                 )  # fmt: skip
 
@@ -352,9 +380,73 @@ class Study:
         """Return what defines a dataset's rows, without its note and licence."""
         return {key: value for key, value in self.datasets[name].items() if key not in {"note", "licence"}}
 
-    def model(self, name: str) -> dict[str, Any]:
-        """Return what defines a model's checkpoints, without its note."""
-        return {key: value for key, value in self.models[name].items() if key not in _PRUNING_KEYS}
+    def model(self, name: str, checkpoint: str) -> dict[str, Any]:
+        """Return what defines a checkpoint of a model, without its note; of a trajectory, the source of its step."""
+        entry = {key: value for key, value in self.models[name].items() if key not in _PRUNING_KEYS}
+        if "trajectory" in entry["source"]:
+            entry["source"] = self.step_source(name, checkpoint)
+        return entry
+
+    def step_source(self, model: str, checkpoint: str) -> dict[str, Any]:
+        """Return the source of one checkpoint of a trajectory."""
+        return {"kind": "hub", **hub_steps(self.models[model]["source"]["trajectory"], model)[checkpoint]}
+
+    def trajectories(self) -> list[str]:
+        """Return the registry's models whose steps are on the hub."""
+        return [name for name, model in self.models.items() if "trajectory" in model["source"]]
+
+    def used_trajectories(self) -> list[str]:
+        """Return the study's models whose steps are on the hub."""
+        return sorted({model for model, _ in self.used_checkpoints()} & set(self.trajectories()))
+
+    def downloads(self) -> dict[str, tuple[str, str]]:
+        """Return the entry and checkpoint of every download from the hub, by its place below ``results/sources/hub``.
+
+        The place is ``models/bert/final`` or ``datasets/sst2``; a dataset's checkpoint is an empty text.
+        """
+        found: dict[str, tuple[str, str]] = {}
+        for name in self.models:
+            if self.models[name]["source"]["kind"] == "hub":
+                found |= {f"models/{name}/{c}": (name, c) for c in self.checkpoints_of(name)}
+        for name in self.datasets:
+            if self.datasets[name]["source"]["kind"] == "hub":
+                found[f"datasets/{name}"] = (name, "")
+        return found
+
+    def download(self, place: str) -> dict[str, Any]:
+        """Return what defines a download: its ``source``, the repository's ``kind`` and whether its code is trusted."""
+        name, checkpoint = self.downloads()[place]
+        if not checkpoint:
+            return {"kind": "dataset", "source": self.datasets[name]["source"], "trusted": False}
+        model = self.model(name, checkpoint)
+        return {"kind": "model", "source": model["source"], "trusted": model["trust_remote_code"]}
+
+    def download_key(self, place: str) -> str:
+        """Return the registry key that a download is asked for by."""
+        name, checkpoint = self.downloads()[place]
+        trajectory = ".trajectory" if checkpoint and "trajectory" in self.models[name]["source"] else ""
+        return f"{self.where('models' if checkpoint else 'datasets', name)}.source{trajectory}"
+
+    def used_downloads(self) -> list[str]:
+        """Return the places of the downloads from the hub that the study needs."""
+        wanted = {f"models/{model}/{checkpoint}" for model, checkpoint in self.used_checkpoints()}
+        return sorted((wanted | {f"datasets/{name}" for name in self.used_datasets()}) & set(self.downloads()))
+
+    def without(self, missing: Collection[tuple[str, str]]) -> Study:
+        """Return the study without some checkpoints, pairs of model and name: steps that the hub does not have.
+
+        Raises:
+            UserError: No evaluation is left.
+        """
+        found = copy.copy(self)
+        found.evaluations = [e for e in self.evaluations if (e.model, e.checkpoint) not in missing]
+        found.weights = [pair for pair in self.weights if pair not in missing]
+        if not found.evaluations:
+            raise UserError(
+                f"{self.file}, key curves", f"only checkpoints that the hub does not have ({_pairs(missing)})",
+                "at least one that exists", "choose other `checkpoints`",
+            )  # fmt: skip
+        return found
 
     def patterns(self, model: str) -> dict[str, list[str]]:
         """Return the patterns of a model's tensors that are pruned besides, and that stay dense."""
@@ -364,3 +456,7 @@ class Study:
         """Return the pre-training recipe of a model."""
         recipe: dict[str, Any] = self.models[model]["source"]["recipe"]
         return recipe
+
+
+def _pairs(checkpoints: Collection[tuple[str, str]]) -> str:
+    return quoted(sorted("/".join(pair) for pair in checkpoints)[:8])

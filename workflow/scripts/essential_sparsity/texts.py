@@ -7,7 +7,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,30 @@ def balance_classes(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat(parts).sort_index()
 
 
-def prepare_texts(file: Path, dataset: Mapping[str, Any], where: str) -> pd.DataFrame:
-    """Apply a registry entry to the file of its source.
+def read_splits(files: Mapping[str, Sequence[Path]], file_format: str, where: str) -> pd.DataFrame:
+    """Read the tables of every split, one below the other; a column of its own says which split a row is of.
 
     Args:
-        file: The data as they came.
+        files: The files of ``train`` and, perhaps, of ``test``.
+        file_format: ``csv``, ``jsonl`` or ``parquet``.
+        where: The registry key, for messages.
+
+    Raises:
+        UserError: A file is not what the format says.
+    """
+    tables = [
+        read_table(file, file_format, where).assign(**{_SPLIT: split})
+        for split, parts in files.items()
+        for file in parts
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def prepare_texts(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any], where: str) -> pd.DataFrame:
+    """Apply a registry entry to the files of its source.
+
+    Args:
+        files: The data as they came, by their split.
         dataset: The registry entry: ``format, text`` and optionally ``where, label, classes, split, sentences,
             words, balance, seed``.
         where: The entry's place, for messages.
@@ -151,7 +170,7 @@ def prepare_texts(file: Path, dataset: Mapping[str, Any], where: str) -> pd.Data
     Raises:
         UserError: Unknown column or value, no row left, an empty split, or fewer than two classes.
     """
-    frame = read_table(file, dataset["format"], where).assign(**{_SPLIT: "train"})
+    frame = read_splits(files, dataset["format"], where)
     if "split" in dataset:
         # Before rows are left out: datasets of one source hold out the same groups, whatever else they ask for.
         split = dataset["split"]
@@ -185,12 +204,13 @@ def prepare_texts(file: Path, dataset: Mapping[str, Any], where: str) -> pd.Data
             expected="at least one text",
             mend="widen the filters of this dataset",
         )
-    if "split" in dataset and (empty := {"train", "test"} - set(rows["split"])):
+    splits = {"train", "test"} if "split" in dataset else set(files)
+    if empty := splits - set(rows["split"]):
         raise UserError(
-            where=f"{where}.split",
+            where=f"{where}.split" if "split" in dataset else f"{where}.source.files",
             found=f"no text in {quoted(sorted(empty))}",
-            expected="texts in both splits",
-            mend="choose another `test_fraction`, or widen the filters of this dataset",
+            expected=f"texts in {quoted(sorted(splits))}",
+            mend="choose another `test_fraction` or other files, or widen the filters of this dataset",
         )
     if "label" in dataset:
         check_classes(rows, where)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from essential_sparsity.errors import UserError
 
 FINAL = "final"
 
@@ -36,3 +40,66 @@ def checkpoint_age(checkpoint: str) -> float:
     """Return a number that orders checkpoints by pre-training; ``final`` is the last."""
     step = step_of(checkpoint)
     return math.inf if step is None else float(step)
+
+
+def listed_steps(steps: list[int] | Mapping[str, int]) -> list[int]:
+    """Return the steps of a trajectory, ascending.
+
+    Args:
+        steps: The steps themselves, or a rule: ``from, to, every`` for evenly spaced ones (``to`` is the last), and
+            ``powers_of_two_to`` for 0, 1, 2, 4 and so on up to a step.
+    """
+    if not isinstance(steps, Mapping):
+        return sorted(set(steps))
+    found: set[int] = set()
+    if "every" in steps:
+        found |= set(range(steps["from"], steps["to"] + 1, steps["every"]))
+    if "powers_of_two_to" in steps:
+        found |= {0, *(2**power for power in range(steps["powers_of_two_to"].bit_length()))}
+    return sorted(found)
+
+
+def _at_step(template: str, step: int, where: str) -> str:
+    """Fill a step into a name: ``{step}``, or ``{thousands}`` where names count in thousands of steps."""
+    if "{thousands}" in template and step % 1000:
+        raise UserError(
+            where, f"step {step}, which '{template}' cannot name", "a multiple of 1000 wherever {thousands} stands",
+            "correct `steps`, or write {step}",
+        )  # fmt: skip
+    return template.replace("{step}", str(step)).replace("{thousands}", str(step // 1000))
+
+
+def hub_steps(trajectory: Mapping[str, Any], where: str) -> dict[str, dict[str, str]]:
+    """Return where on the hub each checkpoint of a trajectory is: its repository and revision, by its name.
+
+    Args:
+        trajectory: ``repository`` and ``revision``, in one of which ``{step}`` or ``{thousands}`` stands, with
+            ``steps``; or ``repository`` with ``revisions``, the revision of each step; and perhaps ``final``.
+        where: The registry key, for messages.
+
+    Returns:
+        In the order of training.
+
+    Raises:
+        UserError: No step, or the same place for all of them.
+    """
+    repository, revision = trajectory["repository"], trajectory["revision"]
+    if "revisions" in trajectory:
+        # Keys that were written to JSON and back are texts.
+        places = {int(step): (repository, str(name)) for step, name in trajectory["revisions"].items()}
+    else:
+        places = {
+            step: (_at_step(repository, step, f"{where}.steps"), _at_step(revision, step, f"{where}.steps"))
+            for step in listed_steps(trajectory["steps"])
+        }
+    if not places or (len(places) > 1 and len(set(places.values())) == 1):
+        raise UserError(
+            f"{where}.steps" if not places else where,
+            "no step" if not places else f"'{repository}' at '{revision}' for every step",
+            "at least one step" if not places else "{step} or {thousands} in `repository` or in `revision`",
+            "correct `steps`" if not places else "write how the steps are named, or list `revisions`",
+        )
+    found = {
+        step_name(step): dict(zip(("repository", "revision"), places[step], strict=True)) for step in sorted(places)
+    }
+    return found | ({FINAL: dict(trajectory["final"])} if "final" in trajectory else {})

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from essential_sparsity.checkpoint_files import shards_of
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import read_json
 
@@ -151,18 +152,10 @@ def shard_files(index: Path) -> list[Path]:
         UserError: One is missing.
     """
     try:
-        shards = dict(read_json(index)["weight_map"])
-        names = sorted(set(shards.values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        content = read_json(index)
+    except (OSError, ValueError) as error:
         raise _damaged(index, f"an index that cannot be read ({type(error).__name__}: {first_line(error)})") from error
-    for name in names:
-        if not (index.parent / name).is_file():
-            raise UserError(
-                where=str(index),
-                found=f"no shard '{name}' beside it, which holds {next(m for m in shards if shards[m] == name)}",
-                expected=f"all {len(names)} shards that the index names",
-                mend=f"put {name} into the folder of the index",
-            )
+    names = shards_of(content, {path.name for path in index.parent.iterdir()}, str(index))
     return [index.parent / name for name in names]
 
 

@@ -1,0 +1,19 @@
+"""Download what is needed of a repository of the model hub, and check it against the hub's hashes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.hub import download
+from essential_sparsity.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Put the files beside ``output.index``, which lists them and comes last."""
+    wanted = json.loads(snakemake.params.download)
+    folder = Path(snakemake.output.index).parent
+    download(wanted["source"], wanted["kind"], wanted["trusted"], folder, snakemake.params.where)
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)

@@ -1,0 +1,73 @@
+"""What a reader must know of a trajectory: steps that are missing, and steps whose weights stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
+
+# An outlier's norm lies beyond those of its neighbours, two on each side, by more than this share.
+OUTLIER_MARGIN = 0.1
+_SHOWN = 8
+
+
+def missing_notes(lookups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each model whose trajectory lacks steps.
+
+    Args:
+        lookups: What was looked up of each model: its ``missing`` checkpoints, with the reason.
+    """
+    return [
+        f"The hub lacks {len(lookup['missing'])} of the {len(lookup['missing']) + len(lookup['found'])} steps of "
+        f"{model}, which are left out: {_listed(lookup['missing'])}."
+        for model, lookup in lookups.items()
+        if lookup["missing"]
+    ]
+
+
+def outlier_notes(weights: pd.DataFrame) -> list[str]:
+    """Return a sentence for each step whose weights stand out among its neighbours, a sign of a damaged checkpoint.
+
+    A norm that grows or shrinks with training stands out nowhere: it lies between those before and after.
+
+    Args:
+        weights: The table of weights: ``model, checkpoint, n, mean, std`` of every matrix.
+    """
+    notes = []
+    for model, rows in weights.groupby("model", sort=True):
+        squares = rows["n"] * (rows["std"] ** 2 + rows["mean"] ** 2)
+        norms = squares.groupby(rows["checkpoint"]).sum() ** 0.5
+        norms = norms[sorted(norms.index, key=checkpoint_age)]
+        notes += [
+            f"{model}, {checkpoint_label(name)}, stands out: the norm of its prunable weights is {ratio:.2g} times the "
+            "nearest of its neighbours'. Look at that checkpoint before you read anything from it."
+            for name, ratio in outliers(norms).items()
+        ]
+    return notes
+
+
+def outliers(norms: pd.Series) -> dict[str, float]:
+    """Return the steps whose norm lies outside those of two steps before and two after, with its ratio to the nearest.
+
+    Args:
+        norms: A norm for each checkpoint, in the order of training; the first two and the last two are not judged.
+    """
+    found = {}
+    values = norms.to_numpy(dtype=float)
+    for i in range(2, len(values) - 2):
+        near = np.delete(values[i - 2 : i + 3], 2)
+        nearest = float(np.clip(values[i], near.min(), near.max()))
+        ratio = values[i] / nearest if nearest else float(values[i] > 0) + 1.0
+        if abs(np.log(max(ratio, 1e-12))) > np.log1p(OUTLIER_MARGIN):
+            found[str(norms.index[i])] = float(ratio)
+    return found
+
+
+def _listed(checkpoints: Iterable[str]) -> str:
+    names = sorted(checkpoints, key=checkpoint_age)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(checkpoint_label, names[:_SHOWN])) + more

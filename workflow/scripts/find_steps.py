@@ -1,0 +1,18 @@
+"""Look up which steps of a trajectory the model hub has."""
+
+import json
+from typing import Any
+
+from essential_sparsity.files import write_json
+from essential_sparsity.hub import find_steps
+from essential_sparsity.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Write the commit of every step that exists, and the reason for every step that is missing."""
+    steps = json.loads(snakemake.params.steps)
+    write_json(snakemake.output.steps, find_steps(steps, f"{snakemake.params.where}.source.trajectory"))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)
