@@ -421,11 +421,14 @@ def departures(tasks: Mapping[str, Any]) -> list[str]:
                     f"{_capital(label)}: the classifier is a linear layer on the mean of the last hidden states. This "
                     f"departs from the paper ({PAPER}), which uses the model's own classifier."
                 )
-        elif task["protocol"] == "perplexity":
-            sentences.append(
-                f"{_capital(label)}: perplexity is computed on {task['windows'] * task['window']:,} tokens "
-                f"({task['windows']:,} windows of {task['window']:,})."
+        elif task["protocol"] == "perplexity" and task["windows"] is not None:
+            part = (
+                f"the first {task['windows'] * task['window']:,} tokens ({task['windows']:,} windows of "
+                f"{task['window']:,})"
+                if task["metric"] == "perplexity"
+                else f"the first {task['windows']:,} texts"
             )
+            sentences.append(f"{_capital(label)}: perplexity is computed on {part}, not on all of the data.")
     return sentences
 
 
