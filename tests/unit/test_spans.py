@@ -27,19 +27,28 @@ from essential_sparsity.spans import (
     check_answerable,
     check_rows,
     lost_answers,
-    normalised,
-    pad_features,
     span_features,
     span_loss,
-    squad_scores,
-    squad_v2_scores,
     unpadded,
 )
+from essential_sparsity.squad import normalised, squad_scores, squad_v2_scores
 from reference_metrics import reference_metric
 
 WHERE = "model m, task squad"
 WORDS = ["The", "river", "Köln", "1950s", "ran", "to", "an", "ünïcode", "日本", "sea,", "(old)", "naïve", "x"]
 QUESTION = "Where ran the river?"
+
+
+def pad_features(features: Any, chosen: Sequence[int], tokenizer: Any) -> dict[str, Tensor]:
+    """Make a batch by the tokenizer's own padding."""
+    present = [key for key in ("input_ids", "token_type_ids") if key in features]
+    inputs = [{key: np.asarray(features[key][i]).tolist() for key in present} for i in chosen]
+    batch: dict[str, Tensor] = dict(tokenizer.pad(inputs, return_tensors="pt", return_attention_mask=True))
+    # The first token that is no padding: 0 where padding is on the right.
+    shift = batch["attention_mask"].argmax(dim=1)
+    for key in ("start_position", "end_position"):
+        batch[f"{key}s"] = torch.tensor([int(features[key][i]) for i in chosen]) + shift
+    return batch
 
 
 def word_piece() -> PreTrainedTokenizerFast:

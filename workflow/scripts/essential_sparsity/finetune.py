@@ -231,6 +231,6 @@ def predict(
         inputs = kind.batch(data, rows[places])
         inputs.pop("labels")
         outputs = model(**{key: value.to(device) for key, value in inputs.items()})
-        return [part.float() for part in kind.outputs(outputs)]
+        return [part.float() for part in kind.outputs(outputs, data.about)]
 
     return run_by_length(kind.lengths(data)[rows], batch_size, run, "testing")

@@ -232,6 +232,15 @@ def _mean_score(examples: pd.DataFrame, positive: str | None, where: str) -> Val
     return Value(float(scores.mean()))
 
 
+def _exact_match(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
+    from essential_sparsity.squad import normalised
+
+    labels, predictions = _texts(examples, "label", where), _present(examples, "prediction", where)
+    golds = [[normalised(answer) for answer in gold_answers(label, where)] for label in labels]
+    right = [normalised(given) in (gold or [""]) for given, gold in zip(predictions, golds, strict=True)]
+    return Value(float(np.mean(right)))
+
+
 def _mean_loss(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
     losses, counts = _numbers(examples, "loss", where), _numbers(examples, "n", where)
     if (counts < 0).any() or not counts.any():
@@ -402,7 +411,7 @@ METRICS: dict[str, Metric] = {
         "Spearman correlation", "correlation", ("scores",), _spearman, _no_correlation, _two_errors_of_a_correlation
     ),
     # Fractions, where the official scripts and `evaluate` report per cent.
-    "exact_match": Metric("Exact match", "fraction", ("spans",), _mean_score, _unanswerable, _two_binomial_errors),
+    "exact_match": Metric("Exact match", "fraction", ("spans",), _exact_match, _unanswerable, _two_binomial_errors),
     "squad_f1": Metric("F1 of answers", "fraction", ("spans",), _mean_score, _unanswerable, _two_binomial_errors),
     "perplexity": Metric("Token perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none),
     # The same formula: a row is a document, and what it counts are words.

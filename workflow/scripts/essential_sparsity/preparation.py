@@ -11,8 +11,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from essential_sparsity.checkpoints import read_config
+from essential_sparsity.loading import load_tokenizer
+from essential_sparsity.prepared import ragged_column
 from essential_sparsity.text_inputs import (
     Columns,
+    check_fits,
+    has_segments,
+    longest_input,
+    pad_token,
     prepare_documents,
     prepare_masked,
     prepare_sequences,
@@ -59,10 +66,52 @@ def prepare_images(
     return columns, about
 
 
+def prepare_spans(
+    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
+) -> tuple[Columns, dict[str, Any]]:
+    """Tokenise questions with the windows of their contexts.
+
+    Args:
+        rows: Columns ``id, split, text, text_pair, answers, answer_starts``.
+        task: ``max_length, stride``, and ``unanswerable``: whether questions may have no answer.
+        checkpoint: The folder with tokenizer and configuration.
+        where: What is prepared, for messages.
+
+    Returns:
+        The columns of :func:`spans.span_features`, a row a feature, with the ``split`` of each; and what fills up a
+        batch.
+
+    Raises:
+        UserError: An answer that is not in its context, or a question without one where every one must have it.
+    """
+    from essential_sparsity.spans import check_answerable, lost_answers, span_features
+
+    tokenizer, config = load_tokenizer(checkpoint, where), read_config(checkpoint)
+    if not task["unanswerable"]:
+        check_answerable(rows, where)
+    longest = longest_input(task["max_length"], tokenizer, config)
+    features = span_features(rows, tokenizer, longest, task["stride"], has_segments(config), where)
+    splits = rows.set_index("id")["split"]
+    lists = {"input_ids": pa.int32(), "token_type_ids": pa.int8(), "offsets": pa.int32()}
+    columns: Columns = {
+        key: ragged_column(values, lists[key]) if key in lists else np.array(values, dtype=np.int64)
+        for key, values in features.items()
+    }
+    columns["split"] = splits.loc[features["id"]].tolist()
+    check_fits(columns["input_ids"].values.to_numpy(), tokenizer, config, where)
+    # On the right: positions count from the first token, and of a window the first tokens are the question.
+    about = {
+        "pad": pad_token(tokenizer, where), "padding_side": "right", "max_length": longest,
+        "lost": lost_answers(features, rows),
+    }  # fmt: skip
+    return columns, about
+
+
 # By what the study says of a task: its protocol, or the kind of its rows, and the metric where that makes the difference.
 PREPARE: dict[str, Prepare] = {
     "classes": prepare_sequences,
     "scores": prepare_sequences,
+    "spans": prepare_spans,
     "images": prepare_images,
     "stream": prepare_stream,
     "documents": prepare_documents,

@@ -7,9 +7,6 @@ is one window with the question before it.
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +17,7 @@ import torch
 from torch import Tensor
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.texts import require_column
+from essential_sparsity.dataset_tables import require_column
 
 Integers = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -227,28 +224,6 @@ def lost_answers(features: Features, rows: pd.DataFrame) -> int:
     return sum(bool(answers) and row not in found for row, _, _, answers, _ in _questions(rows))
 
 
-def pad_features(features: Features, chosen: Sequence[int], tokenizer: Any) -> dict[str, Tensor]:
-    """Make a batch, padded on the tokenizer's side to its longest feature.
-
-    Args:
-        features: What :func:`span_features` returns.
-        chosen: Indices of features.
-        tokenizer: The tokenizer that made them.
-
-    Returns:
-        ``input_ids, attention_mask`` and, with segments, ``token_type_ids``, each (batch, length), and the positions of
-        the answers in the padded sequences, ``start_positions, end_positions``, (batch,).
-    """
-    present = [key for key in _INPUTS if key in features]
-    inputs = [{key: np.asarray(features[key][i]).tolist() for key in present} for i in chosen]
-    batch: dict[str, Tensor] = dict(tokenizer.pad(inputs, return_tensors="pt", return_attention_mask=True))
-    # The first token that is no padding: 0 where padding is on the right.
-    shift = batch["attention_mask"].argmax(dim=1)
-    for key in ("start_position", "end_position"):
-        batch[f"{key}s"] = torch.tensor([int(features[key][i]) for i in chosen]) + shift
-    return batch
-
-
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 
@@ -405,59 +380,3 @@ def _stacked_offsets(offsets: Sequence[Any], longest: int) -> Integers:
     for i, flat in enumerate(offsets):
         stacked[i, : len(flat) // 2] = np.asarray(flat, dtype=np.int32).reshape(-1, 2)
     return stacked
-
-
-# --- scores of answers ----------------------------------------------------------------------------------------------
-
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalised(answer: str) -> str:
-    """Return an answer as SQuAD compares it: lower case, without ASCII punctuation and articles, single blanks."""
-    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_NO_PUNCTUATION)).split())
-
-
-def squad_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
-    """Score an answer as SQuAD 1.1 does (Rajpurkar et al. 2016), by the gold answer that it fits best.
-
-    Args:
-        prediction: The text that the model answers; empty for none.
-        answers: The gold answers, at least one.
-
-    Returns:
-        Exact match (0 or 1) and F1 of words, as fractions; the official script reports the means in per cent.
-
-    Raises:
-        ValueError: There is no gold answer.
-    """
-    words = normalised(prediction).split()
-    golds = [normalised(answer).split() for answer in answers]
-    if not golds:
-        raise ValueError("SQuAD 1.1 has a gold answer for every question")
-    return float(words in golds), max(_f1(words, gold) for gold in golds)
-
-
-def _f1(words: list[str], gold: list[str]) -> float:
-    """Return the F1 of two bags of words: shared words over the mean of their sizes; 0 if both are empty."""
-    shared = (Counter(words) & Counter(gold)).total()
-    return 2 * shared / (len(words) + len(gold)) if shared else 0.0
-
-
-def squad_v2_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
-    """Score an answer as SQuAD 2.0 does (Rajpurkar et al. 2018): where there is no answer, none is right.
-
-    Gold answers that are nothing but articles and punctuation are no answers, and neither are such predictions.
-
-    Args:
-        prediction: The text that the model answers; empty for none.
-        answers: The gold answers; none if the context does not answer the question.
-
-    Returns:
-        As in :func:`squad_scores`.
-    """
-    golds = [answer for answer in answers if normalised(answer)]
-    if golds:
-        return squad_scores(prediction, golds)
-    right = float(not normalised(prediction))
-    return right, right

@@ -51,7 +51,8 @@ def preparation(task: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str
         kind = "masked"
     else:
         kind = "images" if has_images(dataset) else kind_of(dataset)
-    return {"kind": kind, **{key: task[key] for key in _KEYS[kind]}}
+    found = {"kind": kind, **{key: task[key] for key in _KEYS[kind]}}
+    return {**found, "unanswerable": task["null_threshold"] is not None} if kind == "spans" else found
 
 
 def check_dataset(dataset: Mapping[str, Any], where: str) -> None:

@@ -27,7 +27,8 @@ class TaskKind:
         batch: The inputs of some rows and their ``labels``.
         loss: Of what the model returned, the labels and the number of labels of a whole step; it adds up over the
             parts of a step.
-        outputs: The tensors, a row for each input, that answers are read from.
+        outputs: From what the model returned, and what holds for all rows: the tensors, a row for each input, that
+            answers are read from.
         examples: From the inputs, the numbers of the rows, the outputs, the dataset's rows and the task: columns
             ``id, label, prediction, score, loss, n``.
         notes: From what holds for all rows, and the number of rows of each split: what a reader should know.
@@ -37,7 +38,7 @@ class TaskKind:
     lengths: Callable[[Prepared], Ints]
     batch: Callable[[Prepared, Ints], dict[str, Tensor]]
     loss: Callable[[Any, Tensor, int], Tensor]
-    outputs: Callable[[Any], list[Tensor]]
+    outputs: Callable[[Any, Mapping[str, Any]], list[Tensor]]
     examples: Callable[[Prepared, Ints, list[Tensor], Rows, Mapping[str, Any]], pd.DataFrame]
     notes: Callable[[Mapping[str, Any], Mapping[str, int]], list[str]]
 
@@ -51,12 +52,17 @@ def sequence_lengths(data: Prepared) -> Ints:
 
 
 def sequence_batch(data: Prepared, rows: Ints) -> dict[str, Tensor]:
-    """Return padded token ids, which of them are tokens, segment ids where the model has segments, and labels."""
+    """Return padded token ids, which of them are tokens, and segment ids where the model has segments."""
     ids, side = data.ragged("input_ids"), data.about["padding_side"]
     inputs = {"input_ids": padded(ids, rows, data.about["pad"], side), "attention_mask": attention(ids, rows, side)}
     if data.has("token_type_ids"):
         inputs["token_type_ids"] = padded(data.ragged("token_type_ids"), rows, 0, side)
-    return inputs | {"labels": _labels(data, rows)}
+    return inputs
+
+
+def labelled_batch(data: Prepared, rows: Ints) -> dict[str, Tensor]:
+    """Return :func:`sequence_batch` with the labels."""
+    return sequence_batch(data, rows) | {"labels": _labels(data, rows)}
 
 
 def cut_notes(about: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
@@ -88,7 +94,7 @@ def score_loss(outputs: Any, labels: Tensor, count: int) -> Tensor:
     return nn.functional.mse_loss(outputs.logits[:, 0], labels, reduction="sum") / count
 
 
-def _logits(outputs: Any) -> list[Tensor]:
+def _logits(outputs: Any, about: Mapping[str, Any]) -> list[Tensor]:
     return [outputs.logits]
 
 
@@ -162,16 +168,81 @@ def _image_options(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_labels": len(about["classes"]), "ignore_mismatched_sizes": True}
 
 
+# --- Questions with an answer inside a text -------------------------------------------------------------------------
+
+
+def span_batch(data: Prepared, rows: Ints) -> dict[str, Tensor]:
+    """Return :func:`sequence_batch` with the first and last token of each answer, (batch, 2)."""
+    ends = np.stack([data.numbers("start_position")[rows], data.numbers("end_position")[rows]], axis=1)
+    return sequence_batch(data, rows) | {"labels": torch.from_numpy(ends)}
+
+
+def answer_loss(outputs: Any, labels: Tensor, count: int) -> Tensor:
+    """Return the cross-entropies of starts and ends, their sum divided by ``count``, which counts both."""
+    from essential_sparsity.spans import span_loss
+
+    return span_loss(outputs.start_logits, outputs.end_logits, labels[:, 0], labels[:, 1], count // 2)
+
+
+def _span_logits(outputs: Any, about: Mapping[str, Any]) -> list[Tensor]:
+    # Batches are of different length, and are put together.
+    room = about["max_length"]
+    ends = (outputs.start_logits, outputs.end_logits)
+    return [nn.functional.pad(part, (0, room - part.shape[1]), value=-torch.inf) for part in ends]
+
+
+def span_examples(
+    data: Prepared, rows: Ints, outputs: list[Tensor], dataset_rows: Rows, task: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return each question's answers as JSON, the text that the model answers, and the F1 of the words of the two.
+
+    The loss is the mean over the windows of the context, in each of which it is that of starts and ends.
+    """
+    from essential_sparsity.metrics import gold_label
+    from essential_sparsity.spans import best_spans, span_loss
+    from essential_sparsity.squad import squad_scores, squad_v2_scores
+
+    ids = data.numbers("id")[rows]
+    questions = dataset_rows().set_index("id", drop=False).loc[pd.unique(ids)]
+    tokens, offsets = data.ragged("input_ids"), data.ragged("offsets")
+    starts, ends = ([line[: len(tokens[int(r)])] for line, r in zip(part.numpy(), rows, strict=True)] for part in outputs)
+    features: dict[str, Any] = {
+        "id": ids, "offsets": [offsets[int(r)] for r in rows], "null_position": data.numbers("null_position")[rows],
+    }  # fmt: skip
+    answers = best_spans(
+        starts, ends, features, questions, f"task with {len(questions)} questions",
+        max_answer_length=task["answer_length"], null_threshold=task["null_threshold"],
+    )  # fmt: skip
+    gold = span_batch(data, rows)["labels"]
+    losses = [span_loss(s[None], e[None], g[None, 0], g[None, 1], 1).item() for s, e, g in zip(*outputs, gold, strict=True)]
+    score = squad_scores if task["null_threshold"] is None else squad_v2_scores
+    return pd.DataFrame(
+        {
+            "id": questions["id"].to_numpy(),
+            "label": [gold_label(list(golds)) for golds in questions["answers"]],
+            "prediction": answers,
+            "score": [score(given, list(golds))[1] for given, golds in zip(answers, questions["answers"], strict=True)],
+            "loss": pd.Series(losses).groupby(ids).mean().loc[questions["id"]].to_numpy(),
+            "n": 1,
+        }
+    )
+
+
+def _lost_notes(about: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
+    return [f"{about['lost']:,} answers that are whole in no window"] if about["lost"] else []
+
+
 def _no_notes(about: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
     return []
 
 
 TASK_KINDS = {
     "classes": TaskKind(
-        _class_options, sequence_lengths, sequence_batch, class_loss, _logits, class_examples, cut_notes
+        _class_options, sequence_lengths, labelled_batch, class_loss, _logits, class_examples, cut_notes
     ),
     "scores": TaskKind(
-        _score_options, sequence_lengths, sequence_batch, score_loss, _logits, score_examples, cut_notes
+        _score_options, sequence_lengths, labelled_batch, score_loss, _logits, score_examples, cut_notes
     ),
+    "spans": TaskKind(_padding, sequence_lengths, span_batch, answer_loss, _span_logits, span_examples, _lost_notes),
     "images": TaskKind(_image_options, image_lengths, image_batch, class_loss, _logits, class_examples, _no_notes),
 }

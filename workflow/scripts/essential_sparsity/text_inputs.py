@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -22,32 +23,37 @@ Columns = dict[str, Any]
 _MOST_UNKNOWN = 0.5
 
 
-def has_segments(config: Mapping[str, Any]) -> bool:
+def has_segments(config: Any) -> bool:
     """Say whether a model tells the first from the second text of a pair by segment ids."""
-    return int(config.get("type_vocab_size") or 0) > 1
+    return int(getattr(config, "type_vocab_size", None) or 0) > 1
 
 
-def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+def vocabulary_size(config: Any) -> int | None:
     """Return the number of tokens that a model has embeddings of; None if its configuration does not say."""
-    found = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    found = getattr(config.get_text_config(), "vocab_size", None)
     return None if found is None else int(found)
 
 
-def check_fits(ids: Iterator[int] | np.ndarray, tokenizer: Any, config: Mapping[str, Any], where: str) -> None:
+def longest_input(wanted: int, tokenizer: Any, config: Any) -> int:
+    """Return how many tokens a text may have: as many as a task wants, or fewer where the model has fewer positions."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(min(wanted, tokenizer.model_max_length, positions or wanted))
+
+
+def check_fits(ids: npt.NDArray[Any], tokenizer: Any, config: Any, where: str) -> None:
     """Check that a tokenizer is that of the model.
 
     Args:
         ids: All token ids of a dataset.
         tokenizer: The checkpoint's tokenizer.
-        config: The checkpoint's ``config.json``.
+        config: The checkpoint's configuration.
         where: What is prepared, for messages.
 
     Raises:
         UserError: An id that the model has no embedding of, or texts that are mostly unknown to the tokenizer.
     """
-    flat = np.asarray(ids)
     size = vocabulary_size(config)
-    largest = int(flat.max(initial=0))
+    largest = int(ids.max(initial=0))
     if size is not None and largest >= size:
         raise UserError(
             where=f"{where}, tokenizer",
@@ -55,7 +61,7 @@ def check_fits(ids: Iterator[int] | np.ndarray, tokenizer: Any, config: Mapping[
             expected=f"at most {size - 1}: the model has embeddings of {size} tokens",
             mend="put the model's own tokenizer files beside its weights",
         )
-    unknown = float((flat == tokenizer.unk_token_id).mean()) if tokenizer.unk_token_id is not None and len(flat) else 0.0
+    unknown = float(np.mean(ids == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None and len(ids) else 0.0
     if unknown > _MOST_UNKNOWN:
         raise UserError(
             where=f"{where}, tokenizer",
@@ -105,10 +111,11 @@ def prepare_sequences(
     # Asked for by name: a tokenizer's own list of inputs may lack them, and pairs would lose what tells them apart.
     options = {"return_token_type_ids": has_segments(config), "return_attention_mask": False, "verbose": False}
     encoded = tokenizer(*texts, **options)
-    cut = np.array([len(ids) > task["max_length"] for ids in encoded["input_ids"]])
+    longest = longest_input(task["max_length"], tokenizer, config)
+    cut = np.array([len(ids) > longest for ids in encoded["input_ids"]])
     shortened = tokenizer(
         *([part[i] for i in np.flatnonzero(cut)] for part in texts),
-        truncation=True, max_length=task["max_length"], **options,
+        truncation=True, max_length=longest, **options,
     ) if cut.any() else {}  # fmt: skip
     columns: Columns = {"id": rows["id"].to_numpy(), "split": rows["split"].tolist()}
     for key, dtype in (("input_ids", pa.int32()), ("token_type_ids", pa.int8())):
@@ -121,7 +128,7 @@ def prepare_sequences(
     about: dict[str, Any] = {
         "pad": pad_token(tokenizer, where),
         "padding_side": tokenizer.padding_side,
-        "max_length": task["max_length"],
+        "max_length": longest,
         "cut": {str(k): int(v) for k, v in pd.Series(cut).groupby(rows["split"].to_numpy()).sum().items()},
     }
     columns["label"], about["classes"] = targets(rows)
