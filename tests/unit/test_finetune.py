@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,29 +14,45 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
 
 import families
-from essential_sparsity import finetune
+from essential_sparsity import finetune, task_kinds
 from essential_sparsity.errors import UserError
-from essential_sparsity.finetune import HEADS, bucketed_batches, draw_training_rows, evaluate_finetuned, freeze
-from essential_sparsity.masks import Pruning
+from essential_sparsity.finetune import HEADS, Training, draw_training_rows, evaluate_finetuned, freeze, predict
+from essential_sparsity.masks import AppliedMasks, Pruning
+from essential_sparsity.metrics import compute_metric
 from essential_sparsity.outcomes import Outcome
+from essential_sparsity.preparation import prepare_inputs
+from essential_sparsity.prepared import Prepared, write_prepared
 from essential_sparsity.pretraining import train_tokenizer
 from essential_sparsity.tables import EXAMPLES, write_table
+from essential_sparsity.task_kinds import TASK_KINDS
+from essential_sparsity.training import adamw, hold_in_step
 
 CPU = torch.device("cpu")
 WHERE = "model m, sparsity 0.500"
 TASK: dict[str, Any] = {
-    "head": "mean_pooling", "freeze": [], "train_examples": 64, "epochs": 2, "batch_size": 16, "max_length": 12,
-    "learning_rate": 0.01, "weight_decay": 0.01,
+    "head": "mean_pooling", "metric": "accuracy", "also": [], "positive": None, "freeze": [], "train_examples": 64,
+    "epochs": 2, "batch_size": 16, "batches": "by_length", "max_length": 12, "stride": 4, "answer_length": 6,
+    "null_threshold": None, "learning_rate": 0.01, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.01,
+    "clip": 1.0, "precision": "float32", "micro_batch": None, "early_stopping": None, "save_every": None,
+    "evaluation_batch_size": 32,
 }  # fmt: skip
 KINDS = {"plot": ["hero", "village", "war", "train"], "review": ["film", "boring", "acting", "script"]}
+TEXT_HEADS = ["mean_pooling", "sequence_classification"]
 
 
 def rows(n: int = 160, seed: int = 0) -> pd.DataFrame:
@@ -73,35 +91,53 @@ def masks_at(checkpoint: Path, sparsity: float) -> dict[str, Tensor]:
     return {name: part.reshape(weights[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
-def run(
-    checkpoint: Path, masks: Mapping[str, Tensor], seed: int = 0, data: pd.DataFrame | None = None, **task: Any
-) -> tuple[Outcome, float]:
-    frame = rows() if data is None else data
-    matrices = {m.name: m for m in families.manifest(checkpoint)}
-    return evaluate_finetuned(checkpoint, Pruning(masks, matrices), frame, {**TASK, **task}, seed, CPU, WHERE)
+def prepared(checkpoint: Path, data: pd.DataFrame, kind: str, file: Path, **task: Any) -> Prepared:
+    write_prepared(
+        *prepare_inputs(data, {**TASK, "kind": kind, "unanswerable": False, **task}, checkpoint, WHERE), file
+    )
+    return Prepared(file)
+
+
+@pytest.fixture
+def run(checkpoint: Path, tmp_path: Path) -> Any:
+    """Returns a function that prepares, trains and tests."""
+
+    def evaluate(
+        masks: Mapping[str, Tensor], seed: int = 0, data: pd.DataFrame | None = None, folder: Path = checkpoint,
+        kind: str = "classes", **task: Any,
+    ) -> tuple[Outcome, float]:  # fmt: skip
+        frame = rows() if data is None else data
+        inputs = prepared(folder, frame, kind, tmp_path / "inputs.arrow", **task)
+        matrices = {m.name: m for m in families.manifest(folder)}
+        training = Training({**TASK, **task}, seed, CPU, tmp_path / "states", "key")
+        return evaluate_finetuned(folder, Pruning(masks, matrices), inputs, lambda: frame, training, WHERE)
+
+    return evaluate
 
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Keep each model that a run builds, and a copy of it before training."""
+    """Keep the encoder of each model that a run builds, and a copy of it before training."""
     built: list[nn.Module] = []
     for name, real in list(HEADS.items()):
 
-        def keeping(folder: Path, classes: int, where: str, real: Any = real) -> nn.Module:
-            model = real(folder, classes, where)
-            built.extend([copy.deepcopy(model), model])
-            return model
+        def keeping(folder: Path, options: Any, where: str, real: Any = real) -> Any:
+            model, encoder = real(folder, options, where)
+            built.extend([copy.deepcopy(encoder), encoder])
+            return model, encoder
 
         monkeypatch.setitem(HEADS, name, keeping)
     return built
 
 
-@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.parametrize("head", TEXT_HEADS)
 @pytest.mark.parametrize("sparsity", [0.3, 0.9])
-def test_removed_weights_stay_zero(checkpoint: Path, models: list[nn.Module], head: str, sparsity: float) -> None:
+def test_removed_weights_stay_zero(
+    run: Any, checkpoint: Path, models: list[nn.Module], head: str, sparsity: float
+) -> None:
     masks = masks_at(checkpoint, sparsity)
-    _, realised = run(checkpoint, masks, head=head)
-    trained = dict(models[1].encoder.named_parameters())
+    _, realised = run(masks, head=head)
+    trained = dict(models[1].named_parameters())
     size = sum(m.numel() for m in masks.values())
     zeros = 0
     for name, keep in masks.items():
@@ -112,55 +148,61 @@ def test_removed_weights_stay_zero(checkpoint: Path, models: list[nn.Module], he
     assert realised == zeros / size == round(sparsity * size) / size
 
 
-def test_kept_weights_are_trained(checkpoint: Path, models: list[nn.Module]) -> None:
+def test_kept_weights_are_trained(run: Any, checkpoint: Path, models: list[nn.Module]) -> None:
     masks = masks_at(checkpoint, 0.5)
-    run(checkpoint, masks)
-    before, after = (dict(m.encoder.named_parameters()) for m in models)
+    run(masks)
+    before, after = (dict(m.named_parameters()) for m in models)
     for name, keep in masks.items():
         short = name.removeprefix("bert.")
         assert bool((before[short][keep] != after[short][keep]).any()), name
 
 
-@pytest.mark.parametrize("head", sorted(HEADS))
-def test_a_mask_that_removes_nothing_changes_nothing(checkpoint: Path, head: str) -> None:
-    dense, sparsity = run(checkpoint, {}, head=head)
-    kept, realised = run(checkpoint, masks_at(checkpoint, 0.0), head=head)
+@pytest.mark.parametrize("head", TEXT_HEADS)
+def test_a_mask_that_removes_nothing_changes_nothing(run: Any, checkpoint: Path, head: str) -> None:
+    dense, sparsity = run({}, head=head)
+    kept, realised = run(masks_at(checkpoint, 0.0), head=head)
     assert sparsity == realised == 0.0
     assert kept.value == dense.value
     pd.testing.assert_frame_equal(kept.examples, dense.examples)
 
 
-def test_the_same_seed_gives_the_same_result_and_another_does_not(checkpoint: Path) -> None:
+def test_the_same_seed_gives_the_same_result_and_another_does_not(run: Any, checkpoint: Path) -> None:
     masks = masks_at(checkpoint, 0.5)
-    one, again, other = (run(checkpoint, masks, seed)[0].examples["loss"] for seed in (3, 3, 4))
+    one, again, other = (run(masks, seed)[0].examples["loss"] for seed in (3, 3, 4))
     assert one.equals(again)
     assert not one.equals(other)
 
 
-def test_every_sparsity_of_a_seed_sees_the_same_batches(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[tuple[int, float], list[list[list[int]]]] = {}
-    real = finetune.Encoded.batch
-    key = (0, 0.0)
+@pytest.mark.parametrize("batches", ["shuffled", "by_length"])
+def test_every_sparsity_of_a_seed_sees_the_same_batches(
+    run: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, batches: str
+) -> None:
+    seen: dict[tuple[int, float], list[list[int]]] = {}
+    key, kind = (0, 0.0), TASK_KINDS["classes"]
 
-    def recording(self: Any, chosen: list[int], pad: Any) -> Any:
-        inputs, labels = real(self, chosen, pad)
-        seen.setdefault(key, []).append(inputs["input_ids"].tolist())
-        return inputs, labels
+    def recording(data: Prepared, chosen: Any) -> Any:
+        seen.setdefault(key, []).append(chosen.tolist())
+        return kind.batch(data, chosen)
 
-    monkeypatch.setattr(finetune.Encoded, "batch", recording)
+    monkeypatch.setitem(task_kinds.TASK_KINDS, "classes", dataclasses.replace(kind, batch=recording))
     for seed in (0, 1):
         for sparsity in (0.0, 0.5, 0.9):
             key = (seed, sparsity)
-            run(checkpoint, masks_at(checkpoint, sparsity) if sparsity else {}, seed, train_examples=40)
+            run(masks_at(checkpoint, sparsity) if sparsity else {}, seed, train_examples=40, batches=batches)
     for seed in (0, 1):
         assert seen[seed, 0.0] == seen[seed, 0.5] == seen[seed, 0.9]
+        trained = seen[seed, 0.0][:6]  # two epochs of 16, 16 and 8 rows
+        assert sorted(sum(trained[:3], [])) == sorted(sum(trained[3:], [])), "each row once an epoch"
+        assert len(set(sum(trained[:3], []))) == 40
     assert seen[0, 0.0] != seen[1, 0.0]
 
 
 @pytest.mark.parametrize("patterns", [["embeddings.*"], ["*layer.0*", "embeddings.word_embeddings.weight"], ["*.bias"]])
-def test_frozen_parameters_do_not_change(checkpoint: Path, models: list[nn.Module], patterns: list[str]) -> None:
-    run(checkpoint, {}, freeze=patterns)
-    before, after = (dict(m.encoder.named_parameters()) for m in models)
+def test_frozen_parameters_do_not_change(
+    run: Any, checkpoint: Path, models: list[nn.Module], patterns: list[str]
+) -> None:
+    run({}, freeze=patterns)
+    before, after = (dict(m.named_parameters()) for m in models)
     frozen = {n for n, p in after.items() if not p.requires_grad}
     assert frozen
     assert all(torch.equal(before[n], after[n]) for n in frozen)
@@ -171,54 +213,54 @@ def test_frozen_parameters_do_not_change(checkpoint: Path, models: list[nn.Modul
         assert frozen == {n for n in after if n.startswith("embeddings.")}
 
 
-def test_a_frozen_matrix_is_still_pruned(checkpoint: Path, models: list[nn.Module]) -> None:
+def test_a_frozen_matrix_is_still_pruned(run: Any, checkpoint: Path, models: list[nn.Module]) -> None:
     masks = masks_at(checkpoint, 0.5)
-    _, realised = run(checkpoint, masks, freeze=["encoder.layer.0.*"])
+    _, realised = run(masks, freeze=["encoder.layer.0.*"])
     assert realised == pytest.approx(0.5, abs=1e-3)
     name = next(iter(masks))
-    weight = models[1].encoder.get_parameter(name.removeprefix("bert."))
+    weight = models[1].get_parameter(name.removeprefix("bert."))
     assert not weight.requires_grad
     assert not weight.detach()[~masks[name]].count_nonzero()
 
 
-def test_a_pattern_that_matches_nothing_is_refused(checkpoint: Path) -> None:
+def test_a_pattern_that_matches_nothing_is_refused(run: Any, checkpoint: Path) -> None:
     with pytest.raises(UserError) as caught:
-        run(checkpoint, {}, freeze=["embedings.*"])
+        run({}, freeze=["embedings.*"])
     assert caught.value.where == f"{WHERE}.freeze"
     assert "'embedings.*'" in caught.value.found
     assert "embeddings.word_embeddings.weight" in caught.value.expected
 
 
-def test_nothing_left_to_train_is_refused(checkpoint: Path) -> None:
+def test_nothing_left_to_train_is_refused(run: Any, checkpoint: Path) -> None:
     with pytest.raises(UserError, match="leave no parameter to train"):
-        run(checkpoint, {}, head="sequence_classification", freeze=["*"])
-    model = HEADS["mean_pooling"](checkpoint, 2, WHERE)
-    frozen = freeze(model, ["*"], WHERE)  # the classifier is left
-    assert set(frozen) == set(dict(model.encoder.named_parameters()))
+        run({}, head="sequence_classification", freeze=["*"])
+    model, encoder = HEADS["mean_pooling"](checkpoint, {"num_labels": 2}, WHERE)
+    frozen = freeze(model, encoder, ["*"], WHERE)  # the classifier is left
+    assert set(frozen) == set(dict(encoder.named_parameters()))
 
 
-@pytest.mark.parametrize("head", sorted(HEADS))
-def test_a_task_that_can_be_learnt_is_learnt(checkpoint: Path, head: str) -> None:
-    outcome, _ = run(checkpoint, {}, head=head, epochs=6)
+@pytest.mark.parametrize("head", TEXT_HEADS)
+def test_a_task_that_can_be_learnt_is_learnt(run: Any, checkpoint: Path, head: str) -> None:
+    outcome, _ = run({}, head=head, epochs=6)
     assert outcome.value > 0.9
     assert outcome.chance == 0.5
 
 
-def test_a_stored_half_precision_checkpoint_is_trained_in_float32(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_stored_half_precision_checkpoint_is_trained_in_float32(run: Any, checkpoint: Path, tmp_path: Path) -> None:
     for file in checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     BertForMaskedLM.from_pretrained(checkpoint).to(torch.bfloat16).save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert file.get_tensor("bert.embeddings.word_embeddings.weight").dtype is torch.bfloat16
-    for head in sorted(HEADS):
-        outcome, realised = run(tmp_path, masks_at(tmp_path, 0.3), head=head, epochs=4)
+    for head in TEXT_HEADS:
+        outcome, realised = run(masks_at(tmp_path, 0.3), folder=tmp_path, head=head, epochs=4)
         assert outcome.value > 0.8
         assert realised == pytest.approx(0.3, abs=1e-3)
 
 
-def test_the_accuracy_can_be_recomputed_from_the_examples(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_accuracy_can_be_recomputed_from_the_examples(run: Any, checkpoint: Path, tmp_path: Path) -> None:
     data = rows()
-    outcome, _ = run(checkpoint, {}, epochs=1, learning_rate=0.002, data=data)
+    outcome, _ = run({}, epochs=1, learning_rate=0.002, data=data)
     examples = write_table(outcome.examples, EXAMPLES, tmp_path / "e.parquet")
     assert outcome.n == len(examples) == (data["split"] == "test").sum()
     assert outcome.value == (examples["label"] == examples["prediction"]).mean()
@@ -230,89 +272,321 @@ def test_the_accuracy_can_be_recomputed_from_the_examples(checkpoint: Path, tmp_
     assert (right == (examples["loss"] < math.log(2))).all()
 
 
-def test_chance_is_the_share_of_the_majority(checkpoint: Path) -> None:
+def test_chance_is_the_share_of_the_majority(run: Any, checkpoint: Path) -> None:
     data = rows()
     drop = data[(data["split"] == "test") & (data["label"] == "plot")].index[:30]
-    outcome, _ = run(checkpoint, {}, data=data.drop(index=drop), epochs=1)
+    outcome, _ = run({}, data=data.drop(index=drop), epochs=1)
     assert outcome.chance == pytest.approx(40 / 50)
 
 
-def test_one_class_is_refused(checkpoint: Path) -> None:
-    data = rows()
-    with pytest.raises(UserError, match=rf"{WHERE}: found 1 class"):
-        run(checkpoint, {}, data=data[data["label"] == "plot"])
-
-
-def test_a_loss_that_is_not_finite_stops_the_training(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = HEADS["mean_pooling"]
 
-    def broken(folder: Path, classes: int, where: str) -> nn.Module:
-        model = real(folder, classes, where)
+    def broken(folder: Path, options: Any, where: str) -> Any:
+        model, encoder = real(folder, options, where)
         with torch.no_grad():
             model.classifier.bias[0] = float("nan")
-        return model
+        return model, encoder
 
     monkeypatch.setitem(HEADS, "mean_pooling", broken)
     with pytest.raises(UserError, match=rf"{WHERE}: found a loss of nan in fine-tuning.*learning_rate"):
-        run(checkpoint, {})
+        run({})
 
 
-def test_a_mask_of_another_model_is_refused(checkpoint: Path) -> None:
+def test_a_mask_of_another_model_is_refused(run: Any, checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"mask of matrix model\.layers\.0"):
-        run(checkpoint, {"model.layers.0.q_proj.weight": torch.ones(2, 2, dtype=torch.bool)})
+        run({"model.layers.0.q_proj.weight": torch.ones(2, 2, dtype=torch.bool)})
 
 
-# --- Batches ---
+# --- As others do it ---
 
 
-@settings(deadline=None, derandomize=True)
-@given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 5), st.integers(0, 5))
-def test_every_row_is_seen_once_an_epoch(n: int, batch_size: int, seed: int, epoch: int) -> None:
-    batches = list(bucketed_batches(n, batch_size, seed, epoch))
-    assert sorted(row for batch in batches for row in batch) == list(range(n))
-    assert all(1 <= len(batch) <= batch_size for batch in batches)
-    assert all(batch == list(range(batch[0], batch[-1] + 1)) for batch in batches), "neighbours in length"
-    assert batches == list(bucketed_batches(n, batch_size, seed, epoch))
+@pytest.mark.parametrize("masked", ["no masks", "all-ones masks"])
+def test_without_anything_removed_the_result_is_that_of_plain_trainer(
+    run: Any, checkpoint: Path, models: list[nn.Module], tmp_path: Path, masked: str
+) -> None:
+    task = {"head": "sequence_classification", "batches": "shuffled", "learning_rate": 1e-3, "train_examples": 1000}
+    run({} if masked == "no masks" else masks_at(checkpoint, 0.0), 5, **task)
 
-
-def test_the_order_and_the_neighbours_change_with_the_epoch() -> None:
-    plans = [list(bucketed_batches(100, 16, 0, epoch)) for epoch in range(4)]
-    assert all(plans[0] != other for other in plans[1:])
-    assert len({tuple(sorted(map(tuple, plan))) for plan in plans}) > 1, "the cut points move"
-
-
-def test_training_rows_are_drawn_by_the_seed_alone() -> None:
     data = rows()
-    one, again, other = (draw_training_rows(data, 20, seed)["id"].tolist() for seed in (1, 1, 2))
-    assert one == again != other
-    assert len(set(one)) == 20
-    assert sorted(draw_training_rows(data, 10_000, 0)["id"]) == sorted(data["id"])
-
-
-def test_texts_are_encoded_shortest_first_with_their_own_labels(checkpoint: Path) -> None:
-    from transformers import AutoTokenizer
-
-    data = rows(20)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    encoded = finetune.encode(data, ["plot", "review"], tokenizer, 6)
-    lengths = [len(row["input_ids"]) for row in encoded.inputs]
-    assert lengths == sorted(lengths)
-    assert max(lengths) == 6, "cut at max_length"
-    truth = data.set_index("id")["label"]
-    assert [["plot", "review"][i] for i in encoded.labels.tolist()] == [truth[i] for i in encoded.ids]
-    inputs, labels = encoded.batch([0, 19], tokenizer.pad)
-    assert inputs["input_ids"].shape == inputs["attention_mask"].shape
-    assert inputs["attention_mask"].sum(1).tolist() == [lengths[0], lengths[19]]
-    assert labels.tolist() == encoded.labels[[0, 19]].tolist()
-    assert "token_type_ids" in inputs, "segment ids are passed on (a trap of the paper's code)"
+    torch.manual_seed(5)
+    plain = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=2)
+    train = data[data["split"] == "train"]
+    encoded = tokenizer(train["text"].tolist(), truncation=True, max_length=12)
+    examples = [
+        {key: encoded[key][i] for key in encoded} | {"labels": ["plot", "review"].index(label)}
+        for i, label in enumerate(train["label"])
+    ]
+    arguments = TrainingArguments(
+        str(tmp_path / "plain"), per_device_train_batch_size=16, num_train_epochs=2, learning_rate=1e-3,
+        weight_decay=0.01, seed=5, use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(
+        plain, arguments, train_dataset=examples, data_collator=DataCollatorWithPadding(tokenizer),
+        optimizers=(torch.optim.AdamW(plain.parameters(), lr=1e-3, eps=1e-8, weight_decay=0.01), None),
+    )  # fmt: skip
+    trainer.train()
+    expected = plain.state_dict()
+    for name, value in models[1].state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @torch.no_grad()
-def test_padding_does_not_change_the_logits(checkpoint: Path) -> None:
-    model = HEADS["mean_pooling"](checkpoint, 3, WHERE).eval()
-    ids = torch.tensor([[2, 7, 8, 3]])
-    short = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    padded = torch.nn.functional.pad(ids, (0, 5))
-    long = model(input_ids=padded, attention_mask=(padded > 0).long())
-    assert short.shape == (1, 3)
-    torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("head", TEXT_HEADS)
+def test_the_dense_model_gives_the_logits_of_transformers_bit_for_bit(
+    checkpoint: Path, tmp_path: Path, head: str
+) -> None:
+    data = prepared(checkpoint, rows(), "classes", tmp_path / "inputs.arrow")
+    torch.manual_seed(0)
+    model, encoder = HEADS[head](checkpoint, {"num_labels": 2}, WHERE)
+    inputs = TASK_KINDS["classes"].batch(data, np.arange(9))
+    inputs.pop("labels")
+    model.eval()
+    if head == "mean_pooling":
+        plain = AutoModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
+        assert torch.equal(encoder(**inputs).last_hidden_state, plain(**inputs).last_hidden_state)
+    else:
+        torch.manual_seed(0)
+        plain = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=2).eval()
+        assert torch.equal(model(**inputs).logits, plain(**inputs).logits)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    theirs = tokenizer(rows()["text"].tolist()[:9], truncation=True, max_length=12, padding=True, return_tensors="pt")
+    for key, value in theirs.items():
+        assert torch.equal(inputs[key], value), key
+    assert "token_type_ids" in inputs, "segment ids are passed on (a trap of the paper's code)"
+
+
+# --- Settings ---
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(
+    run: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks, task = masks_at(checkpoint, 0.5), {"train_examples": 60, "learning_rate": 0.001}
+    # Dropout would draw anew for each part.
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    whole, _ = run(masks, **task)
+    parts, _ = run(masks, micro_batch=4, **task)
+    kind, limit = TASK_KINDS["classes"], 8
+
+    def crowded(data: Prepared, chosen: Any) -> Any:
+        if len(chosen) > limit:
+            raise torch.OutOfMemoryError("no room")
+        return kind.batch(data, chosen)
+
+    monkeypatch.setitem(task_kinds.TASK_KINDS, "classes", dataclasses.replace(kind, batch=crowded))
+    halved, _ = run(masks, **task)
+    assert "fine-tuning: out of memory, going on with batches of 8" in caplog.text
+    assert "testing: out of memory, going on with batches of 8" in caplog.text
+    for other in (parts, halved):
+        pd.testing.assert_frame_equal(whole.examples, other.examples, rtol=1e-4)
+
+
+def test_a_real_refusal_of_memory_is_recognised() -> None:
+    from essential_sparsity.batches import is_out_of_memory
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_early_stopping_takes_the_best_state_and_never_looks_at_the_test(
+    run: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rows(240)
+    data.loc[data.index % 4 == 1, "split"] = "validation"
+    seen: set[int] = set()
+    kind, tested = TASK_KINDS["classes"], []
+    real = finetune.predict
+
+    def recording(inputs: Prepared, chosen: Any) -> Any:
+        if not tested:
+            seen.update(inputs.numbers("id")[chosen].tolist())
+        return kind.batch(inputs, chosen)
+
+    monkeypatch.setitem(task_kinds.TASK_KINDS, "classes", dataclasses.replace(kind, batch=recording))
+    monkeypatch.setattr(finetune, "predict", lambda *a: (tested.append(True), real(*a))[1])
+    # A rate at which training soon makes things worse.
+    outcome, realised = run(
+        masks_at(checkpoint, 0.5), data=data, epochs=30, learning_rate=0.05,
+        early_stopping={"every": 2, "patience": 2},
+    )  # fmt: skip
+    assert seen == set(data.loc[data["split"] != "test", "id"])
+    assert realised == pytest.approx(0.5, abs=1e-3), "the state that is taken up again is pruned, too"
+    assert outcome.n == (data["split"] == "test").sum()
+
+
+def test_a_training_that_was_cut_off_goes_on_to_the_same_result(
+    run: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks, task = masks_at(checkpoint, 0.5), {"save_every": 3, "epochs": 3}
+    whole, _ = run(masks, **task)
+    shutil.rmtree(tmp_path / "states")
+    steps, real = [], AppliedMasks.hold
+
+    def dying(self: AppliedMasks) -> None:
+        steps.append(1)
+        if len(steps) == 9:
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AppliedMasks, "hold", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(masks, **task)
+    assert list((tmp_path / "states").glob("checkpoint-6"))
+    counted: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(AppliedMasks, "hold", lambda self: (counted.append(1), real(self))[1])
+        again, _ = run(masks, **task)
+    assert len(counted) < 12, "not from the beginning"
+    pd.testing.assert_frame_equal(whole.examples, again.examples)
+
+
+def test_the_step_holds_masks_before_it_clips() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 8, bias=False)
+    keep = torch.rand(8, 8) > 0.5
+    applied = AppliedMasks(model, {"weight": keep}, {})
+    applied.hold()
+    before = model.weight.detach().clone()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    hold_in_step(optimiser, applied, 1.0)
+    gradient = torch.randn(8, 8)
+    model.weight.grad = gradient.clone()
+    optimiser.step()
+    kept = gradient * keep
+    expected = before - kept / max(1.0, float(kept.norm()))
+    torch.testing.assert_close(model.weight.detach(), expected)
+    assert not model.weight.detach()[~keep].count_nonzero()
+
+
+def test_adamw_has_the_papers_settings(checkpoint: Path) -> None:
+    model = AutoModel.from_pretrained(checkpoint)
+    model.embeddings.requires_grad_(False)
+    group = adamw(model, {"learning_rate": 2e-5, "weight_decay": 0.0, "precision": "float32"}).param_groups[0]
+    assert (group["lr"], group["eps"], group["weight_decay"], group["betas"]) == (2e-5, 1e-8, 0.0, (0.9, 0.999))
+    assert len(group["params"]) == sum(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"schedule": "cosine", "warmup": 0.2}, {"clip": 0.0}])
+def test_settings_change_the_training(run: Any, change: dict[str, Any]) -> None:
+    plain, other = run({}, learning_rate=1e-3)[0], run({}, learning_rate=1e-3, **change)[0]
+    assert not np.array_equal(plain.examples["loss"], other.examples["loss"])
+    np.testing.assert_allclose(plain.examples["loss"], other.examples["loss"], atol=0.3)
+
+
+def test_training_rows_are_drawn_by_the_seed_alone() -> None:
+    every = np.arange(100, 160)
+    one, again, other = (draw_training_rows(every, 20, seed).tolist() for seed in (1, 1, 2))
+    assert one == again != other
+    assert len(set(one)) == 20
+    assert draw_training_rows(every, 60, 0).tolist() == every.tolist()
+
+
+# --- Other kinds of rows ---
+
+
+def test_further_test_splits_are_reported_beside_the_headline(run: Any, checkpoint: Path) -> None:
+    data = rows(200)
+    data.loc[data.index[-40:], "split"] = "test-mismatched"
+    outcome, _ = run({}, data=data, also=["matthews"], epochs=1)
+    headline = outcome.examples[outcome.examples["group"] == ""]
+    other = outcome.examples[outcome.examples["group"] == "mismatched"]
+    assert len(other) == 40
+    assert outcome.n == len(headline) == (data["split"] == "test").sum()
+    assert set(outcome.others) == {"matthews", "mismatched/accuracy", "mismatched/matthews"}
+    assert outcome.value == (headline["label"] == headline["prediction"]).mean()
+    assert outcome.others["mismatched/accuracy"] == (other["label"] == other["prediction"]).mean()
+
+
+def test_numbers_are_predicted(run: Any, checkpoint: Path) -> None:
+    data = rows()
+    data["score"] = data["text"].str.count("hero|film").astype(float)
+    outcome, _ = run(
+        {}, data=data.drop(columns="label"), kind="scores", head="sequence_classification", metric="pearson",
+        also=["spearman"], epochs=8,
+    )  # fmt: skip
+    labels, found = outcome.examples["label"].astype(float), outcome.examples["prediction"].astype(float)
+    assert outcome.value == pytest.approx(np.corrcoef(labels, found)[0, 1])
+    assert outcome.value > 0.5
+    np.testing.assert_allclose(outcome.examples["loss"], (labels - found) ** 2)
+    assert outcome.chance == 0.0
+
+
+def test_pairs_have_segments(checkpoint: Path, tmp_path: Path) -> None:
+    data = rows(12).assign(text_pair="war train")
+    found = prepared(checkpoint, data, "classes", tmp_path / "inputs.arrow")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    inputs = TASK_KINDS["classes"].batch(found, np.arange(12))
+    theirs = tokenizer(
+        data["text"].tolist(), data["text_pair"].tolist(), truncation=True, max_length=12, padding=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    for key, value in theirs.items():
+        assert torch.equal(inputs[key], value), key
+    assert inputs["token_type_ids"].any()
+
+
+def test_texts_that_are_cut_are_counted(run: Any, checkpoint: Path) -> None:
+    data = rows()
+    longer = data["text"].str.split().str.len() + 2 > 6
+    outcome, _ = run({}, data=data, max_length=6, epochs=1)
+    tests = data["split"] == "test"
+    assert f"{(longer & tests).sum()} of {tests.sum()} texts of test cut to 6 tokens" in outcome.notes
+    long = data.assign(text=data["text"] + " hero" * 20)
+    notes = run({}, data=long, max_length=256, epochs=1)[0].notes
+    assert f"{tests.sum()} of {tests.sum()} texts of test cut to 12 tokens" in notes, "the model has no more positions"
+
+
+def questions(n: int = 96) -> pd.DataFrame:
+    """The answer is the one word of the context that is no plot."""
+    draw = np.random.default_rng(0)
+    records = []
+    for i in range(n):
+        words = draw.choice(KINDS["plot"], size=4).tolist()
+        answer = str(draw.choice(KINDS["review"]))
+        words.insert(int(draw.integers(5)), answer)
+        start = len(" ".join(words[: words.index(answer)]))
+        records.append(
+            {
+                "id": i,
+                "text": "film",
+                "text_pair": " ".join(words),
+                "answers": [answer],
+                "answer_starts": [start + (start > 0)],
+                "label": None,
+                "split": "test" if i % 3 == 2 else "train",
+            }  # fmt: skip
+        )
+    return pd.DataFrame(records)
+
+
+def test_answers_are_found_in_texts(run: Any, checkpoint: Path) -> None:
+    data = questions()
+    outcome, realised = run(
+        masks_at(checkpoint, 0.3), data=data, kind="spans", head="question_answering", metric="squad_f1",
+        also=["exact_match"], epochs=25, stride=2,
+    )  # fmt: skip
+    tests = data[data["split"] == "test"]
+    assert outcome.examples["id"].tolist() == tests["id"].tolist()
+    assert outcome.value == pytest.approx(outcome.examples["score"].mean())
+    right = [p in gold for p, gold in zip(outcome.examples["prediction"], tests["answers"], strict=True)]
+    assert outcome.others["exact_match"] == pytest.approx(np.mean(right))
+    assert outcome.others["exact_match"] > 0.8
+    assert realised == pytest.approx(0.3, abs=1e-3)
+    assert compute_metric("exact_match", outcome.examples, WHERE).value == outcome.others["exact_match"]
+
+
+@torch.no_grad()
+def test_predictions_come_in_the_order_of_the_rows(checkpoint: Path, tmp_path: Path) -> None:
+    data = prepared(checkpoint, rows(), "classes", tmp_path / "inputs.arrow")
+    torch.manual_seed(0)
+    model, _ = HEADS["sequence_classification"](checkpoint, {"num_labels": 2}, WHERE)
+    chosen = np.array([5, 80, 3, 44, 17, 9])
+    kind = TASK_KINDS["classes"]
+    (together,) = predict(model, data, chosen, kind, 4, CPU)
+    single = torch.cat([predict(model, data, chosen[i : i + 1], kind, 1, CPU)[0] for i in range(6)])
+    torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-5)

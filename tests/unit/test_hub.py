@@ -514,7 +514,7 @@ SHARED = Path(os.environ.get("SHARED_HUB", ROOT.parent / "shared" / "hub"))
 
 @pytest.mark.skipif(not (SHARED / "datasets" / "nyu-mll" / "glue").is_dir(), reason="no real data in ../shared/hub")
 def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
-    from essential_sparsity.texts import prepare_texts
+    from essential_sparsity.dataset_rows import prepare_rows
 
     hub.add_folder("nyu-mll/glue", SHARED / "datasets" / "nyu-mll" / "glue", kind="datasets")
     files = {"train": ["cola/train-*.parquet"], "test": ["cola/validation-*.parquet"]}
@@ -522,7 +522,7 @@ def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
     splits = table_splits({"kind": "hub"}, [tmp_path / "out" / "index.json"], tmp_path / "tables", WHERE)
     classes = {"0": "unacceptable", "1": "acceptable"}
     entry = {"format": "parquet", "text": "sentence", "label": "label", "classes": classes}
-    rows = prepare_texts(splits, entry, WHERE)
+    rows = prepare_rows(splits, entry, WHERE)
     assert rows["split"].value_counts().to_dict() == {"train": 8551, "test": 1043}
     assert set(rows["label"]) == set(classes.values())
 

@@ -56,9 +56,7 @@ def halving(batch_size: int, run: Callable[[int], T], what: str) -> T:
             torch.cuda.empty_cache()
 
 
-def run_by_length(
-    lengths: Ints, batch_size: int, run: Callable[[Ints], Sequence[Tensor]], what: str
-) -> list[Tensor]:
+def run_by_length(lengths: Ints, batch_size: int, run: Callable[[Ints], Sequence[Tensor]], what: str) -> list[Tensor]:
     """Run over all rows in batches of similar length, halving them where memory does not suffice.
 
     Longest first, so that memory fails at once or not at all; batches that are done are not done again.

@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from essential_sparsity.dataset_kinds import has_images, held_out_splits
-from essential_sparsity.dataset_tables import FILE, ROW, SPLIT, assign_splits, filter_rows, place_of, read_splits, require_column
+from essential_sparsity.dataset_kinds import has_images
+from essential_sparsity.dataset_tables import (
+    FILE,
+    ROW,
+    SPLIT,
+    assign_splits,
+    filter_rows,
+    place_of,
+    read_splits,
+    require_column,
+)
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.texts import balance_classes, split_sentences
 
@@ -56,9 +65,8 @@ def prepare_rows(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any]
     if "words" in dataset:
         count = rows["text"].map(lambda text: len(text.split()))
         rows = rows[count.between(dataset["words"][0], dataset["words"][1])]
-    # A column or a folder may hold only some splits; files and fractions were asked for.
-    named = set() if "column" in dataset.get("split", {}) or dataset["format"] == "images" else held_out_splits(dataset)
-    _check_splits(rows, {"train", *named} & (set(files) | named) | set(frame[SPLIT]), dataset, where)
+    asked = {part for part in ("test", "validation") if f"{part}_fraction" in dataset.get("split", {})}
+    _check_splits(rows, asked | set(files) | set(frame[SPLIT]), dataset, where)
     if "label" in dataset or dataset["format"] == "images":
         check_classes(rows, where)
     if dataset.get("balance"):
@@ -183,9 +191,7 @@ def _check_splits(rows: pd.DataFrame, wanted: set[str], dataset: Mapping[str, An
         )
 
 
-def map_labels(
-    values: pd.Series, classes: Mapping[str, str] | None, frame: pd.DataFrame, where: str
-) -> pd.Series:
+def map_labels(values: pd.Series, classes: Mapping[str, str] | None, frame: pd.DataFrame, where: str) -> pd.Series:
     """Rename label values to classes.
 
     Args:
@@ -218,7 +224,7 @@ def check_classes(rows: pd.DataFrame, where: str) -> None:
         UserError: A split has fewer than two classes, or a class that training does not see.
     """
     trained = set(rows.loc[rows["split"] == "train", "label"].dropna())
-    for split in sorted(set(rows["split"])):
+    for split in sorted(set(rows["split"]), key=lambda name: (name != "train", name)):
         present = sorted(rows.loc[rows["split"] == split, "label"].dropna().unique())
         if len(present) < 2:
             raise UserError(

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from essential_sparsity.checkpoints import read_config
+from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.loading import load_tokenizer
 from essential_sparsity.prepared import ragged_column
 from essential_sparsity.text_inputs import (
@@ -107,6 +108,9 @@ def prepare_spans(
     return columns, about
 
 
+# The kinds whose rows a model, or what stands on it, is trained on.
+TRAINED = ("classes", "scores", "spans", "images")
+
 # By what the study says of a task: its protocol, or the kind of its rows, and the metric where that makes the difference.
 PREPARE: dict[str, Prepare] = {
     "classes": prepare_sequences,
@@ -132,6 +136,16 @@ def prepare_inputs(
 
     Returns:
         Columns for :func:`prepared.write_prepared`, and what holds for all rows, with the ``kind``.
+
+    Raises:
+        UserError: Nothing to train or to test on, or as the kind's own function says.
     """
+    if task["kind"] in TRAINED and (missing := {"train", "test"} - set(rows["split"])):
+        raise UserError(
+            where=where,
+            found=f"no row of the split {quoted(sorted(missing))} in the dataset",
+            expected="rows to train on and rows to test on",
+            mend="add rows of that split to the data, or `test_fraction` to the dataset's `split`",
+        )
     columns, about = PREPARE[task["kind"]](rows, task, checkpoint, where)
     return columns, {**about, "kind": task["kind"]}

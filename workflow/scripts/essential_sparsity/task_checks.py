@@ -165,9 +165,7 @@ def _check_training(task: Mapping[str, Any], dataset: Mapping[str, Any], where: 
             f"write '{fitting[0]}', or leave it out",
         )  # fmt: skip
     if task["head"] == "mean_pooling" and kind_of(dataset) == "scores":
-        raise UserError(
-            f"{where}.head", "'mean_pooling' for numbers", "'sequence_classification'", "leave `head` out"
-        )
+        raise UserError(f"{where}.head", "'mean_pooling' for numbers", "'sequence_classification'", "leave `head` out")
     if task["early_stopping"] and "validation" not in held_out_splits(dataset):
         raise UserError(
             f"{where}.early_stopping", f"dataset '{task['dataset']}' without the split `validation`",

@@ -205,7 +205,9 @@ def span_examples(
     ids = data.numbers("id")[rows]
     questions = dataset_rows().set_index("id", drop=False).loc[pd.unique(ids)]
     tokens, offsets = data.ragged("input_ids"), data.ragged("offsets")
-    starts, ends = ([line[: len(tokens[int(r)])] for line, r in zip(part.numpy(), rows, strict=True)] for part in outputs)
+    starts, ends = (
+        [line[: len(tokens[int(r)])] for line, r in zip(part.numpy(), rows, strict=True)] for part in outputs
+    )
     features: dict[str, Any] = {
         "id": ids, "offsets": [offsets[int(r)] for r in rows], "null_position": data.numbers("null_position")[rows],
     }  # fmt: skip
@@ -214,7 +216,9 @@ def span_examples(
         max_answer_length=task["answer_length"], null_threshold=task["null_threshold"],
     )  # fmt: skip
     gold = span_batch(data, rows)["labels"]
-    losses = [span_loss(s[None], e[None], g[None, 0], g[None, 1], 1).item() for s, e, g in zip(*outputs, gold, strict=True)]
+    losses = [
+        span_loss(s[None], e[None], g[None, 0], g[None, 1], 1).item() for s, e, g in zip(*outputs, gold, strict=True)
+    ]
     score = squad_scores if task["null_threshold"] is None else squad_v2_scores
     return pd.DataFrame(
         {

@@ -264,9 +264,7 @@ def prepare_documents(
     for row, text in zip(chosen["id"], chosen["text"], strict=True):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         words = itertools.chain([len(text.split())], itertools.repeat(0))
-        parts += [
-            (row, part, count, next(words)) for part, count in rolling_windows(ids, task["window"], int(prefix))
-        ]
+        parts += [(row, part, count, next(words)) for part, count in rolling_windows(ids, task["window"], int(prefix))]
     columns: Columns = {
         "id": np.array([part[0] for part in parts]),
         "input_ids": ragged_column([part[1] for part in parts], pa.int32()),

@@ -1,4 +1,4 @@
-"""Texts: what the registry asks of a table is what comes out, and what the table lacks is named."""
+"""Datasets: what the registry asks of a table is what comes out, and what the table lacks is named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.texts import balance_classes, prepare_texts, sentences, split_by_group
+from essential_sparsity.dataset_rows import prepare_rows
+from essential_sparsity.dataset_tables import hold_out
+from essential_sparsity.texts import balance_classes, sentences
 
 WHERE = "config/datasets.yaml, mine"
 
@@ -40,12 +42,12 @@ SPLIT: dict[str, Any] = {"group": "film", "test_fraction": 0.3, "seed": 0}
 def prepare(folder: Path, frame: pd.DataFrame | None = None, **more: Any) -> pd.DataFrame:
     path = folder / "t.csv"
     (films() if frame is None else frame).to_csv(path, index=False)
-    return prepare_texts({"train": [path]}, dataset(**more), WHERE)
+    return prepare_rows({"train": [path]}, dataset(**more), WHERE)
 
 
 def test_rows_have_the_declared_columns(tmp_path: Path) -> None:
     rows = prepare(tmp_path)
-    assert list(rows.columns) == ["id", "text", "label", "split"]
+    assert list(rows.columns) == ["id", "split", "text", "label"]
     assert rows["id"].tolist() == list(range(59)), "the row without a text is gone"
     assert rows["label"].isna().all()
     assert set(rows["split"]) == {"train"}
@@ -60,7 +62,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, file_format: str, suff
      "jsonl": lambda: frame.to_json(path, orient="records", lines=True)}[file_format]()  # fmt: skip
     entry = dataset(format=file_format, label="kind", split=SPLIT)
     pd.testing.assert_frame_equal(
-        prepare_texts({"train": [path]}, entry, WHERE), prepare(tmp_path, label="kind", split=SPLIT), check_dtype=False
+        prepare_rows({"train": [path]}, entry, WHERE), prepare(tmp_path, label="kind", split=SPLIT), check_dtype=False
     )
 
 
@@ -69,14 +71,14 @@ def test_a_file_of_another_format_is_named(tmp_path: Path, file_format: str) -> 
     path = tmp_path / "t.gz"
     path.write_bytes(b"\x00\xff\x00garbage")
     with pytest.raises(UserError, match=rf"{WHERE}, file t\.gz.*cannot be read as {file_format}"):
-        prepare_texts({"train": [path]}, dataset(format=file_format), WHERE)
+        prepare_rows({"train": [path]}, dataset(format=file_format), WHERE)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.text("abc", max_size=2), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 5))
 def test_no_group_is_in_both_splits(groups: list[str], fraction: float, seed: int) -> None:
     frame = pd.DataFrame({"group": groups})
-    frame["split"] = split_by_group(frame["group"], fraction, seed)
+    frame["split"] = hold_out(frame["group"], {"test": fraction}, seed)
     assert frame.groupby("group")["split"].nunique().max() == 1
     held_out = frame.loc[frame["split"] == "test", "group"].nunique()
     assert held_out == round(fraction * frame["group"].nunique())
@@ -84,10 +86,10 @@ def test_no_group_is_in_both_splits(groups: list[str], fraction: float, seed: in
 
 def test_the_split_does_not_depend_on_the_order_of_the_rows() -> None:
     groups = pd.Series([f"g{i}" for i in range(30)])
-    one = split_by_group(groups, 0.3, 1)
-    other = split_by_group(groups.sample(frac=1, random_state=0), 0.3, 1).sort_index()
+    one = hold_out(groups, {"test": 0.3}, 1)
+    other = hold_out(groups.sample(frac=1, random_state=0), {"test": 0.3}, 1).sort_index()
     pd.testing.assert_series_equal(one, other)
-    assert not split_by_group(groups, 0.3, 2).equals(one), "the seed matters"
+    assert not hold_out(groups, {"test": 0.3}, 2).equals(one), "the seed matters"
 
 
 def test_rows_without_a_group_stay_together(tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_what_the_data_do_not_have_is_answered_with_the_nearest(
 
 
 def test_a_label_without_a_class_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"{WHERE}\.classes: found label 'fresh' in the data"):
+    with pytest.raises(UserError, match=rf"{WHERE}\.classes, file t\.csv, row 0: found label 'fresh' in the data"):
         prepare(tmp_path, label="kind", classes={"plot": "story"}, split=SPLIT)
 
 
@@ -225,13 +227,8 @@ def test_one_class_in_the_test_split_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fraction", "empty"), [(0.001, "'test'"), (0.999, "'train'")])
 def test_an_empty_split_is_refused(tmp_path: Path, fraction: float, empty: str) -> None:
     # Nothing may be read from the other split instead.
-    with pytest.raises(UserError, match=rf"\.split: found no text in {empty}.*test_fraction"):
+    with pytest.raises(UserError, match=rf"\.split: found no row in {empty}.*another fraction"):
         prepare(tmp_path, split={**SPLIT, "test_fraction": fraction})
-
-
-def test_a_label_without_a_split_has_nothing_to_test(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"split 'test': found 0 class"):
-        prepare(tmp_path, label="kind")
 
 
 @pytest.mark.parametrize("more", [{}, {"label": "kind", "split": SPLIT, "balance": True}])
@@ -254,8 +251,8 @@ def test_datasets_of_one_source_hold_out_the_same_groups_whatever_they_leave_out
     frame.to_csv(tmp_path / "films.csv", index=False)
     entry = {"format": "csv", "text": "text", "split": {"group": "film", "test_fraction": 0.3, "seed": 0}}
     files = {"train": [tmp_path / "films.csv"]}
-    every = prepare_texts(files, entry, "d").set_index("text")["split"]
-    plots = prepare_texts(files, {**entry, "where": {"kind": ["plot"]}}, "d").set_index("text")["split"]
+    every = prepare_rows(files, entry, "d").set_index("text")["split"]
+    plots = prepare_rows(files, {**entry, "where": {"kind": ["plot"]}}, "d").set_index("text")["split"]
     assert len(plots) == 40
     assert (plots == every[plots.index]).all()
 
@@ -273,4 +270,114 @@ def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=f"{name}: found a file that cannot be read as csv"):
-        prepare_texts({"train": [tmp_path / name]}, {"format": "csv", "text": "text"}, "d")
+        prepare_rows({"train": [tmp_path / name]}, {"format": "csv", "text": "text"}, "d")
+
+
+# --- Pairs, numbers, answers, images ---
+
+
+def test_a_pair_keeps_its_second_text(tmp_path: Path) -> None:
+    frame = films().assign(second=[f"second {i}" for i in range(60)])
+    rows = prepare(tmp_path, frame, text_pair="second")
+    assert rows["text_pair"].tolist() == [f"second {i}" for i in range(1, 60)], "row 0 has no text"
+
+
+def test_numbers_are_kept_as_numbers_and_others_named(tmp_path: Path) -> None:
+    frame = films().assign(grade=[str(i / 4) for i in range(60)])
+    assert prepare(tmp_path, frame, score="grade")["score"].tolist() == [i / 4 for i in range(1, 60)]
+    frame.loc[7, "grade"] = "good"
+    with pytest.raises(UserError, match=r"score, file t\.csv, row 7: found 'good'.*expected a finite number"):
+        prepare(tmp_path, frame, score="grade")
+
+
+def squad(n: int = 6) -> pd.DataFrame:
+    answers = [
+        {"text": ["river"], "answer_start": [4]} if i % 2 else {"text": [], "answer_start": []} for i in range(n)
+    ]
+    return pd.DataFrame({"q": [f"what {i}?" for i in range(n)], "c": ["the river ran"] * n, "a": answers})
+
+
+def test_answers_are_read_as_squad_lays_them_out(tmp_path: Path) -> None:
+    entry = {"format": "parquet", "text": "q", "text_pair": "c", "answers": "a"}
+    squad().to_parquet(tmp_path / "t.parquet")
+    rows = prepare_rows({"train": [tmp_path / "t.parquet"]}, entry, WHERE)
+    assert [list(x) for x in rows["answers"]] == [[], ["river"]] * 3
+    assert [list(x) for x in rows["answer_starts"]] == [[], [4]] * 3
+    with pytest.raises(UserError, match=r"answers, file t\.parquet, row 0: found 'what 0\?'.*SQuAD"):
+        prepare_rows({"train": [tmp_path / "t.parquet"]}, {**entry, "answers": "q"}, WHERE)
+
+
+@pytest.mark.parametrize("as_struct", [True, False])
+def test_images_are_taken_as_the_hub_stores_them(tmp_path: Path, as_struct: bool) -> None:
+    images = [b"one", b"two", b"three", b"four"]
+    values = [{"bytes": image, "path": None} for image in images] if as_struct else images
+    frame = pd.DataFrame({"img": values, "kind": ["a", "b"] * 2})
+    frame.to_parquet(tmp_path / "t.parquet")
+    entry = {"format": "parquet", "image": "img", "label": "kind"}
+    rows = prepare_rows({"train": [tmp_path / "t.parquet"]}, entry, WHERE)
+    assert rows["image"].tolist() == images
+    pd.DataFrame({"img": [b"one", None], "kind": ["a", "b"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"image, file t\.parquet, row 1: found NoneType without the bytes"):
+        prepare_rows({"train": [tmp_path / "t.parquet"]}, entry, WHERE)
+
+
+# --- Splits ---
+
+
+def test_every_file_has_its_split(tmp_path: Path) -> None:
+    for name in ("train", "validation", "test", "test-other"):
+        films(12).to_csv(tmp_path / f"{name}.csv", index=False)
+    files = {name: [tmp_path / f"{name}.csv"] for name in ("train", "validation", "test", "test-other")}
+    rows = prepare_rows(files, dataset(label="kind"), WHERE)
+    assert rows["split"].value_counts().to_dict() == dict.fromkeys(files, 11)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(20, 200), st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.integers(0, 9))
+def test_rows_are_held_out_in_the_fractions_that_were_asked(n: int, test: float, validation: float, seed: int) -> None:
+    found = hold_out(pd.Series([f"{i:04}" for i in range(n)]), {"test": test, "validation": validation}, seed)
+    counts = found.value_counts()
+    assert counts["test"] == round(test * n)
+    assert counts["validation"] == round(validation * n)
+    assert counts.sum() == n
+
+
+def test_a_validation_split_is_drawn_from_the_training_rows_alone(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        films(40).to_csv(tmp_path / f"{name}.csv", index=False)
+    files = {name: [tmp_path / f"{name}.csv"] for name in ("train", "test")}
+    rows = prepare_rows(files, dataset(label="kind", split={"validation_fraction": 0.25, "seed": 0}), WHERE)
+    assert rows["split"].value_counts().to_dict() == {"train": 29, "test": 39, "validation": 10}
+
+
+def test_a_column_says_the_split(tmp_path: Path) -> None:
+    frame = films().assign(part=["train", "test", "train"] * 20)
+    rows = prepare(tmp_path, frame, split={"column": "part"})
+    assert rows["split"].tolist() == frame["part"].tolist()[1:]
+    frame.loc[4, "part"] = "dev"
+    with pytest.raises(UserError, match=r"split\.column, file t\.csv, row 4: found 'dev'"):
+        prepare(tmp_path, frame, split={"column": "part"})
+
+
+def test_a_class_that_training_does_not_see_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        films(12).to_csv(tmp_path / f"{name}.csv", index=False)
+    other = films(12)
+    other.loc[3, "kind"] = "essay"
+    other.to_csv(tmp_path / "test.csv", index=False)
+    files = {name: [tmp_path / f"{name}.csv"] for name in ("train", "test")}
+    with pytest.raises(UserError, match="split 'test': found the class 'essay', which no row of 'train' has"):
+        prepare_rows(files, dataset(label="kind"), WHERE)
+
+
+# --- Documents ---
+
+
+def test_lines_are_joined_to_documents(tmp_path: Path) -> None:
+    lines = ["lost\n", " = One = \n", "a b\n", " = = Part = = \n", "c\n", " = Two = \n", "d\n"]
+    pd.DataFrame({"body": lines}).to_parquet(tmp_path / "t.parquet")
+    entry = {"format": "parquet", "text": "body", "documents": "= [^=].*[^=] ="}
+    rows = prepare_rows({"test": [tmp_path / "t.parquet"]}, entry, WHERE)
+    assert rows["text"].tolist() == [" = One = \na b\n = = Part = = \nc\n", " = Two = \nd\n"]
+    with pytest.raises(UserError, match="documents: found the pattern 'Chapter', which no text matches"):
+        prepare_rows({"test": [tmp_path / "t.parquet"]}, {**entry, "documents": "Chapter"}, WHERE)
