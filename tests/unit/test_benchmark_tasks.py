@@ -41,7 +41,7 @@ HUMANITIES = {
 # What each task of the comparison reads, as the command line is told to read it too: configuration and shots.
 READS = {
     "arc_easy": ("ARC-Easy", 0), "boolq": ("boolq", 2), "winogrande": ("winogrande_xl", 0),
-    "lambada_openai": ("default", 0), "wikitext": ("wikitext-2-raw-v1", 0),
+    "lambada_openai": ("default", 0), "gsm8k": ("main", 1), "wikitext": ("wikitext-2-raw-v1", 0),
     **{f"mmlu_{subject}": (subject, 2) for subject in HUMANITIES},
 }  # fmt: skip
 
@@ -91,6 +91,12 @@ def mmlu_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
     )
 
 
+def arithmetic_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"question": sentence(draw), "answer": f"{sentence(draw)} #### {int(draw.integers(9))}"} for _ in range(rows)
+    )
+
+
 def write_split(rows: pd.DataFrame, folder: Path, config: str, split: str) -> None:
     path = folder / config / f"{split}-00000-of-00001.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +113,8 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_split(boolq_rows(draw, rows), folder, "boolq", split)
     write_split(winogrande_rows(draw, 9), folder, "winogrande_xl", "validation")
     write_split(pd.DataFrame({"text": [sentence(draw) for _ in range(9)]}), folder, "default", "test")
+    for split, rows in {"train": 4, "test": 3}.items():
+        write_split(arithmetic_rows(draw, rows), folder, "main", split)
     pages = pd.DataFrame({"page": [sentence(draw, n) for n in (5, 200, 17)]})
     (folder / "wikitext-2-raw-v1").mkdir()
     pages.to_parquet(folder / "wikitext-2-raw-v1" / "wikitext-2-raw-v1-test.parquet", index=False)
@@ -232,6 +240,22 @@ def test_a_task_in_memory_is_that_of_the_command_line(
     )
     assert set(outcome.examples["group"]) == {name}
     assert outcome.n == len(outcome.examples)
+
+
+def test_generated_answers_are_those_of_the_command_line(
+    command_line: Mapping[str, Any], evaluate: Callable[..., Outcome]
+) -> None:
+    outcome = evaluate("gsm8k", metric="exact_match,flexible-extract", shots=1)
+    assert outcome.value == command_line["results"]["gsm8k"]["exact_match,flexible-extract"]
+    assert outcome.others == {"exact_match,strict-match": command_line["results"]["gsm8k"]["exact_match,strict-match"]}
+    said = {
+        s["doc_id"]: s["filtered_resps"][0]
+        for s in command_line["samples"]["gsm8k"]
+        if s["filter"] == "flexible-extract"
+    }
+    assert dict(zip(outcome.examples["id"], outcome.examples["prediction"], strict=True)) == said
+    assert any(answer != "[invalid]" for answer in said.values()), "some answers have numbers"
+    assert outcome.chance == 0.0
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "boolq", "winogrande"])
@@ -442,7 +466,7 @@ def test_requests_that_are_cut_are_counted(evaluate: Callable[..., Outcome], sta
         ("boolq", {"shots": 2, "split": "train"}, r"key split: found 'train', from which the examples"),
         ("arc_easy", {"max_length": 513}, r"key max_length: found 513 tokens; expected at most 512"),
         ("arc_easy", {"max_length": 3}, r"key max_length: found a choice of \d+ tokens; expected at most 3"),
-        ("gsm8k", {"metric": "exact_match"}, r"no files of the split 'test' of the configuration 'main'"),
+        ("gsm8k", {"metric": "exact_match", "shots": 0}, r"one of 'exact_match,strict-match', 'exact_match,flexible-"),
         ("squad_completion", {}, r"found a task whose data are not simply a split of a dataset.*choose another task"),
     ],
 )  # fmt: skip
