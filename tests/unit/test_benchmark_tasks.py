@@ -516,6 +516,16 @@ def test_an_answer_that_is_not_a_number_is_refused(
         evaluate("arc_easy")
 
 
+def test_a_perplexity_beyond_all_numbers_is_infinite(evaluate: Callable[..., Outcome], model: nn.Module) -> None:
+    """The harness itself would stop, although nobody asked for the perplexity."""
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e4)
+    outcome = evaluate("lambada_openai")
+    assert outcome.others["perplexity"] == math.inf
+    assert outcome.examples["loss"].mean() > 709
+    assert 0 <= outcome.value <= 1
+
+
 def test_a_tokenizer_without_a_first_token_is_refused(model: nn.Module, staged: Path, tmp_path: Path) -> None:
     tiny.write_llama(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)

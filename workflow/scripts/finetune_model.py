@@ -1,6 +1,7 @@
 """Fine-tune one pruned model with its mask fixed, and test it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +9,31 @@ import pandas as pd
 
 from essential_sparsity.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
-from essential_sparsity.finetune import evaluate_finetuned
+from essential_sparsity.files import sha256_of
+from essential_sparsity.finetune import Training, evaluate_finetuned
 from essential_sparsity.job import run_job
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
+from essential_sparsity.prepared import Prepared
 
 
 def main(snakemake: Any) -> None:
-    """Write the evaluation's row and its examples."""
+    """Write the evaluation's row and its examples; states of a training that was cut off are in ``params.states``."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
+    axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
+    states, key = Path(snakemake.params.states), ""
+    if task["save_every"] or task["early_stopping"]:
+        read = [inputs[name] for name in ("provenance", "inputs", "mask") if name in inputs]
+        key = " ".join([snakemake.params.code, snakemake.params.task, axes["seed"], *map(sha256_of, read)])
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
-        rows = pd.read_parquet(snakemake.input.rows)
-        return evaluate_finetuned(checkpoint, pruning, rows, task, int(snakemake.wildcards.seed), device, where)
+        training = Training(task, int(axes["seed"]), device, states, key)
+        data = Prepared(Path(inputs["inputs"]))
+        return evaluate_finetuned(checkpoint, pruning, data, lambda: pd.read_parquet(inputs["rows"]), training, where)
 
-    axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
     evaluate_to_files(axes, inputs, outputs, method, task, protocol, device)
+    shutil.rmtree(states, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.dataset_rows import prepare_rows
 from essential_sparsity.files import atomic_path
 from essential_sparsity.job import run_job
 from essential_sparsity.sources import table_splits
-from essential_sparsity.texts import prepare_texts
 
 
 def main(snakemake: Any) -> None:
-    """Write ``id, text, label, split`` to ``output.rows``."""
+    """Write the rows to ``output.rows``."""
     dataset, where = json.loads(snakemake.params.dataset), snakemake.params.where
+    source, inputs = dataset["source"], [Path(p) for p in snakemake.input]
     with tempfile.TemporaryDirectory() as folder:
-        inputs = [Path(p) for p in snakemake.input]
-        files = table_splits(dataset["source"], inputs, Path(folder) / "source", f"{where}.source")
-        rows = prepare_texts(files, dataset, where)
+        if dataset["format"] == "images":
+            files = {"train": [Path(source["path"]).expanduser()]}
+        else:
+            files = table_splits(source, inputs, Path(folder) / "source", f"{where}.source")
+        rows = prepare_rows(files, dataset, where)
     logging.info("%s", rows.groupby(["split", "label"], dropna=False).size().to_string())
     with atomic_path(snakemake.output.rows) as temporary:
         rows.to_parquet(temporary, index=False)

@@ -288,10 +288,11 @@ def _choice(task: Any, sample: Mapping[str, Any], metric: str) -> dict[str, Any]
         preferences = conditional - unconditional
     else:
         preferences = conditional / np.array(lengths.get(metric, 1), dtype=float)
-    right = answers(task, sample["doc"], choices)
+    right, chosen = answers(task, sample["doc"], choices), int(np.argmax(preferences))
     return {
-        "label": ", ".join(map(str, right)),
-        "prediction": str(int(np.argmax(preferences))),
+        # Of several right answers the one that was chosen, if it was: an item is right if the two columns agree.
+        "label": str(chosen if chosen in right else right[0]),
+        "prediction": str(chosen),
         "loss": -float(conditional[right[0]]) if len(right) == 1 else None,
         "chance": len(set(right)) / len(choices) if metric.startswith("acc") else 0.0,
     }

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.loading import check_length, load_tokenizer
-from essential_sparsity.perplexity import token_windows
+from essential_sparsity.text_inputs import token_windows
 
 
 def calibration_batches(
@@ -43,4 +44,4 @@ def calibration_batches(
             expected=f"{calibration['sequences']} sequences of {calibration['length']} tokens",
             mend="lower `sequences` or `length`, or name a dataset with more text",
         ) from error
-    return list(windows.split(calibration["batch_size"]))
+    return list(torch.from_numpy(windows).split(calibration["batch_size"]))

@@ -59,7 +59,9 @@ def evaluation_row(
         "step": step_of(axes["checkpoint"]), "sparsity": target, "realised_sparsity": realised,
         "protocol": task["protocol"], "metric": task["metric"], "value": outcome.value,
         "higher_is_better": HIGHER_IS_BETTER[task["metric"]], "chance": outcome.chance,
+        "other_metrics": canonical(dict(outcome.others)) if outcome.others else None,
         "flags": "; ".join([*([DENSE_AT_CHANCE] if ignorant else []), *notes]),
+        "notes": "; ".join(outcome.notes),
         "n": outcome.n, "seed": int(axes["seed"]),
     }  # fmt: skip
     return pd.DataFrame([row])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from essential_sparsity.analysis import headline
 from essential_sparsity.knee import LEFT, RIGHT, RULE_NAMES
-from essential_sparsity.metrics import DENSE_AT_CHANCE
+from essential_sparsity.metrics import DENSE_AT_CHANCE, METRICS
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, step_of
 
@@ -95,9 +95,14 @@ def percent(fraction: float) -> str:
 
 
 def value_text(value: float, metric: str) -> str:
-    """Write a value of a metric: accuracy in per cent, perplexity as a number."""
-    if metric == "accuracy":
+    """Write a value of a metric: fractions in per cent, correlations and nats with three decimals."""
+    unit = METRICS[metric].unit
+    if unit == "fraction":
         return f"{100 * value:.1f} %"
+    if unit == "correlation":
+        return f"{value:.3f}"
+    if unit == "nats":
+        return f"{value:.3f} nats"
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
 
 
@@ -421,11 +426,14 @@ def departures(tasks: Mapping[str, Any]) -> list[str]:
                     f"{_capital(label)}: the classifier is a linear layer on the mean of the last hidden states. This "
                     f"departs from the paper ({PAPER}), which uses the model's own classifier."
                 )
-        elif task["protocol"] == "perplexity":
-            sentences.append(
-                f"{_capital(label)}: perplexity is computed on {task['windows'] * task['window']:,} tokens "
-                f"({task['windows']:,} windows of {task['window']:,})."
+        elif task["protocol"] == "perplexity" and task["windows"] is not None:
+            part = (
+                f"the first {task['windows'] * task['window']:,} tokens ({task['windows']:,} windows of "
+                f"{task['window']:,})"
+                if task["metric"] == "perplexity"
+                else f"the first {task['windows']:,} texts"
             )
+            sentences.append(f"{_capital(label)}: perplexity is computed on {part}, not on all of the data.")
     return sentences
 
 

@@ -19,13 +19,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from essential_sparsity.files import atomic_path
 from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
-from essential_sparsity.metrics import performance
+from essential_sparsity.metrics import METRICS, performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 
 RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^"}
-METRIC_LABELS = {"perplexity": "Token perplexity", "accuracy": "Accuracy"}
-AXIS_LABELS = {"perplexity": "Token perplexity (log axis)", "accuracy": "Accuracy (% of examples)"}
+# How the axis of a metric is scaled, by its unit.
+AXES_OF_UNITS = {
+    "fraction": " (%)", "correlation": " (-1 to 1)", "perplexity": " (log axis)", "nats": " (nats a token)",
+}  # fmt: skip
 SPARSITY_LABEL = "Sparsity (% of prunable weights removed)"
 STATISTICS = {
     "fraction_below_0.001": "|w| < 0.001 (% of weights)",
@@ -92,9 +94,8 @@ def tolerated_value(dense: float, metric: str, tolerance: float) -> float:
 
     For perplexity this is ``dense ** (1 + tolerance)``, since the tolerance is on its logarithm.
     """
-    score = float(performance(np.array([dense]), metric)[0])
-    allowed = score - tolerance * abs(score)
-    return float(np.exp(-allowed)) if metric == "perplexity" else allowed
+    score = performance(np.array([dense]), metric)
+    return float(value_of(score - tolerance * np.abs(score), metric)[0])
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
@@ -171,7 +172,8 @@ def plot_curves(
         panels[-1].tick_params(labelbottom=True)
         for panel in panels[:-1]:
             panel.tick_params(labelbottom=False)
-            panel.set_ylabel(AXIS_LABELS.get(metric, metric) if first and panel is panels[0] else "")
+            label = METRICS[metric].label + AXES_OF_UNITS[METRICS[metric].unit]
+            panel.set_ylabel(label if first and panel is panels[0] else "")
             if not first and panel is panels[0]:
                 panel.tick_params(labelleft=False, which="both")
         if close_up and first:
@@ -180,7 +182,7 @@ def plot_curves(
             panels[-1].tick_params(labelleft=False)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
-    _title(figure, f"{METRIC_LABELS.get(metric, metric)} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
+    _title(figure, f"{METRICS[metric].label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
     _curves_legend(figure, looks, labels, rules, metric, tolerance, chance if chance_shown else None, many_seeds)
     return figure
@@ -227,7 +229,7 @@ def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFram
 
 def _transform(value: float, metric: str) -> float:
     """Return where a value lies along its axis, in the axis' own scale."""
-    return float(np.log(value)) if metric == "perplexity" else value
+    return float(np.log(value)) if METRICS[metric].logarithmic else value
 
 
 def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
@@ -240,7 +242,7 @@ def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
     if low - 3 * margin <= chance <= high + 3 * margin:
         low, high = min(low, chance), max(high, chance)
     limits = low - margin, high + margin
-    return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if metric == "perplexity" else limits
+    return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if METRICS[metric].logarithmic else limits
 
 
 def _needs_close_up(evaluations: pd.DataFrame, metric: str, tolerance: float) -> bool:
@@ -277,14 +279,15 @@ def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) 
 
 
 def _scale_metric(panel: Axes, metric: str) -> None:
-    if metric == "perplexity":
+    if METRICS[metric].logarithmic:
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(10, numticks=8))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _perplexity_tick(v)))
         panel.yaxis.set_minor_formatter(NullFormatter())
     else:
-        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
         panel.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    if METRICS[metric].unit == "fraction":
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
 
 
 def _perplexity_tick(value: float) -> str:
@@ -299,11 +302,11 @@ def _look_closer(panel: Axes, dense: float, edge: float, metric: str) -> None:
     ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     panel.yaxis.set_minor_locator(FixedLocator([]))
-    decimals = 0 if high - low >= 4 else 1
-    if metric == "perplexity":
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.{decimals}f}"))
-    else:
+    if METRICS[metric].unit == "fraction":
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=1))
+    else:
+        decimals = 0 if high - low >= 4 else 1 if METRICS[metric].logarithmic else 3
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.{decimals}f}"))
 
 
 def _mark_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str]) -> None:
@@ -367,7 +370,7 @@ def _curves_legend(
     if many_seeds:
         entries.append((_marker(".", _GREY, True), "one seed (line: mean)"))
     entries.append((Line2D([], [], color=_GREY, linewidth=1.0), "dense model"))
-    of = "log perplexity" if metric == "perplexity" else metric
+    of = f"{'log ' if METRICS[metric].logarithmic else ''}{metric.replace('_', ' ')}"
     entries.append((Patch(facecolor="0.85"), _wrapped(f"tolerance: {100 * tolerance:g} % of the dense {of}", 26)))
     if chance is not None:
         entries.append((Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"), "chance"))

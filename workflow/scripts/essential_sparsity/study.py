@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.dataset_kinds import FILES, held_out_splits
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
 from essential_sparsity.methods import Method, check_method
 from essential_sparsity.scores import SCORES
-from essential_sparsity.sources import local_files
+from essential_sparsity.sources import local_files, local_tables
+from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
 from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
 
@@ -33,11 +35,6 @@ class Evaluation:
     sparsity: str
     task: str
     seed: int
-
-
-def _has_test(dataset: Mapping[str, Any]) -> bool:
-    """Say whether a dataset holds texts out: by its `split`, or in files for `test`."""
-    return "split" in dataset or "test" in dataset["source"].get("files", {})
 
 
 class Study:
@@ -120,15 +117,9 @@ class Study:
         for name, dataset in self.datasets.items():
             self._check_dataset_source(dataset, f"{self._place('datasets', name)}.source")
         for name, task in self.tasks.items():
-            where = f"{self._place('tasks', name)}.dataset"
-            self._known("datasets", task["dataset"], where)
-            dataset = self.datasets[task["dataset"]]
-            if task["protocol"] == "finetune" and not ("label" in dataset and _has_test(dataset)):
-                raise UserError(
-                    where, f"dataset '{task['dataset']}' without label or a test split",
-                    "a dataset with `label`, and `split` or files for `test`: finetune trains and tests on classes",
-                    "add them to the dataset or choose another",
-                )  # fmt: skip
+            self._known("datasets", task["dataset"], f"{self._place('tasks', name)}.dataset")
+            task |= completed(task, self.datasets[task["dataset"]])
+            check_task(task, self.datasets[task["dataset"]], self._place("tasks", name))
         for name, calibration in self.calibrations.items():
             self._known("datasets", calibration["dataset"], f"{self._place('calibrations', name)}.dataset")
         for name, entry in self.methods.items():
@@ -167,11 +158,7 @@ class Study:
                 where, "no key 'files'", "`files` with patterns of the tables of a repository, by their split",
                 "add 'files:', such as {train: ['data/train-*.parquet']}",
             )  # fmt: skip
-        if "split" in dataset and "test" in source.get("files", {}):
-            raise UserError(
-                f"{where}.files.test", "files for `test` beside the dataset's `split`", "one of the two",
-                "remove `split`, or the files for `test`",
-            )  # fmt: skip
+        check_dataset(dataset, where.removesuffix(".source"))
 
     def checkpoints_of(self, model: str) -> list[str]:
         """Return the names of a model's checkpoints, in the order of training."""
@@ -232,7 +219,7 @@ class Study:
 
     def seed_matters(self, method: str, task: str) -> bool:
         """Say whether an evaluation depends on its seed: fine-tuning draws, and so does a random score."""
-        return self.tasks[task]["protocol"] == "finetune" or self.mask_seed(method, 1) == 1
+        return draws(self.tasks[task]) or self.mask_seed(method, 1) == 1
 
     def mask_seed(self, method: str, seed: int) -> int:
         """Return the seed of the mask of an evaluation: 0 for every deterministic score."""
@@ -258,7 +245,7 @@ class Study:
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
-                local_files(source, f"{self._place('datasets', name)}.source")
+                local_tables(source, f"{self._place('datasets', name)}.source")
 
     def _check_calibration_texts(self) -> None:
         """Refuse methods that calibrate on the very texts that a task evaluates."""
@@ -266,12 +253,16 @@ class Study:
             calibration = "" if e.method == DENSE else self.method(e.method).calibration
             dataset = self.tasks[e.task]["dataset"]
             shared = calibration and self.calibrations[calibration]["dataset"] == dataset
-            if shared and not _has_test(self.datasets[dataset]):
+            if shared and "test" not in held_out_splits(self.datasets[dataset]):
                 raise UserError(
                     f"{self._place('calibrations', calibration)}.dataset",
                     f"'{dataset}', whose texts the task '{e.task}' evaluates too, as it has no test split",
                     "texts that are not evaluated", "add a `split` to the dataset, or calibrate on another",
                 )  # fmt: skip
+
+    def used_rows(self) -> list[str]:
+        """Return the used datasets that rows are made of: all but those whose files are kept as they are."""
+        return [name for name in self.used_datasets() if self.datasets[name]["format"] != FILES]
 
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
@@ -283,9 +274,17 @@ class Study:
                 names.add(source["recipe"]["corpus"])
         return sorted(names)
 
-    def tasks_with(self, protocol: str) -> list[str]:
-        """Return the registry's tasks of a protocol."""
-        return [name for name, task in self.tasks.items() if task["protocol"] == protocol]
+    def tasks_with(self, *protocols: str) -> list[str]:
+        """Return the registry's tasks of some protocols."""
+        return [name for name, task in self.tasks.items() if task["protocol"] in protocols]
+
+    def preparation(self, task: str) -> dict[str, Any] | None:
+        """Return what the prepared inputs of a task depend on, besides its dataset; None if it reads files."""
+        return preparation(self.tasks[task], self.datasets[self.tasks[task]["dataset"]])
+
+    def preparations(self) -> list[tuple[str, str]]:
+        """Return the pairs of model and task whose inputs the study prepares."""
+        return sorted({(e.model, e.task) for e in self.evaluations if self.preparation(e.task)})
 
     def masks(self) -> list[tuple[str, str, str, int, str]]:
         """Return the masks that the study needs: model, checkpoint, method, seed and sparsity."""
@@ -375,6 +374,11 @@ class Study:
     def task(self, name: str) -> dict[str, Any]:
         """Return what defines a task, without its label."""
         return {key: value for key, value in self.tasks[name].items() if key != "label"}
+
+    def dataset_of(self, task: str) -> dict[str, Any]:
+        """Return the registry entry of a task's dataset."""
+        found: dict[str, Any] = self.datasets[self.tasks[task]["dataset"]]
+        return found
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return what defines a dataset's rows, without its note and licence."""

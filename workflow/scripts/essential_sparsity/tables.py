@@ -54,12 +54,14 @@ EVALUATIONS = pa.DataFrameSchema(
         "sparsity": _number(checks=_fraction, description="Target: fraction of the prunable weights to remove."),
         "realised_sparsity": _number(checks=_fraction, description="Zeros counted in the model that was evaluated."),
         "task": _text(description="Name in the registry of tasks."),
-        "protocol": _text(description="`perplexity` or `finetune`."),
+        "protocol": _text(description="How the task is evaluated, such as `perplexity` or `finetune`."),
         "metric": _text(description="What `value` is."),
         "value": _number(description="The metric, in its own unit (accuracy is a fraction)."),
         "higher_is_better": pa.Column(bool, description="Direction of the metric."),
         "chance": _number(description="The metric of a model that knows nothing."),
+        "other_metrics": _text(nullable=True, description="Further metrics of the same predictions, as JSON; or null."),
         "flags": _text(description="What should be doubted, such as `dense at chance`; empty if nothing."),
+        "notes": _text(description="What a reader should know, such as how many texts were cut; empty if nothing."),
         "n": _count(checks=pa.Check.gt(0), description="Predictions that the metric is computed from."),
         "seed": _count(description="Seed of the mask and of fine-tuning; 0 where nothing is drawn."),
         "seconds": _number(description="Wall time of the evaluation without start-up."),
@@ -164,15 +166,18 @@ COSTS = pa.DataFrameSchema(
 
 EXAMPLES = pa.DataFrameSchema(
     {
-        "id": _count(description="Row of the prepared dataset, or number of the window."),
-        "label": _text(description="The true class; empty for perplexity."),
-        "prediction": _text(description="The predicted class; empty for perplexity."),
-        "loss": _number(description="Cross-entropy in nats; of a window, the mean a token."),
+        "id": _count(description="Row of the prepared dataset, number of the window, or of the item in its group."),
+        "group": _text(description="Subset of the task, such as `mismatched` or a subject of MMLU; else empty."),
+        "label": _text(description="The true answer; empty where there is none, as for perplexity."),
+        "prediction": _text(description="The model's answer; empty for perplexity."),
+        "score": _number(nullable=True, description="What the example adds to a metric that is a mean; else null."),
+        "loss": _number(nullable=True, description="Negative log-likelihood in nats; of a window, the mean a token."),
+        "n": _count(checks=pa.Check.gt(0), description="Predictions behind the row: tokens of a window, words, or 1."),
     },
     name="examples",
     strict=True,
     ordered=True,
-    unique=["id"],
+    unique=["group", "id"],
 )
 
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, LAYERS, WEIGHTS, COSTS)}

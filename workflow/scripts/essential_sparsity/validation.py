@@ -98,7 +98,8 @@ def _explain(error: ValidationError, file: str) -> UserError:
     shown = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
     if rule == "additionalProperties":
         allowed = sorted(schema.get("properties", {}))
-        unknown = next(k for k in value if k not in allowed)
+        patterns = schema.get("patternProperties", {})
+        unknown = next(k for k in value if k not in allowed and not any(re.search(p, k) for p in patterns))
         return UserError(
             f"{file}, key {key_path([*error.absolute_path, unknown])}", f"the unknown key '{unknown}'",
             f"one of {quoted(allowed)}", did_you_mean(unknown, allowed),

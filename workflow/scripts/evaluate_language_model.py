@@ -1,28 +1,28 @@
-"""Evaluate the perplexity of one pruned model."""
+"""Evaluate one pruned language model: perplexity of a causal one, or the loss of a masked one."""
 
 import json
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from essential_sparsity.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.job import run_job
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
-from essential_sparsity.perplexity import evaluate_perplexity, load_causal
+from essential_sparsity.perplexity import LANGUAGE_MODELLING
+from essential_sparsity.prepared import Prepared
 
 
 def main(snakemake: Any) -> None:
     """Write the evaluation's row and its examples."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
+    load, evaluate = LANGUAGE_MODELLING[task["protocol"], task["metric"]]
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
-        model, tokenizer = load_causal(checkpoint, device, where)
+        model = load(checkpoint, device, where)
         applied = pruning.apply(model)
-        outcome = evaluate_perplexity(model, tokenizer, pd.read_parquet(snakemake.input.rows), task, where)
+        outcome = evaluate(model, Prepared(Path(snakemake.input.inputs)), task, where)
         return outcome, applied.realised_sparsity()
 
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))

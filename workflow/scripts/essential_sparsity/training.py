@@ -1,0 +1,273 @@
+"""Training with the mask fixed, on transformers' Trainer: what is removed is held at zero in the optimiser's step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from essential_sparsity.batches import Ints, halving
+from essential_sparsity.errors import UserError
+from essential_sparsity.files import read_json, write_json
+from essential_sparsity.masks import AppliedMasks
+from essential_sparsity.progress import Meter
+
+# Takes what the model returned, the labels and the number of rows of all that one step accumulates.
+Loss = Callable[[Any, Tensor, int], Tensor]
+Collate = Callable[[Ints], dict[str, Tensor]]
+
+_KEY = "training.json"
+
+
+class Rows(Dataset):  # type: ignore[type-arg]
+    """Rows by their number: batches are put together where all rows are at hand.
+
+    Args:
+        chosen: The numbers of the rows, (rows,).
+        lengths: The length of each of them, (rows,); what is not text has one length.
+    """
+
+    def __init__(self, chosen: Ints, lengths: Ints) -> None:
+        self.chosen = chosen
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> int:
+        return int(self.chosen[i])
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a model is trained on.
+
+    Attributes:
+        train: The training rows, in the same order for every sparsity.
+        validation: Rows that early stopping looks at; None without.
+        collate: Returns a batch of rows with ``labels``.
+        loss: Returns the loss of a batch.
+    """
+
+    train: Rows
+    validation: Rows | None
+    collate: Collate
+    loss: Loss
+
+
+class MaskedTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose batches hold rows of similar length, if its arguments ask for that."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
+        # The base class looks for lengths in the column of a table, and there is none.
+        return LengthGroupedSampler(  # type: ignore[no-any-return]
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=self.train_dataset.lengths.tolist(),
+            generator=torch.Generator().manual_seed(self.args.data_seed),
+        )
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Reports steps as every other stage does."""
+
+    def __init__(self) -> None:
+        self._meter: Meter | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._meter = Meter("fine-tuning", state.max_steps, "steps", state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._meter:
+            self._meter.advance()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._meter:
+            self._meter.close()
+
+
+def hold_in_step(optimiser: torch.optim.Optimizer, applied: AppliedMasks, clip: float) -> None:
+    """Make every step of an optimiser keep removed weights at zero.
+
+    Before a step the gradients of removed weights are set to zero, and only then are gradients clipped: what is removed
+    has no say in how far the kept weights move. After it removed weights are set to zero.
+
+    Args:
+        optimiser: The optimiser of the model's parameters.
+        applied: The masks, bound to the model's parameters.
+        clip: Largest norm of the gradient; 0 clips nothing.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+
+    def before(*_: Any) -> None:
+        applied.hold_gradients()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+
+    def after(*_: Any) -> None:
+        applied.hold()
+
+    optimiser.register_step_pre_hook(before)
+    optimiser.register_step_post_hook(after)
+
+
+def training_arguments(
+    task: Mapping[str, Any], seed: int, device: torch.device, folder: Path, micro_batch: int
+) -> TrainingArguments:
+    """Return Trainer's arguments of a task.
+
+    Args:
+        task: The registry entry.
+        seed: Draws the order of the rows; the same for every sparsity.
+        device: Where to compute.
+        folder: Where states are kept, if the task saves any.
+        micro_batch: Rows of a forward pass; gradients of several add up to the task's batch.
+    """
+    stopping = task["early_stopping"]
+    every: dict[str, Any] = {"eval_strategy": "no"}
+    if stopping:
+        every = {
+            "eval_strategy": "steps", "eval_steps": stopping["every"], "save_strategy": "steps",
+            "save_steps": stopping["every"], "load_best_model_at_end": True, "metric_for_best_model": "loss",
+            "greater_is_better": False, "save_total_limit": 2,
+        }  # fmt: skip
+    elif task["save_every"]:
+        every |= {"save_strategy": "steps", "save_steps": task["save_every"], "save_total_limit": 1}
+    else:
+        every |= {"save_strategy": "no"}
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro_batch,
+        per_device_eval_batch_size=micro_batch,
+        gradient_accumulation_steps=task["batch_size"] // micro_batch,
+        num_train_epochs=task["epochs"],
+        learning_rate=task["learning_rate"],
+        weight_decay=task["weight_decay"],
+        lr_scheduler_type=task["schedule"],
+        warmup_steps=task["warmup"],
+        # Clipping comes after the masks, in the optimiser's step.
+        max_grad_norm=0.0,
+        train_sampling_strategy="group_by_length" if task["batches"] == "by_length" else "random",
+        bf16=task["precision"] == "bfloat16",
+        fp16=task["precision"] == "float16",
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device.type == "cpu",
+        # Rows are numbers, which no model takes.
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=device.type != "cpu",
+        disable_tqdm=True,
+        logging_strategy="no",
+        report_to="none",
+        **every,
+    )
+    # A job has the devices that it was given, not all that it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def adamw(model: nn.Module, task: Mapping[str, Any]) -> torch.optim.AdamW:
+    """Return AdamW with the paper's epsilon over the parameters that are trained.
+
+    Fused where gradients need no scaling: fused steps would be given scaled ones, which cannot be clipped.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        trained, lr=task["learning_rate"], eps=1e-8, weight_decay=task["weight_decay"],
+        fused=task["precision"] != "float16",
+    )  # fmt: skip
+
+
+def _checked(loss: Loss, where: str) -> Callable[..., Tensor]:
+    """Return the loss as Trainer calls it; it stops the training where it is not finite."""
+
+    def compute(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        # Divided by all rows of a step, so that parts of a batch add up to the whole.
+        value = loss(outputs, labels, len(labels) if num_items_in_batch is None else int(num_items_in_batch))
+        if not math.isfinite(float(value.detach())):
+            raise UserError(
+                where=where,
+                found=f"a loss of {float(value.detach())} in fine-tuning",
+                expected="a finite loss",
+                mend="lower the task's `learning_rate`, or check the checkpoint's weights",
+            )
+        return value
+
+    return compute
+
+
+def train(
+    build: Callable[[], tuple[nn.Module, AppliedMasks]], data: Data, task: Mapping[str, Any], seed: int,
+    device: torch.device, folder: Path, key: str, where: str,
+) -> tuple[nn.Module, AppliedMasks]:  # fmt: skip
+    """Train a masked model; where memory does not suffice, with smaller batches whose gradients add up.
+
+    Args:
+        build: Returns the model on its device, in its first state, with its masks applied; called again after a lack
+            of memory.
+        data: What it is trained on.
+        task: The registry entry.
+        seed: Draws the order of the rows, and dropout.
+        device: Where to compute.
+        folder: Where states are kept, if the task saves any; a training that was cut off goes on from the last one.
+        key: What the training is of: states of another one are not taken up.
+        where: What is trained, for messages.
+
+    Returns:
+        The trained model and its masks.
+
+    Raises:
+        UserError: A loss that is not finite.
+    """
+    saving = bool(task["save_every"] or task["early_stopping"])
+
+    def attempt(micro_batch: int) -> tuple[nn.Module, AppliedMasks]:
+        torch.manual_seed(seed)
+        model, applied = build()
+        optimiser = adamw(model, task)
+        hold_in_step(optimiser, applied, task["clip"])
+        stopping = task["early_stopping"]
+        trainer = MaskedTrainer(
+            model=model,
+            args=training_arguments(task, seed, device, folder, micro_batch),
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            data_collator=lambda rows: data.collate(np.array(rows)),
+            compute_loss_func=_checked(data.loss, where),
+            optimizers=(optimiser, None),
+            callbacks=[_Progress(), *([EarlyStoppingCallback(stopping["patience"])] if stopping else [])],
+        )
+        trainer.train(resume_from_checkpoint=_last_state(folder, f"{key} {micro_batch}") if saving else None)
+        # The best model is loaded from its file, where removed weights are the zeros that they were.
+        applied.hold()
+        logging.info("trained for %d steps", trainer.state.global_step)
+        return model, applied
+
+    return halving(task["micro_batch"] or task["batch_size"], attempt, "fine-tuning")
+
+
+def _last_state(folder: Path, key: str) -> str | None:
+    """Return the last state of a training that was cut off; states of another training are removed."""
+    import shutil
+
+    from transformers.trainer_utils import get_last_checkpoint
+
+    note = folder / _KEY
+    if note.is_file() and read_json(note).get("key") == key:
+        return get_last_checkpoint(str(folder))  # type: ignore[no-any-return]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(note, {"key": key})
+    return None

@@ -1,0 +1,24 @@
+"""Tokenise, or resize, what a model reads in a task: once for all of its sparsities."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.job import run_job
+from essential_sparsity.preparation import prepare_inputs
+from essential_sparsity.prepared import write_prepared
+
+
+def main(snakemake: Any) -> None:
+    """Write the columns to ``output.inputs``."""
+    task, checkpoint = json.loads(snakemake.params.task), Path(snakemake.input.provenance).parent
+    columns, about = prepare_inputs(pd.read_parquet(snakemake.input.rows), task, checkpoint, snakemake.params.where)
+    logging.info("%s: %s", task["kind"], {key: value for key, value in about.items() if key != "classes"})
+    write_prepared(columns, about, Path(snakemake.output.inputs))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)
