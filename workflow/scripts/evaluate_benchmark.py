@@ -1,1 +1,35 @@
-"""Later."""
+"""Evaluate one pruned model on a task of the lm-evaluation-harness."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.benchmark import evaluate_benchmark
+from essential_sparsity.benchmark_files import staged_folder
+from essential_sparsity.devices import choose_device
+from essential_sparsity.evaluation import evaluate_to_files
+from essential_sparsity.job import run_job
+from essential_sparsity.loading import load_tokenizer
+from essential_sparsity.masks import Pruning
+from essential_sparsity.outcomes import Outcome
+from essential_sparsity.perplexity import load_causal
+
+
+def main(snakemake: Any) -> None:
+    """Write the evaluation's row and its examples."""
+    device = choose_device(snakemake.resources.gpu, snakemake.threads)
+    task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
+    axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
+    folder, repository = staged_folder(inputs.get("index"), snakemake.params.folder)
+
+    def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
+        model, tokenizer = load_causal(checkpoint, device, where), load_tokenizer(checkpoint, where)
+        applied = pruning.apply(model)
+        outcome = evaluate_benchmark(model, tokenizer, task, folder, repository, where)
+        return outcome, applied.realised_sparsity()
+
+    evaluate_to_files(axes, inputs, outputs, method, task, protocol, device)
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)
