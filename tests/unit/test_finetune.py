@@ -241,7 +241,7 @@ def test_nothing_left_to_train_is_refused(run: Any, checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("head", TEXT_HEADS)
 def test_a_task_that_can_be_learnt_is_learnt(run: Any, checkpoint: Path, head: str) -> None:
-    outcome, _ = run({}, head=head, epochs=6)
+    outcome, _ = run({}, head=head, epochs=10)
     assert outcome.value > 0.9
     assert outcome.chance == 0.5
 
@@ -253,7 +253,7 @@ def test_a_stored_half_precision_checkpoint_is_trained_in_float32(run: Any, chec
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert file.get_tensor("bert.embeddings.word_embeddings.weight").dtype is torch.bfloat16
     for head in TEXT_HEADS:
-        outcome, realised = run(masks_at(tmp_path, 0.3), folder=tmp_path, head=head, epochs=4)
+        outcome, realised = run(masks_at(tmp_path, 0.3), folder=tmp_path, head=head, epochs=10)
         assert outcome.value > 0.8
         assert realised == pytest.approx(0.3, abs=1e-3)
 
@@ -380,7 +380,8 @@ def test_parts_of_a_batch_add_up_to_the_whole(
     assert "fine-tuning: out of memory, going on with batches of 8" in caplog.text
     assert "testing: out of memory, going on with batches of 8" in caplog.text
     for other in (parts, halved):
-        pd.testing.assert_frame_equal(whole.examples, other.examples, rtol=1e-4)
+        # Adam divides by the gradient's size, and makes much of how a sum is rounded.
+        pd.testing.assert_frame_equal(whole.examples, other.examples, rtol=1e-3)
 
 
 def test_a_real_refusal_of_memory_is_recognised() -> None:
@@ -507,7 +508,7 @@ def test_numbers_are_predicted(run: Any, checkpoint: Path) -> None:
     data["score"] = data["text"].str.count("hero|film").astype(float)
     outcome, _ = run(
         {}, data=data.drop(columns="label"), kind="scores", head="sequence_classification", metric="pearson",
-        also=["spearman"], epochs=8,
+        also=["spearman"], epochs=25,
     )  # fmt: skip
     labels, found = outcome.examples["label"].astype(float), outcome.examples["prediction"].astype(float)
     assert outcome.value == pytest.approx(np.corrcoef(labels, found)[0, 1])

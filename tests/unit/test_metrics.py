@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.metrics import (
-    HIGHER_IS_BETTER,
     KINDS,
     METRICS,
     at_chance,
@@ -25,6 +24,7 @@ from essential_sparsity.metrics import (
     compute_metric,
     gold_answers,
     gold_label,
+    metric_of,
     performance,
     value_of,
 )
@@ -32,7 +32,7 @@ from reference_metrics import reference_metric
 
 WHERE = "model m, task t"
 CORRELATIONS = ("matthews", "pearson", "spearman")
-MEANS_OF_SCORES = ("accuracy_norm", "exact_match", "squad_f1")
+MEANS_OF_SCORES = ("accuracy_norm", "squad_f1")
 OF_LOSSES = ("perplexity", "word_perplexity", "masked_loss")
 # What GLUE's tasks call their classes.
 WORDS = np.array(["no", "yes"])
@@ -58,6 +58,8 @@ def valid(metric: str, n: int = 12) -> pd.DataFrame:
     labels = np.arange(n) % 2
     if metric in ("pearson", "spearman"):
         return of_numbers(np.arange(n), np.arange(n) ** 2 % 7)
+    if metric == "exact_match":
+        return examples(n, label=[gold_label(["a river"])] * n, prediction=["river", "sea"] * (n // 2))
     if metric in MEANS_OF_SCORES:
         return examples(n, score=labels.astype(float))
     if metric in OF_LOSSES:
@@ -139,6 +141,17 @@ def test_numbers_by_hand() -> None:
     assert value("perplexity", examples(1, loss=[1e4])) == math.inf
 
 
+def test_an_answer_matches_where_it_is_one_of_the_gold_ones_or_there_is_none() -> None:
+    golds = [["The Sea", "a river"], ["x"], [], [], ["the"]]
+    frame = examples(5, label=[gold_label(g) for g in golds], prediction=["sea!", "y", "", "z", ""])
+    assert value("exact_match", frame) == pytest.approx(3 / 5)
+
+
+def test_a_metric_of_lm_eval_alone_is_the_mean_of_its_scores() -> None:
+    assert value("bleu_max", examples(4, score=[1.0, 0.0, 0.5, 0.5])) == pytest.approx(0.5)
+    assert metric_of("bleu_max").higher_is_better
+
+
 @pytest.mark.parametrize("metric", MEANS_OF_SCORES)
 def test_means_of_scores(metric: str) -> None:
     assert value(metric, examples(4, score=[1.0, 0.0, 0.5, 0.5])) == pytest.approx(0.5)
@@ -217,6 +230,7 @@ COLUMNS = {
     **dict.fromkeys(("accuracy", "f1", "matthews"), ("label", "prediction")),
     **dict.fromkeys(("pearson", "spearman"), ("label", "prediction")),
     **dict.fromkeys(MEANS_OF_SCORES, ("score",)),
+    "exact_match": ("label",),
     **dict.fromkeys(OF_LOSSES, ("loss",)),
 }
 
@@ -275,9 +289,9 @@ def test_losses_of_no_predictions_are_refused() -> None:
 # --- the scale ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", HIGHER_IS_BETTER)
+@pytest.mark.parametrize("metric", METRICS)
 def test_performance_is_higher_where_the_metric_is_better(metric: str) -> None:
-    worse_to_better = np.array([0.1, 0.5, 0.9]) if HIGHER_IS_BETTER[metric] else np.array([900.0, 50.0, 1.0])
+    worse_to_better = np.array([0.1, 0.5, 0.9]) if METRICS[metric].higher_is_better else np.array([900.0, 50.0, 1.0])
     assert (np.diff(performance(worse_to_better, metric)) > 0).all()
     np.testing.assert_allclose(value_of(performance(worse_to_better, metric), metric), worse_to_better)
 
@@ -298,7 +312,7 @@ def test_fractions_and_correlations_stay_as_they_are(metric: str) -> None:
 
 
 def test_only_perplexities_and_losses_are_better_the_lower() -> None:
-    assert {m for m, higher in HIGHER_IS_BETTER.items() if not higher} == set(OF_LOSSES)
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == set(OF_LOSSES)
 
 
 # --- chance ---------------------------------------------------------------------------------------------------------

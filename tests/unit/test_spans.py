@@ -617,7 +617,8 @@ def test_metrics_of_spans_are_means_of_scores_and_chance_is_that_of_no_answer() 
     scores = np.array([squad_v2_scores(*pair) for pair in pairs])
     silent = np.mean([squad_v2_scores("", golds) for _, golds in pairs], axis=0)
     for column, metric in enumerate(("exact_match", "squad_f1")):
-        frame = pd.DataFrame({"id": range(len(pairs)), "label": labels, "score": scores[:, column]})
+        given = [said for said, _ in pairs]
+        frame = pd.DataFrame({"id": range(len(pairs)), "label": labels, "prediction": given, "score": scores[:, column]})
         assert compute_metric(metric, frame, WHERE).value == pytest.approx(scores[:, column].mean())
         assert chance_of(metric, frame["label"], WHERE) == pytest.approx(silent[column])
 

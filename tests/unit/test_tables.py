@@ -28,7 +28,8 @@ EVALUATION: dict[str, Any] = {
     "method": "magnitude-global", "score": "magnitude", "allocation": "uniform", "scope": "global",
     "pattern": "unstructured", "refinement": "none", "update": "none", "compat": "exact", "calibration": None,
     "propagate": None, "options": None, "sparsity": 0.3, "realised_sparsity": 0.3, "task": "t", "protocol": "finetune",
-    "metric": "accuracy", "value": 0.9, "higher_is_better": True, "chance": 0.5, "flags": "", "n": 10, "seed": 0,
+    "metric": "accuracy", "value": 0.9, "higher_is_better": True, "chance": 0.5, "other_metrics": None, "flags": "",
+    "notes": "", "n": 10, "seed": 0,
     "seconds": 1.0, "peak_memory_mb": 1.0, "device": "cpu", "workflow_commit": None, "torch_version": "2",
     "transformers_version": "5",
 }  # fmt: skip
@@ -127,9 +128,12 @@ def test_stacking_keeps_rows_and_order() -> None:
 
 
 def test_examples_are_one_a_row(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"id": [3, 3], "label": "a", "prediction": "a", "loss": 0.1})
+    frame = pd.DataFrame(
+        {"id": [3, 3], "group": ["", "b"], "label": "a", "prediction": "a", "score": 1.0, "loss": 0.1, "n": 1}
+    )
+    assert len(write_table(frame, EXAMPLES, tmp_path / "e.parquet")) == 2, "ids are those of a group"
     with pytest.raises(ValueError, match="id"):
-        write_table(frame, EXAMPLES, tmp_path / "e.parquet")
+        write_table(frame.assign(group=""), EXAMPLES, tmp_path / "e.parquet")
 
 
 def test_the_mean_curve_is_the_mean_over_the_seeds() -> None:

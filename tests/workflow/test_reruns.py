@@ -44,8 +44,8 @@ def test_adding_a_sparsity_runs_that_level_and_what_follows(clone: Any) -> None:
     expected = {
         "Pruning tiny-llama, final, to 0.450 by magnitude-global, seed 0",
         "Pruning tiny-llama, final, to 0.450 by magnitude-layer, seed 0",
-        "Perplexity of tiny-llama, final, magnitude-global at 0.450 on tiny-perplexity, seed 0",
-        "Perplexity of tiny-llama, final, magnitude-layer at 0.450 on tiny-perplexity, seed 0",
+        "Language modelling of tiny-llama, final, magnitude-global at 0.450 on tiny-perplexity, seed 0",
+        "Language modelling of tiny-llama, final, magnitude-layer at 0.450 on tiny-perplexity, seed 0",
     }
     assert clone.planned() == expected | COLLECT | LAYERS | PLOTS | REPORT
     assert clone.executed() == expected | COLLECT | LAYERS | PLOTS | REPORT

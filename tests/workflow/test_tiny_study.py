@@ -100,7 +100,8 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
         # The cuts of the global pools: one on the Llama; on the BERT one by magnitude and two seeds at random.
         "plan_pruning": 1 + 1 + 2,
         "prune_weights": 6 + 2 + 4,
-        "evaluate_perplexity": 7,
+        "prepare_inputs": 2,
+        "evaluate_language_model": 7,
         "finetune_model": 10,
     }
     assert (tables["costs"]["seconds"] > 0).all()

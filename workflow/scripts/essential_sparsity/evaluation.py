@@ -17,7 +17,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
 from essential_sparsity.manifest import read_manifest
 from essential_sparsity.masks import MaskHeader, Pruning, keep_all, read_header, read_pruning
-from essential_sparsity.metrics import DENSE_AT_CHANCE, HIGHER_IS_BETTER, at_chance
+from essential_sparsity.metrics import DENSE_AT_CHANCE, at_chance, metric_of
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.provenance import PROVENANCE, workflow_commit
 from essential_sparsity.tables import EVALUATIONS, EXAMPLES, write_table
@@ -58,7 +58,7 @@ def evaluation_row(
         **axes, **slots, **run, "source": provenance["source"], "revision": provenance["revision"],
         "step": step_of(axes["checkpoint"]), "sparsity": target, "realised_sparsity": realised,
         "protocol": task["protocol"], "metric": task["metric"], "value": outcome.value,
-        "higher_is_better": HIGHER_IS_BETTER[task["metric"]], "chance": outcome.chance,
+        "higher_is_better": metric_of(task["metric"]).higher_is_better, "chance": outcome.chance,
         "other_metrics": canonical(dict(outcome.others)) if outcome.others else None,
         "flags": "; ".join([*([DENSE_AT_CHANCE] if ignorant else []), *notes]),
         "notes": "; ".join(outcome.notes),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from essential_sparsity.analysis import headline
 from essential_sparsity.knee import LEFT, RIGHT, RULE_NAMES
-from essential_sparsity.metrics import DENSE_AT_CHANCE, METRICS
+from essential_sparsity.metrics import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, step_of
 
@@ -96,7 +96,7 @@ def percent(fraction: float) -> str:
 
 def value_text(value: float, metric: str) -> str:
     """Write a value of a metric: fractions in per cent, correlations and nats with three decimals."""
-    unit = METRICS[metric].unit
+    unit = metric_of(metric).unit
     if unit == "fraction":
         return f"{100 * value:.1f} %"
     if unit == "correlation":

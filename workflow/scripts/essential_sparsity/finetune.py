@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from essential_sparsity.batches import Ints, run_by_length
 from essential_sparsity.errors import UserError, quoted
@@ -40,12 +40,12 @@ class MeanPoolingClassifier(nn.Module):
         self.encoder = encoder
         self.classifier = nn.Linear(encoder.config.hidden_size, classes)  # type: ignore[union-attr,arg-type]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> SequenceClassifierOutput:
         """Return logits, (batch, classes), for token ids and their mask, both (batch, length)."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         weight = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, length, 1)
         pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)  # (batch, hidden)
-        return SimpleNamespace(logits=self.classifier(pooled))
+        return SequenceClassifierOutput(logits=self.classifier(pooled))
 
 
 # A model to train, and the part of it that the checkpoint's masks are of.

