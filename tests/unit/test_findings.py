@@ -212,7 +212,8 @@ def test_knee_text(row: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "metric", "text"),
     [(0.8531, "accuracy", "85.3 %"), (26.04, "perplexity", "26.0"), (318.2, "perplexity", "318"),
-     (31_200.0, "perplexity", "31,200"), (2.5e9, "perplexity", "2.5e+09")],
+     (31_200.0, "perplexity", "31,200"), (2.5e9, "perplexity", "2.5e+09"), (26.04, "word_perplexity", "26.0"),
+     (0.8531, "squad_f1", "85.3 %"), (-0.0312, "matthews", "-0.031"), (2.5, "masked_loss", "2.500 nats")],
 )  # fmt: skip
 def test_value_text(value: float, metric: str, text: str) -> None:
     assert findings.value_text(value, metric) == text

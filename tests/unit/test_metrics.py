@@ -409,6 +409,13 @@ def test_predictions_that_know_nothing_are_at_chance_as_often_as_the_normal_law_
     assert 0.95 < found / 400 < 0.998
 
 
+@pytest.mark.parametrize("metric", CORRELATIONS)
+def test_a_correlation_at_chance_is_within_two_standard_errors_of_none(metric: str) -> None:
+    assert at_chance(1.99 / math.sqrt(400), 0.0, 400, metric)
+    assert at_chance(-0.9, 0.0, 400, metric)
+    assert not at_chance(2.01 / math.sqrt(400), 0.0, 400, metric)
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.68])
 def test_the_margin_of_f1_is_two_standard_errors_of_the_constant_answer(share: float) -> None:
     positives = np.random.default_rng(0).binomial(400, share, size=20_000) / 400

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 import frames
 from essential_sparsity import plots
+from essential_sparsity.metrics import HIGHER_IS_BETTER, METRICS
 from essential_sparsity.tables import EVALUATIONS
 
 LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
@@ -200,7 +201,31 @@ def test_chance_is_shown_only_within_reach(values: dict[float, float], shown: bo
 
 def test_tolerance_of_perplexity_is_on_its_logarithm() -> None:
     assert plots.tolerated_value(26.0, "perplexity", 0.02) == pytest.approx(26.0**1.02)
+    assert plots.tolerated_value(26.0, "word_perplexity", 0.02) == pytest.approx(26.0**1.02)
     assert plots.tolerated_value(0.85, "accuracy", 0.02) == pytest.approx(0.833)
+    assert plots.tolerated_value(2.0, "masked_loss", 0.02) == pytest.approx(2.04)
+    assert plots.tolerated_value(-0.5, "matthews", 0.02) == pytest.approx(-0.51)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_is_drawn_with_its_name_and_on_its_axis(metric: str) -> None:
+    dense = 0.8 if HIGHER_IS_BETTER[metric] else 4.0
+    worse = {0.1: dense * 0.99, 0.5: dense * 0.6} if HIGHER_IS_BETTER[metric] else {0.1: dense * 1.01, 0.5: dense * 4}
+    rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, worse)
+    evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=0.1), EVALUATIONS)
+    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    assert_legible(figure)
+    assert figure.get_suptitle().startswith(METRICS[metric].label)
+    panel = figure.axes[0]
+    assert panel.get_ylabel().startswith(METRICS[metric].label)
+    assert (panel.get_yscale() == "log") is METRICS[metric].logarithmic
+    factor = 100 if METRICS[metric].unit == "fraction" else 1
+    ticks = [
+        (tick.get_position()[1], tick.get_text().replace("\N{MINUS SIGN}", "-")) for tick in panel.get_yticklabels()
+    ]
+    shown = [(float(text), factor * at) for at, text in ticks if text]
+    assert len(shown) > 2 or METRICS[metric].logarithmic
+    assert all(number == pytest.approx(at) for number, at in shown)
 
 
 @pytest.mark.parametrize(("name", "labels"), [(None, None), (LONG_MODEL, LONG_LABELS)])
