@@ -171,7 +171,7 @@ def test_every_number_of_a_sentence_about_knees_is_in_the_tables() -> None:
 def test_departures() -> None:
     tasks = {
         "a": {"label": "plot or review", "protocol": "finetune", "freeze": ["embeddings.*"], "head": "mean_pooling"},
-        "b": {"label": "film plots", "protocol": "perplexity", "windows": 12, "window": 512},
+        "b": {"label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512},
         "c": {"label": "as the paper", "protocol": "finetune", "freeze": [], "head": "sequence_classification"},
     }
     frozen, head, tokens = findings.departures(tasks)
