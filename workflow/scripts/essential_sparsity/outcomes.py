@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -12,13 +13,19 @@ class Outcome:
     """The result of one evaluation.
 
     Attributes:
-        value: The metric.
+        value: The headline metric.
         n: How many predictions it is computed from.
         chance: The metric of a model that knows nothing.
-        examples: A row an example: ``id, label, prediction, loss``; the metric can be recomputed from it.
+        examples: A row an example, from which the metric can be recomputed: ``id``, ``group`` (a subset, '' without),
+            ``label``, ``prediction``, ``score`` (what it adds to a metric that is a mean; may be null), ``loss`` (nats;
+            may be null) and ``n`` (predictions behind the row).
+        others: Further metrics by name.
+        notes: What a reader of the row should know.
     """
 
     value: float
     n: int
     chance: float
     examples: pd.DataFrame
+    others: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
