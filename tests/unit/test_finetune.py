@@ -25,7 +25,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.finetune import HEADS, bucketed_batches, draw_training_rows, evaluate_finetuned, freeze
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
-from essential_sparsity.pretraining import train_tokenizer
+from essential_sparsity.pretraining_text import train_tokenizer
 from essential_sparsity.tables import EXAMPLES, write_table
 
 CPU = torch.device("cpu")
