@@ -265,6 +265,15 @@ def test_the_loss_is_cross_entropy_against_smoothed_labels(smoothing: float) -> 
     assert found == pytest.approx(-(target * log_p).sum(1).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_the_weights_at_step_zero_are_as_wide_as_asked(spread: float) -> None:
+    wide = {**RECIPE["architecture"], "hidden_size": 64, "initializer_range": spread}
+    model = SupervisedImages(corpus(), recipe(architecture=wide), WHERE).build()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module.weight.numel() > 1000:
+            assert float(module.weight.detach().std()) == pytest.approx(spread, rel=0.1), name
+
+
 def test_only_weights_of_layers_decay() -> None:
     model = SupervisedImages(corpus(), RECIPE, WHERE).build()
     names = {id(p): name for name, p in model.named_parameters()}
