@@ -16,11 +16,10 @@ class Outcome:
         value: The headline metric.
         n: How many predictions it is computed from.
         chance: The metric of a model that knows nothing.
-        examples: A row an example, from which the metric can be recomputed: ``id``, ``group`` (a subset, '' without),
-            ``label``, ``prediction``, ``score`` (what it adds to a metric that is a mean; may be null), ``loss`` (nats;
-            may be null) and ``n`` (predictions behind the row).
-        others: Further metrics by name.
-        notes: What a reader of the row should know.
+        examples: A row an example: ``id, group, label, prediction, score, loss, n``, as ``tables.EXAMPLES`` describes
+            them; the headline metric can be recomputed from it.
+        others: Further metrics by their name.
+        notes: What a reader of the row should know, such as how many texts were cut.
     """
 
     value: float
