@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from essential_sparsity import pretraining
+from essential_sparsity import pretraining, pretraining_text
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.pretraining import (
+from essential_sparsity.pretraining import learning_rate_factor, pretrain
+from essential_sparsity.pretraining_text import (
     SPECIAL_TOKENS,
     held_out_loss,
-    learning_rate_factor,
     mask_tokens,
     masked_loss,
     pack_sequences,
-    pretrain,
     train_tokenizer,
 )
 from essential_sparsity.trajectory import checkpoint_steps, step_name, step_of
@@ -272,7 +271,7 @@ def test_the_loss_curve_has_a_row_a_logged_step(whole: dict[str, bytes], tmp_pat
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretraining, "masked_loss", lambda model, *_: model.cls.predictions.bias.sum() * math.nan)
+    monkeypatch.setattr(pretraining_text, "masked_loss", lambda model, *_: model.cls.predictions.bias.sum() * math.nan)
     with pytest.raises(UserError, match=rf"{WHERE}, training step 0: found a loss of nan.*learning_rate"):
         train(tmp_path)
     assert not (tmp_path / "index.json").exists()

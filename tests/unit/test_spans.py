@@ -21,7 +21,7 @@ from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokeniz
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.metrics import chance_of, compute_metric, gold_label
-from essential_sparsity.pretraining import train_tokenizer
+from essential_sparsity.pretraining_text import train_tokenizer
 from essential_sparsity.spans import (
     best_spans,
     check_answerable,
