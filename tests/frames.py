@@ -75,8 +75,9 @@ def evaluation_row(
         "compat": None if dense else "exact", "calibration": None, "propagate": None, "options": None,
         "sparsity": sparsity, "realised_sparsity": sparsity, "task": task,
         "protocol": "perplexity" if perplexity else "finetune", "metric": "perplexity" if perplexity else "accuracy",
-        "value": value, "higher_is_better": not perplexity, "chance": 49152.0 if perplexity else 0.531, "other_metrics": None,
-        "flags": "", "notes": "", "n": 8176 if perplexity else 1885, "seed": seed, "seconds": 20.0, "peak_memory_mb": 900.0, "device": "cpu",
+        "value": value, "higher_is_better": not perplexity, "chance": 49152.0 if perplexity else 0.531,
+        "other_metrics": None, "flags": "", "notes": "", "n": 8176 if perplexity else 1885, "seed": seed,
+        "seconds": 20.0, "peak_memory_mb": 900.0, "device": "cpu",
         "workflow_commit": "0123456789abcdef", "torch_version": "2.13.0", "transformers_version": "5.0.0", **other,
     }  # fmt: skip
 

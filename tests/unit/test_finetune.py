@@ -30,8 +30,9 @@ from transformers import (
 
 import families
 from essential_sparsity import finetune, task_kinds
+from essential_sparsity.batches import draw_training_rows
 from essential_sparsity.errors import UserError
-from essential_sparsity.finetune import HEADS, Training, draw_training_rows, evaluate_finetuned, freeze, predict
+from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned, freeze, predict
 from essential_sparsity.masks import AppliedMasks, Pruning
 from essential_sparsity.metrics import compute_metric
 from essential_sparsity.outcomes import Outcome
@@ -192,8 +193,9 @@ def test_every_sparsity_of_a_seed_sees_the_same_batches(
     for seed in (0, 1):
         assert seen[seed, 0.0] == seen[seed, 0.5] == seen[seed, 0.9]
         trained = seen[seed, 0.0][:6]  # two epochs of 16, 16 and 8 rows
-        assert sorted(sum(trained[:3], [])) == sorted(sum(trained[3:], [])), "each row once an epoch"
-        assert len(set(sum(trained[:3], []))) == 40
+        epochs = [sorted(row for batch in part for row in batch) for part in (trained[:3], trained[3:])]
+        assert epochs[0] == epochs[1] == sorted(set(epochs[0])), "each row once an epoch"
+        assert len(epochs[0]) == 40
     assert seen[0, 0.0] != seen[1, 0.0]
 
 
@@ -560,7 +562,7 @@ def questions(n: int = 96) -> pd.DataFrame:
                 "answer_starts": [start + (start > 0)],
                 "label": None,
                 "split": "test" if i % 3 == 2 else "train",
-            }  # fmt: skip
+            }
         )
     return pd.DataFrame(records)
 
@@ -588,6 +590,10 @@ def test_predictions_come_in_the_order_of_the_rows(checkpoint: Path, tmp_path: P
     model, _ = HEADS["sequence_classification"](checkpoint, {"num_labels": 2}, WHERE)
     chosen = np.array([5, 80, 3, 44, 17, 9])
     kind = TASK_KINDS["classes"]
-    (together,) = predict(model, data, chosen, kind, 4, CPU)
-    single = torch.cat([predict(model, data, chosen[i : i + 1], kind, 1, CPU)[0] for i in range(6)])
+    (together,) = predict(model, data, chosen, kind, 4, CPU, WHERE)
+    single = torch.cat([predict(model, data, chosen[i : i + 1], kind, 1, CPU, WHERE)[0] for i in range(6)])
     torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    with pytest.raises(UserError, match=f"{WHERE}: found outputs that are NaN"):
+        predict(model, data, chosen, kind, 4, CPU, WHERE)

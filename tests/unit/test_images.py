@@ -259,13 +259,17 @@ def test_an_image_that_the_processor_refuses_is_named(tmp_path: Path) -> None:
 # --- Tables ---
 
 
+def place(row: int) -> str:
+    return f"{WHERE}, row {row}"
+
+
 def test_bytes_are_read_from_the_columns_of_the_hub(tmp_path: Path) -> None:
     contents = [encoded(picture(4, 4, seed=i)) for i in range(3)]
     frame = pd.DataFrame({"plain": contents, "img": [{"bytes": c, "path": None} for c in contents]})
     frame.to_parquet(tmp_path / "t.parquet")
     read = pd.read_parquet(tmp_path / "t.parquet")
     for column in ("plain", "img"):
-        assert image_bytes(read[column], WHERE).tolist() == contents
+        assert image_bytes(read[column], place) == contents
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_bytes_are_read_from_the_columns_of_the_hub(tmp_path: Path) -> None:
 )
 def test_a_row_without_bytes_is_named(value: Any, says: str) -> None:
     with pytest.raises(UserError, match=rf"{WHERE}, row 1: found .*{says}"):
-        image_bytes(pd.Series([b"x", value], dtype=object), WHERE)
+        image_bytes(pd.Series([b"x", value], dtype=object), place)
 
 
 def test_cifar10_of_the_hub_is_read(root: Path, tmp_path: Path) -> None:
@@ -288,7 +292,7 @@ def test_cifar10_of_the_hub_is_read(root: Path, tmp_path: Path) -> None:
     if not file.is_file():
         pytest.skip("needs CIFAR-10 below ../shared/hub, which is not there")
     frame = pd.read_parquet(file)
-    contents = image_bytes(frame["img"], WHERE).tolist()[:100]
+    contents = image_bytes(frame["img"], place)[:100]
     transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     pixels = prepare_pixels(contents, load_processor(tmp_path, WHERE), range(100), WHERE)
     assert pixels.shape == (100, 3, 32, 32)

@@ -39,11 +39,11 @@ WORDS = ["The", "river", "Köln", "1950s", "ran", "to", "an", "ünïcode", "日�
 QUESTION = "Where ran the river?"
 
 
-def pad_features(features: Any, chosen: Sequence[int], tokenizer: Any) -> dict[str, Tensor]:
+def pad_features(features: Any, chosen: Sequence[int], tokenizer: Any) -> dict[str, torch.Tensor]:
     """Make a batch by the tokenizer's own padding."""
     present = [key for key in ("input_ids", "token_type_ids") if key in features]
     inputs = [{key: np.asarray(features[key][i]).tolist() for key in present} for i in chosen]
-    batch: dict[str, Tensor] = dict(tokenizer.pad(inputs, return_tensors="pt", return_attention_mask=True))
+    batch: dict[str, torch.Tensor] = dict(tokenizer.pad(inputs, return_tensors="pt", return_attention_mask=True))
     # The first token that is no padding: 0 where padding is on the right.
     shift = batch["attention_mask"].argmax(dim=1)
     for key in ("start_position", "end_position"):
@@ -618,7 +618,9 @@ def test_metrics_of_spans_are_means_of_scores_and_chance_is_that_of_no_answer() 
     silent = np.mean([squad_v2_scores("", golds) for _, golds in pairs], axis=0)
     for column, metric in enumerate(("exact_match", "squad_f1")):
         given = [said for said, _ in pairs]
-        frame = pd.DataFrame({"id": range(len(pairs)), "label": labels, "prediction": given, "score": scores[:, column]})
+        frame = pd.DataFrame(
+            {"id": range(len(pairs)), "label": labels, "prediction": given, "score": scores[:, column]}
+        )
         assert compute_metric(metric, frame, WHERE).value == pytest.approx(scores[:, column].mean())
         assert chance_of(metric, frame["label"], WHERE) == pytest.approx(silent[column])
 

@@ -56,6 +56,11 @@ def halving(batch_size: int, run: Callable[[int], T], what: str) -> T:
             torch.cuda.empty_cache()
 
 
+def draw_training_rows(rows: Ints, examples: int, seed: int) -> Ints:
+    """Draw the training rows of a seed, the same for every sparsity; all, in their order, if there are no more."""
+    return rows if examples >= len(rows) else np.random.default_rng(seed).permutation(rows)[:examples]
+
+
 def run_by_length(lengths: Ints, batch_size: int, run: Callable[[Ints], Sequence[Tensor]], what: str) -> list[Tensor]:
     """Run over all rows in batches of similar length, halving them where memory does not suffice.
 

@@ -109,19 +109,9 @@ def _mapped(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> pd.D
 
 
 def _images(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> list[bytes]:
-    """Return encoded images, which a table holds as bytes or, as the hub does, with a path beside them."""
-    values, found = frame[dataset.get("image", "image")], []
-    for i, value in enumerate(values):
-        encoded = value.get("bytes") if isinstance(value, Mapping) else value
-        if not isinstance(encoded, bytes) or not encoded:
-            raise UserError(
-                where=f"{where}.image, {place_of(frame.iloc[i])}",
-                found=f"{type(values.iloc[i]).__name__} without the bytes of an image",
-                expected="an encoded image (PNG, JPEG), or a struct with its `bytes`",
-                mend="store the images themselves in the table, or use `format: images` with a folder of files",
-            )
-        found.append(encoded)
-    return found
+    from essential_sparsity.images import image_bytes
+
+    return image_bytes(frame[dataset.get("image", "image")], lambda row: f"{where}.image, {place_of(frame.iloc[row])}")
 
 
 def _numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from essential_sparsity.batches import Ints, run_by_length
+from essential_sparsity.batches import Ints, draw_training_rows, run_by_length
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.loading import load_model
 from essential_sparsity.masks import AppliedMasks, Pruning
@@ -117,11 +116,6 @@ def freeze(model: nn.Module, encoder: nn.Module, patterns: list[str], where: str
     return frozen
 
 
-def draw_training_rows(rows: Ints, examples: int, seed: int) -> Ints:
-    """Draw the training rows of a seed, the same for every sparsity; all of them, in their order, if there are no more."""
-    return rows if examples >= len(rows) else np.random.default_rng(seed).permutation(rows)[:examples]
-
-
 @dataclass(frozen=True)
 class Training:
     """What one fine-tuning is, besides its checkpoint and masks.
@@ -193,7 +187,7 @@ def test(
     for split in data.splits():
         counts[split] = len(data.split(split))
         if split.startswith("test"):
-            outputs = predict(model, data, data.split(split), kind, task["evaluation_batch_size"], device)
+            outputs = predict(model, data, data.split(split), kind, task["evaluation_batch_size"], device, where)
             found = kind.examples(data, data.split(split), outputs, rows, task)
             parts.append(found.assign(group=split.removeprefix("test").removeprefix("-")))
     examples = pd.concat(parts, ignore_index=True)
@@ -213,7 +207,7 @@ def test(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, data: Prepared, rows: Ints, kind: TaskKind, batch_size: int, device: torch.device
+    model: nn.Module, data: Prepared, rows: Ints, kind: TaskKind, batch_size: int, device: torch.device, where: str
 ) -> list[Tensor]:
     """Return what the model says of rows, on the CPU in float32: logits, or start and end logits.
 
@@ -224,6 +218,10 @@ def predict(
         kind: What the rows are.
         batch_size: Rows of a forward pass; halved where memory does not suffice.
         device: Where to compute.
+        where: What is evaluated, for messages.
+
+    Raises:
+        UserError: An output is NaN.
     """
     model.eval()
 
@@ -231,6 +229,15 @@ def predict(
         inputs = kind.batch(data, rows[places])
         inputs.pop("labels")
         outputs = model(**{key: value.to(device) for key, value in inputs.items()})
-        return [part.float() for part in kind.outputs(outputs, data.about)]
+        parts = [part.float() for part in kind.outputs(outputs, data.about)]
+        # An answer could be read off it, too.
+        if any(bool(torch.isnan(part).any()) for part in parts):
+            raise UserError(
+                where=where,
+                found="outputs that are NaN in the test",
+                expected="numbers",
+                mend="lower the task's `learning_rate`, or check the checkpoint's weights",
+            )
+        return parts
 
     return run_by_length(kind.lengths(data)[rows], batch_size, run, "testing")

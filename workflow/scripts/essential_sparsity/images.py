@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -293,28 +293,31 @@ def _size(values: npt.NDArray[np.uint8]) -> str:
 # --- Where images come from ---
 
 
-def image_bytes(column: pd.Series, where: str) -> pd.Series:
+def image_bytes(column: pd.Series, place: Callable[[int], str]) -> list[bytes]:
     """Return the content of the images of a table's column, as bytes.
 
     Args:
         column: Plain bytes, or what the hub stores: mappings with ``bytes`` and ``path``.
-        where: The dataset and the column, for messages.
+        place: Returns where the image of a row, counted from 0, is from, for messages.
 
     Raises:
         UserError: A row holds no bytes.
     """
-    contents = [value.get("bytes") if isinstance(value, dict) else value for value in column]
-    for row, (content, value) in enumerate(zip(contents, column, strict=True)):
+    contents = []
+    for row, value in enumerate(column):
+        content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes) or not content:
             path = value.get("path") if isinstance(value, dict) else None
             outside = f"only the path '{path}'" if path else f"{type(value).__name__} ({str(value)[:40]!r})"
             raise UserError(
-                where=f"{where}, row {row}",
+                where=place(row),
                 found=outside if not isinstance(content, bytes) else "an image of no bytes",
                 expected="an image's content as bytes, or a mapping with `bytes`, as the hub stores them",
-                mend="name the column that holds images, or store their content in the table",
+                mend="name the column that holds images, store their content in the table, or use `format: images` "
+                "with a folder of files",
             )
-    return pd.Series(contents, index=column.index, dtype=object)
+        contents.append(content)
+    return contents
 
 
 def image_folder(root: Path, where: str) -> pd.DataFrame:

@@ -86,8 +86,8 @@ def _vocabulary_losses(logits: Tensor, labels: Tensor) -> Tensor:
 def causal_losses(model: nn.Module, data: Prepared, batch_size: int, what: str) -> Tensor:
     """Return the sum of negative log-likelihoods (nats) of the predicted tokens of each input, (inputs,), float64.
 
-    Of an input of ``t`` tokens the last ``predicted`` ones are predicted, where there is such a column, else all but the
-    first, which has no context.
+    Of an input of ``t`` tokens the last ``predicted`` ones are predicted where there is such a column, else all but
+    the first, which has no context.
 
     Args:
         model: A causal language model in eval mode.

@@ -111,7 +111,7 @@ def prepare_spans(
 # The kinds whose rows a model, or what stands on it, is trained on.
 TRAINED = ("classes", "scores", "spans", "images")
 
-# By what the study says of a task: its protocol, or the kind of its rows, and the metric where that makes the difference.
+# By what a study says of a task: the kind of its rows, or what its protocol and metric make of texts.
 PREPARE: dict[str, Prepare] = {
     "classes": prepare_sequences,
     "scores": prepare_sequences,

@@ -59,10 +59,13 @@ def write_prepared(columns: Mapping[str, Any], about: Mapping[str, Any], path: P
     """
     arrays = {name: column if isinstance(column, pa.Array) else pa.array(column) for name, column in columns.items()}
     table = pa.table(arrays).replace_schema_metadata({_ABOUT: json.dumps(dict(about)).encode()})
-    with atomic_path(path) as temporary, pa.OSFile(str(temporary), "wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            # One batch, so that every column is one array when it is mapped.
-            writer.write_table(table.combine_chunks(), max_chunksize=max(table.num_rows, 1))
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        # One batch, so that every column is one array when it is mapped.
+        writer.write_table(table.combine_chunks(), max_chunksize=max(table.num_rows, 1))
 
 
 class Prepared:
@@ -113,7 +116,7 @@ class Prepared:
         return Ragged(column.values.to_numpy(), column.offsets.to_numpy())
 
     def blocks(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Return a column of equally long byte strings as an array, (rows, \\*shape), without a copy."""
+        """Return a column of equally long byte strings as an array, (rows, ...), without a copy."""
         column = self.column(name)
         size = column.type.byte_width
         start = column.offset * size

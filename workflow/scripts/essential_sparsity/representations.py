@@ -6,6 +6,8 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from essential_sparsity.batches import Ints, draw_training_rows, halving
 from essential_sparsity.errors import UserError, first_line, quoted
 from essential_sparsity.images import PixelSettings, normalise
+from essential_sparsity.loading import load_model
 from essential_sparsity.outcomes import Outcome
+from essential_sparsity.prepared import Prepared
 from essential_sparsity.progress import progress
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +72,7 @@ def prefix_tokens(model: nn.Module) -> int:
 
 @torch.no_grad()
 def features(
-    model: nn.Module, pixels: Tensor, settings: PixelSettings, pooling: str, batch_size: int, where: str
+    model: nn.Module, pixels: Tensor, settings: PixelSettings, pooling: str, where: str, batch_size: int
 ) -> Tensor:
     """Return the encoder's representation of each image.
 
@@ -77,8 +82,8 @@ def features(
         settings: How the model's processor treats bytes.
         pooling: ``cls``: the CLS token after the final layer norm, as DINO is evaluated (Caron et al. 2021, section
             4.1); ``mean``: the mean over the patches, or over the positions of a feature map.
-        batch_size: Images a forward pass.
         where: What is evaluated, for messages.
+        batch_size: Images a forward pass.
 
     Returns:
         float32 on the CPU, (n, width).
@@ -230,6 +235,42 @@ PROBES: dict[str, Probe] = {"linear_probe": linear_probe, "knn": knn}
 # --- The protocol ---
 
 
+def load_encoder(checkpoint: Path, where: str) -> nn.Module:
+    """Load a checkpoint's encoder without a head, in eval mode.
+
+    Raises:
+        UserError: transformers has no encoder for it.
+    """
+    from transformers import AutoModel
+
+    return load_model(AutoModel, checkpoint, where, dtype=torch.float32).eval()
+
+
+def labelled_images(
+    data: Prepared, task: Mapping[str, Any], seed: int
+) -> tuple[LabelledImages, LabelledImages, PixelSettings]:
+    """Return the images to learn from, those to test on, and how bytes become what the model takes.
+
+    Args:
+        data: What :func:`preparation.prepare_images` made.
+        task: ``train_examples``: how many the seed draws from ``train``.
+        seed: Seed of the draw.
+    """
+    pixels, labels, classes = (
+        data.blocks("pixels", tuple(data.about["shape"])),
+        data.numbers("label"),
+        data.about["classes"],
+    )
+
+    def taken(rows: Ints) -> LabelledImages:
+        return LabelledImages(
+            data.numbers("id")[rows].tolist(), torch.from_numpy(pixels[rows]), [classes[i] for i in labels[rows]]
+        )
+
+    train = draw_training_rows(data.split("train"), task["train_examples"], seed)
+    return taken(train), taken(data.split("test")), PixelSettings(**data.about["pixels"])
+
+
 def evaluate_probe(
     model: nn.Module, train: LabelledImages, test: LabelledImages, settings: PixelSettings, task: Mapping[str, Any],
     where: str,
@@ -269,7 +310,10 @@ def evaluate_probe(
     number = {name: i for i, name in enumerate(classes)}
     labels, gold = (np.array([number[label] for label in split.labels]) for split in (train, test))
     known, asked = (
-        features(model, split.pixels, settings, task["pooling"], task["batch_size"], where) for split in (train, test)
+        halving(
+            task["batch_size"], partial(features, model, split.pixels, settings, task["pooling"], where), "features"
+        )
+        for split in (train, test)
     )
     scores, notes = PROBES[task["protocol"]](known, labels, asked, len(classes), task)
     predictions = scores.argmax(axis=1)

@@ -114,7 +114,9 @@ def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
     with archive:
         names = [n for n in archive.namelist() if not n.endswith("/")]
         folders = member.endswith("/")
-        chosen = [n for n in names if n == member or (folders and n.rpartition("/")[0].rstrip("/") == member.rstrip("/"))]
+        chosen = [
+            n for n in names if n == member or (folders and n.rpartition("/")[0].rstrip("/") == member.rstrip("/"))
+        ]
         if not chosen:
             near = [n for n in names if PurePosixPath(n).suffix not in {".py", ".pyc", ""}][:10]
             raise UserError(

@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from essential_sparsity.errors import UserError
 from essential_sparsity.dataset_tables import require_column
+from essential_sparsity.errors import UserError
 
 Integers = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]

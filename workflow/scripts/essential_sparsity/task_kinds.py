@@ -209,8 +209,11 @@ def span_examples(
         [line[: len(tokens[int(r)])] for line, r in zip(part.numpy(), rows, strict=True)] for part in outputs
     )
     features: dict[str, Any] = {
-        "id": ids, "input_ids": [tokens[int(r)] for r in rows], "offsets": [offsets[int(r)] for r in rows], "null_position": data.numbers("null_position")[rows],
-    }  # fmt: skip
+        "id": ids,
+        "input_ids": [tokens[int(r)] for r in rows],
+        "offsets": [offsets[int(r)] for r in rows],
+        "null_position": data.numbers("null_position")[rows],
+    }
     answers = best_spans(
         starts, ends, features, questions, f"task with {len(questions)} questions",
         max_answer_length=task["answer_length"], null_threshold=task["null_threshold"],

@@ -1,4 +1,4 @@
-"""Tokenised texts: sentences and pairs for fine-tuning, and streams, documents and masked windows for language models."""
+"""Tokenised texts: sentences and pairs to train on; streams, documents and masked windows for language models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from essential_sparsity.checkpoints import read_config
-from essential_sparsity.errors import UserError, quoted
+from essential_sparsity.errors import UserError
 from essential_sparsity.loading import load_tokenizer
 from essential_sparsity.prepared import ragged_column
 
