@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from essential_sparsity.costs import read_costs
-from essential_sparsity.tables import COSTS, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import COSTS
 
 MEASURED: dict[str, Any] = {
     "s": 1.5, "h:m:s": "0:00:01", "max_rss": 300.5, "max_vms": 1.0, "max_uss": 1.0, "max_pss": 1.0, "io_in": 0.25,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from essential_sparsity.emergence import checkpoint_statistics, excess_kurtosis, hoyer_sparsity, matrix_statistics
-from essential_sparsity.tables import WEIGHTS, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import WEIGHTS
 
 shapes = st.tuples(st.integers(1, 8), st.integers(1, 8))
 

@@ -39,7 +39,8 @@ from essential_sparsity.outcomes import Outcome
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import Prepared, write_prepared
 from essential_sparsity.pretraining_text import train_tokenizer
-from essential_sparsity.tables import EXAMPLES, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import EXAMPLES
 from essential_sparsity.task_kinds import TASK_KINDS
 from essential_sparsity.training import adamw, hold_in_step
 

@@ -32,7 +32,8 @@ from essential_sparsity.perplexity import (
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import Prepared, write_prepared
 from essential_sparsity.pretraining_text import train_tokenizer
-from essential_sparsity.tables import EXAMPLES, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import EXAMPLES
 from essential_sparsity.text_inputs import rolling_windows, token_windows
 
 WHERE = "model m, sparsity 0.300"

@@ -11,17 +11,8 @@ import pandas as pd
 import pytest
 
 from essential_sparsity.manifest import Matrix
-from essential_sparsity.tables import (
-    EVALUATIONS,
-    EXAMPLES,
-    KNEES,
-    LAYERS,
-    SCHEMAS,
-    layer_rows,
-    mean_curve,
-    stack,
-    write_table,
-)
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import EVALUATIONS, EXAMPLES, KNEES, LAYERS, SCHEMAS, layer_rows, mean_curve, stack
 
 EVALUATION: dict[str, Any] = {
     "study": "s", "model": "m", "source": "wheel:p/f", "revision": "1.0", "checkpoint": "step000128", "step": 128,

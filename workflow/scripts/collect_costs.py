@@ -5,7 +5,8 @@ from typing import Any
 
 from essential_sparsity.costs import read_costs
 from essential_sparsity.job import run_job
-from essential_sparsity.tables import COSTS, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import COSTS
 
 
 def main(snakemake: Any) -> None:

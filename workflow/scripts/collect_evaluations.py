@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.job import run_job
-from essential_sparsity.tables import EVALUATIONS, stack, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import EVALUATIONS, stack
 
 
 def main(snakemake: Any) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 from essential_sparsity.job import run_job
 from essential_sparsity.manifest import read_manifest
 from essential_sparsity.masks import read_header
-from essential_sparsity.tables import LAYERS, layer_rows, stack, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import LAYERS, layer_rows, stack
 
 
 def main(snakemake: Any) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 from essential_sparsity.analysis import find_knees
 from essential_sparsity.files import atomic_path
 from essential_sparsity.job import run_job
-from essential_sparsity.tables import KNEES, stack, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import KNEES, stack
 
 
 def main(snakemake: Any) -> None:

@@ -7,7 +7,8 @@ from essential_sparsity.devices import choose_device
 from essential_sparsity.emergence import checkpoint_statistics
 from essential_sparsity.job import run_job
 from essential_sparsity.manifest import read_manifest
-from essential_sparsity.tables import WEIGHTS, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.trajectory import step_of
 
 

@@ -20,7 +20,8 @@ from essential_sparsity.masks import MaskHeader, Pruning, keep_all, read_header,
 from essential_sparsity.metrics import DENSE_AT_CHANCE, at_chance, metric_of
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.provenance import PROVENANCE, workflow_commit
-from essential_sparsity.tables import EVALUATIONS, EXAMPLES, write_table
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import EVALUATIONS, EXAMPLES
 from essential_sparsity.trajectory import step_of
 
 Protocol = Callable[[Path, Pruning, str], tuple[Outcome, float]]
@@ -30,7 +31,7 @@ SLOTS = ("score", "allocation", "scope", "pattern", "refinement", "update", "com
 
 
 # A file of one evaluation does not name a study: two studies that ask for the same evaluation share it.
-EVALUATION = EVALUATIONS.remove_columns(["study"])
+EVALUATION = EVALUATIONS.without("study")
 
 
 def evaluation_row(

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
-import pandera.pandas as pa
-from pandera.errors import SchemaError, SchemaErrors
 
-from essential_sparsity.files import atomic_path
+from essential_sparsity.table_schema import Column, Schema
 
-_fraction = pa.Check.in_range(0.0, 1.0)
-
-
-def _text(nullable: bool = False, **options: Any) -> pa.Column:
-    return pa.Column(str, nullable=nullable, **options)
+_text = partial(Column, str)
+_number = partial(Column, float)
+_fraction = partial(Column, float, least=0.0, most=1.0)
+_count = partial(Column, "Int64")
+_flag = partial(Column, bool)
 
 
-def _number(nullable: bool = False, **options: Any) -> pa.Column:
-    return pa.Column(float, nullable=nullable, **options)
-
-
-def _count(nullable: bool = False, **options: Any) -> pa.Column:
-    return pa.Column("Int64", nullable=nullable, **options)
-
-
-EVALUATIONS = pa.DataFrameSchema(
+EVALUATIONS = Schema(
+    "evaluations",
     {
         "study": _text(description="Name of the study."),
         "model": _text(description="Name in the registry of models."),
@@ -51,18 +42,18 @@ EVALUATIONS = pa.DataFrameSchema(
             nullable=True, description="Inputs that calibration saw: `dense`, or block by block of the `pruned` model."
         ),
         "options": _text(nullable=True, description="Numbers that differ from the published ones, as JSON; or null."),
-        "sparsity": _number(checks=_fraction, description="Target: fraction of the prunable weights to remove."),
-        "realised_sparsity": _number(checks=_fraction, description="Zeros counted in the model that was evaluated."),
+        "sparsity": _fraction(description="Target: fraction of the prunable weights to remove."),
+        "realised_sparsity": _fraction(description="Zeros counted in the model that was evaluated."),
         "task": _text(description="Name in the registry of tasks."),
         "protocol": _text(description="How the task is evaluated, such as `perplexity` or `finetune`."),
         "metric": _text(description="What `value` is."),
         "value": _number(description="The metric, in its own unit (accuracy is a fraction)."),
-        "higher_is_better": pa.Column(bool, description="Direction of the metric."),
+        "higher_is_better": _flag(description="Direction of the metric."),
         "chance": _number(description="The metric of a model that knows nothing."),
         "other_metrics": _text(nullable=True, description="Further metrics of the same predictions, as JSON; or null."),
         "flags": _text(description="What should be doubted, such as `dense at chance`; empty if nothing."),
         "notes": _text(description="What a reader should know, such as how many texts were cut; empty if nothing."),
-        "n": _count(checks=pa.Check.gt(0), description="Predictions that the metric is computed from."),
+        "n": _count(least=1, description="Predictions that the metric is computed from."),
         "seed": _count(description="Seed of the mask and of fine-tuning; 0 where nothing is drawn."),
         "seconds": _number(description="Wall time of the evaluation without start-up."),
         "peak_memory_mb": _number(description="Peak of the process, 10^6 bytes; of the allocator on a GPU."),
@@ -71,13 +62,11 @@ EVALUATIONS = pa.DataFrameSchema(
         "torch_version": _text(description="Version of torch."),
         "transformers_version": _text(description="Version of transformers."),
     },
-    name="evaluations",
-    strict=True,
-    ordered=True,
     unique=["model", "checkpoint", "method", "sparsity", "task", "seed"],
 )
 
-KNEES = pa.DataFrameSchema(
+KNEES = Schema(
+    "knees",
     {
         "model": _text(description="Name in the registry of models."),
         "checkpoint": _text(description="`final` or the step of pre-training."),
@@ -86,9 +75,9 @@ KNEES = pa.DataFrameSchema(
         "metric": _text(description="What the values are."),
         "seed": _count(nullable=True, description="Seed of the curve; null for the mean curve over the seeds."),
         "rule": _text(description="The rule that read the knee."),
-        "knee": _number(nullable=True, checks=_fraction, description="The essential sparsity; null if there is none."),
+        "knee": _fraction(nullable=True, description="The essential sparsity; null if there is none."),
         "censored": _text(
-            checks=pa.Check.isin(["none", "left", "right"]),
+            among=("none", "left", "right"),
             description="`left`: below the first level; `right`: above the last level.",
         ),
         "dense_value": _number(nullable=True, description="The metric of the unpruned model."),
@@ -96,34 +85,30 @@ KNEES = pa.DataFrameSchema(
         "n_seeds": _count(description="Seeds behind the curve."),
         "flags": _text(description="Why there is no knee, or why to doubt it; empty if nothing is to be said."),
     },
-    name="knees",
-    strict=True,
-    ordered=True,
     unique=["model", "checkpoint", "method", "task", "seed", "rule"],
 )
 
-LAYERS = pa.DataFrameSchema(
+LAYERS = Schema(
+    "layers",
     {
         "model": _text(description="Name in the registry of models."),
         "checkpoint": _text(description="`final` or the step of pre-training."),
         "method": _text(description="Name in the registry of methods."),
         "seed": _count(description="Seed of the mask; 0 for a deterministic score."),
-        "sparsity": _number(checks=_fraction, description="Target of the whole model."),
+        "sparsity": _fraction(description="Target of the whole model."),
         "position": _count(description="Place of the matrix in the model, from 0."),
         "name": _text(description="Name of the tensor in the checkpoint."),
         "shape": _text(description="Shape as stored, such as 768x3072."),
-        "pruned": pa.Column(bool, description="Whether its weights are prunable."),
+        "pruned": _flag(description="Whether its weights are prunable."),
         "reason": _text(description="Why it is pruned, or why not."),
-        "target": _number(nullable=True, checks=_fraction, description="Sparsity asked of it; null if global."),
-        "realised": _number(checks=_fraction, description="Fraction of its weights that the mask removes."),
+        "target": _fraction(nullable=True, description="Sparsity asked of it; null if global."),
+        "realised": _fraction(description="Fraction of its weights that the mask removes."),
     },
-    name="layers",
-    strict=True,
-    ordered=True,
     unique=["model", "checkpoint", "method", "seed", "sparsity", "name"],
 )
 
-WEIGHTS = pa.DataFrameSchema(
+WEIGHTS = Schema(
+    "weights",
     {
         "model": _text(description="Name in the registry of models."),
         "checkpoint": _text(description="`final` or the step of pre-training."),
@@ -134,20 +119,18 @@ WEIGHTS = pa.DataFrameSchema(
         "mean": _number(description="Mean weight."),
         "std": _number(description="Standard deviation."),
         "mean_magnitude": _number(description="Mean of |w|."),
-        "fraction_zero": _number(checks=_fraction, description="Share of weights that are exactly zero."),
-        "fraction_below_0.001": _number(checks=_fraction, description="Share of weights with |w| < 0.001."),
-        "fraction_below_0.01": _number(checks=_fraction, description="Share of weights with |w| < 0.01."),
-        "fraction_below_0.1_std": _number(checks=_fraction, description="Share with |w| below a tenth of the std."),
+        "fraction_zero": _fraction(description="Share of weights that are exactly zero."),
+        "fraction_below_0.001": _fraction(description="Share of weights with |w| < 0.001."),
+        "fraction_below_0.01": _fraction(description="Share of weights with |w| < 0.01."),
+        "fraction_below_0.1_std": _fraction(description="Share with |w| below a tenth of the std."),
         "kurtosis": _number(description="Excess kurtosis; 0 for a normal distribution."),
-        "hoyer": _number(checks=_fraction, description="Hoyer sparsity: 0 for equal magnitudes, 1 for one weight."),
+        "hoyer": _fraction(description="Hoyer sparsity: 0 for equal magnitudes, 1 for one weight."),
     },
-    name="weights",
-    strict=True,
-    ordered=True,
     unique=["model", "checkpoint", "name"],
 )
 
-COSTS = pa.DataFrameSchema(
+COSTS = Schema(
+    "costs",
     {
         "rule": _text(description="The rule of the job."),
         "job": _text(description="The job's wildcards, joined by slashes."),
@@ -158,13 +141,11 @@ COSTS = pa.DataFrameSchema(
         "read_mb": _number(nullable=True, description="Read from disk, MB."),
         "written_mb": _number(nullable=True, description="Written to disk, MB."),
     },
-    name="costs",
-    strict=True,
-    ordered=True,
     unique=["rule", "job"],
 )
 
-EXAMPLES = pa.DataFrameSchema(
+EXAMPLES = Schema(
+    "examples",
     {
         "id": _count(description="Row of the prepared dataset, number of the window, or of the item in its group."),
         "group": _text(description="Subset of the task, such as `mismatched` or a subject of MMLU; else empty."),
@@ -172,42 +153,15 @@ EXAMPLES = pa.DataFrameSchema(
         "prediction": _text(description="The model's answer; empty for perplexity."),
         "score": _number(nullable=True, description="What the example adds to a metric that is a mean; else null."),
         "loss": _number(nullable=True, description="Negative log-likelihood in nats; of a window, the mean a token."),
-        "n": _count(checks=pa.Check.gt(0), description="Predictions behind the row: tokens of a window, words, or 1."),
+        "n": _count(least=1, description="Predictions behind the row: tokens of a window, words, or 1."),
     },
-    name="examples",
-    strict=True,
-    ordered=True,
     unique=["group", "id"],
 )
 
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, LAYERS, WEIGHTS, COSTS)}
 
 
-def write_table(frame: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.DataFrame:
-    """Bring a table to its schema's columns, order and types, check it, and write it as Parquet, atomically.
-
-    Returns:
-        The table as written.
-
-    Raises:
-        ValueError: A column is missing or unknown, or a value breaks the schema; nothing is written.
-    """
-    missing = set(schema.columns) - set(frame.columns)
-    unknown = set(frame.columns) - set(schema.columns)
-    if missing or unknown:
-        raise ValueError(f"{path}: table {schema.name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    types = {name: column.dtype.type for name, column in schema.columns.items()}
-    typed = frame[list(schema.columns)].astype(types).reset_index(drop=True)
-    try:
-        schema.validate(typed, lazy=True)
-    except (SchemaError, SchemaErrors) as error:
-        raise ValueError(f"{path}: table {schema.name} breaks its schema: {error}") from error
-    with atomic_path(path) as temporary:
-        typed.to_parquet(temporary, index=False)
-    return typed
-
-
-def stack(frames: Iterable[pd.DataFrame], schema: pa.DataFrameSchema) -> pd.DataFrame:
+def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:
     """Put tables of one kind below each other; an empty table with the schema's columns where there are none."""
     parts = list(frames)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(schema.columns))
