@@ -54,7 +54,8 @@ lint: .venv/dev.stamp ## Check style, types, formatting and that every configura
 
 BENCH_MODEL := smollm2-135m-instruct
 BENCH_INPUTS := results/checkpoints/$(BENCH_MODEL)/final/provenance.json results/matrices/$(BENCH_MODEL).json \
-	results/datasets/rotten-tomatoes-plots-by-film.parquet
+	results/datasets/rotten-tomatoes-plots-by-film.parquet results/inputs/all-minilm-l6-v2/plot-or-review.arrow \
+	results/masks/all-minilm-l6-v2/final/magnitude-global/0/0.500.safetensors
 
 bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON line each (writes 17 GB of temporary files)
 	@echo "==> Making what the benchmarks read"
@@ -63,6 +64,8 @@ bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON 
 	@$(BIN)/python benchmarks/select_global_16gb.py
 	@$(BIN)/python benchmarks/calibrated_smollm2.py
 	@$(BIN)/python benchmarks/mask_compare.py
+	@$(BIN)/python benchmarks/masked_step.py
+	@$(BIN)/python benchmarks/job_start.py
 
 clean: ## Remove .venv and everything that was made
 	rm -rf .venv results/* .snakemake

@@ -1,0 +1,61 @@
+"""What a fine-tuning job of a model with 23 million weights costs before its first step, from the process's start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import ROOT, report, timed
+
+MODEL, TASK = "all-minilm-l6-v2", "plot-or-review"
+REPEATS = 5
+
+# What the job's script does, up to the first batch; the imports are the script's own.
+START = """
+import sys
+sys.path.insert(0, "workflow/scripts")
+import json
+import shutil
+from pathlib import Path
+import numpy as np
+import pandas as pd
+from essential_sparsity.devices import choose_device
+from essential_sparsity.evaluation import evaluate_to_files
+from essential_sparsity.files import sha256_of
+from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned
+from essential_sparsity.job import run_job
+from essential_sparsity.manifest import read_manifest
+from essential_sparsity.masks import read_pruning
+from essential_sparsity.prepared import Prepared
+from essential_sparsity.task_kinds import TASK_KINDS
+choose_device(0, 1)
+checkpoint, manifest, mask, inputs = map(Path, sys.argv[1:5])
+data = Prepared(inputs)
+kind = TASK_KINDS[data.about["kind"]]
+model, encoder = HEADS["sequence_classification"](checkpoint, kind.model_options(data.about), "benchmark")
+read_pruning(mask, read_manifest(manifest)).apply(encoder)
+kind.batch(data, np.arange(32))
+"""
+
+
+def main() -> None:
+    """Print the JSON line: the fastest of a few starts, with all files in the system's cache."""
+    results = ROOT / "results"
+    mask = results / f"masks/{MODEL}/final/magnitude-global/0/0.500.safetensors"
+    files = [results / f"checkpoints/{MODEL}/final", results / f"matrices/{MODEL}.json", mask,
+             results / f"inputs/{MODEL}/{TASK}.arrow"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "start.py"
+        script.write_text(START, encoding="utf-8")
+        command = [sys.executable, str(script), *map(str, files)]
+        starts = [
+            timed(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)) for _ in range(REPEATS)
+        ]
+    torch = [timed(lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True)) for _ in range(REPEATS)]
+    report("job-start", ours_seconds=min(starts), limit_seconds=4.0, importing_torch_seconds=min(torch))
+
+
+if __name__ == "__main__":
+    main()
