@@ -7,27 +7,11 @@ from typing import Any
 
 from torch import nn
 
+# First of all: what it leaves out comes with the first model.
+import essential_sparsity.quick_start  # noqa: F401
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.layers import block_prefixes, missing_weights
 from essential_sparsity.remote_code import is_trusted
-
-
-def leave_out_unused_packages() -> None:
-    """Keep transformers from importing, with the first model, packages that no job uses through it.
-
-    They are a fifth of a small job's start: datasets (tables are read by pyarrow), SciPy (losses of object detection)
-    and scikit-learn. transformers asks its own functions whether a package is there; nothing else that uses it is
-    touched. Called when this module is imported, which is before any model is.
-    """
-    import transformers.utils
-    from transformers.utils import import_utils
-
-    for name in ("is_datasets_available", "is_scipy_available", "is_sklearn_available"):
-        for module in (import_utils, transformers.utils):
-            setattr(module, name, lambda: False)
-
-
-leave_out_unused_packages()
 
 
 def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) -> nn.Module:

@@ -275,7 +275,7 @@ class AppliedMasks:
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], matrices: Mapping[str, Matrix]) -> None:
         parameters = dict(model.named_parameters())
-        # Name, the whole parameter, the part of it that the matrix fills, and what is removed of that.
+        # Name, the whole parameter, the part of it that the matrix fills, and what is kept of that.
         self._pairs: list[tuple[str, nn.Parameter, Matrix, Tensor]] = []
         for name, keep in masks.items():
             matrix = matrices.get(name, Matrix(name, tuple(keep.shape), True, ""))
@@ -289,9 +289,9 @@ class AppliedMasks:
                     + ("" if shape is None else f" with shape {tuple(shape)}"),
                     mend="make the mask from this model's own checkpoint",
                 )
-            self._pairs.append((name, parameter, matrix, (~keep).to(parameter.device)))
-        self.size = sum(removed.numel() for *_, removed in self._pairs)
-        self.removed = sum(int(removed.sum()) for *_, removed in self._pairs)
+            self._pairs.append((name, parameter, matrix, keep.to(parameter.device)))
+        self.size = sum(keep.numel() for *_, keep in self._pairs)
+        self.removed = self.size - sum(int(keep.sum()) for *_, keep in self._pairs)
         self._kept_zeros = self._count_kept_zeros()
 
     def _count_kept_zeros(self) -> int:
@@ -299,8 +299,8 @@ class AppliedMasks:
         return sum(int(((w == 0) & ~removed).sum()) for _, w, removed in self._weights())
 
     def _weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        for name, parameter, matrix, removed in self._pairs:
-            yield name, _part(parameter.detach(), matrix), removed
+        for name, parameter, matrix, keep in self._pairs:
+            yield name, _part(parameter.detach(), matrix), ~keep
 
     @torch.no_grad()
     def set_values(self, values: Mapping[str, Tensor]) -> None:
@@ -312,16 +312,17 @@ class AppliedMasks:
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Set the removed weights to zero; call it after loading and after each optimiser step."""
+        """Set the removed weights to zero; call it after loading."""
         for _, weight, removed in self._weights():
             weight.masked_fill_(removed, 0.0)
 
     @torch.no_grad()
     def hold_gradients(self) -> None:
         """Set the gradients of the removed weights to zero; call it before gradients are clipped or used."""
-        for _, parameter, matrix, removed in self._pairs:
+        for _, parameter, matrix, keep in self._pairs:
             if parameter.grad is not None:
-                _part(parameter.grad, matrix).masked_fill_(removed, 0.0)
+                # A product takes a fifth of the time of a masked fill. It keeps what is not finite, as no step may use.
+                _part(parameter.grad, matrix).mul_(keep)
 
     def realised_sparsity(self) -> float:
         """Count the zeros of the live model and assert that they are what the masks ask for.
