@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ["datasets", "scipy", "sklearn", "sympy", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor"]
+HEAVY = [
+    "datasets",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "torch._inductor",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+]
 
 TRAINING = """
 import sys
@@ -40,7 +48,9 @@ print("compiled")
 
 
 def run(root: Path, code: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
