@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from essential_sparsity.analysis import find_knees
+from essential_sparsity.table_schema import Schema
 from essential_sparsity.tables import COSTS, EVALUATIONS, KNEES, LAYERS, WEIGHTS
 from essential_sparsity.trajectory import step_name, step_of
 
@@ -54,10 +55,9 @@ _BERT_KINDS = {
 }  # fmt: skip
 
 
-def typed(frame: pd.DataFrame, schema: Any) -> pd.DataFrame:
+def typed(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Bring a frame to a schema's columns and types, and check it."""
-    types = {name: column.dtype.type for name, column in schema.columns.items()}
-    return schema.validate(frame[list(schema.columns)].astype(types).reset_index(drop=True))
+    return schema.typed(frame[list(schema.columns)])
 
 
 def evaluation_row(

@@ -166,8 +166,7 @@ def test_the_rows_fit_the_schema_and_follow_the_settings() -> None:
     evaluations = pd.concat([rows("dense", {0.0: 0.9}), rows("m", cliff(0.5))])
     knees = find_knees(evaluations, {**SETTINGS, "rules": ["two-segment"]})
     assert set(knees["rule"]) == {"two-segment"}
-    types = {name: column.dtype.type for name, column in KNEES.columns.items()}
-    checked = KNEES.validate(knees[list(KNEES.columns)].astype(types))
+    checked = KNEES.typed(knees)
     assert len(checked) == 2
     assert checked["seed"].isna().sum() == 1
     strict = find_knees(evaluations, {**SETTINGS, "tolerance": 0.5})

@@ -148,7 +148,7 @@ def test_a_checkpoint_is_loaded_as_it_is_stored(tmp_path: Path, stored: torch.dt
     extract(tmp_path / "in", tmp_path / "out", asked, WHERE)
     dtype = getattr(torch, asked)
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {dtype}
-    model, _ = load_causal(tmp_path / "out", torch.device("cpu"), WHERE)
+    model = load_causal(tmp_path / "out", torch.device("cpu"), WHERE)
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert {p.dtype for p in AutoModel.from_pretrained(tmp_path / "out").parameters()} == {dtype}
 

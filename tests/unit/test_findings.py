@@ -180,6 +180,20 @@ def test_departures() -> None:
     assert "6,144 tokens (12 windows of 512)" in tokens
 
 
+def test_notes_of_evaluations_are_said_once_for_a_model() -> None:
+    evaluations = frames.evaluations().assign(notes="")
+    assert findings.evaluation_notes(evaluations, frames.TASK_LABELS) == []
+    chosen = evaluations["task"] == frames.PLOTS
+    evaluations.loc[chosen, "notes"] = "3 of 9 texts of test cut to 8 tokens; every prediction is a"
+    model = evaluations.loc[chosen, "model"].iloc[0]
+    label = frames.TASK_LABELS[frames.PLOTS]
+    said = findings.evaluation_notes(evaluations, frames.TASK_LABELS)
+    assert said == [
+        f"{label[0].upper()}{label[1:]}, {model}: {note}."
+        for note in ("3 of 9 texts of test cut to 8 tokens", "every prediction is a")
+    ]
+
+
 def test_summary_is_a_table_for_a_terminal() -> None:
     labels = {
         **frames.METHOD_LABELS,

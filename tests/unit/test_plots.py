@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 import frames
 from essential_sparsity import plots
-from essential_sparsity.metrics import HIGHER_IS_BETTER, METRICS
+from essential_sparsity.metrics import METRICS
 from essential_sparsity.tables import EVALUATIONS
 
 LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
@@ -209,8 +209,9 @@ def test_tolerance_of_perplexity_is_on_its_logarithm() -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_is_drawn_with_its_name_and_on_its_axis(metric: str) -> None:
-    dense = 0.8 if HIGHER_IS_BETTER[metric] else 4.0
-    worse = {0.1: dense * 0.99, 0.5: dense * 0.6} if HIGHER_IS_BETTER[metric] else {0.1: dense * 1.01, 0.5: dense * 4}
+    higher = METRICS[metric].higher_is_better
+    dense = 0.8 if higher else 4.0
+    worse = {0.1: dense * 0.99, 0.5: dense * 0.6} if higher else {0.1: dense * 1.01, 0.5: dense * 4}
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, worse)
     evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=0.1), EVALUATIONS)
     figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)

@@ -98,7 +98,7 @@ def test_the_order_of_keys_does_not_matter(clone: Any) -> None:
     ("module", "old", "new"),
     [
         ("essential_sparsity/selection.py", '    """Yield each matrix', '    # A remark.\n    """Yields each matrix'),
-        ("essential_sparsity/finetune.py", "_EVAL_BATCH = 128", "_EVAL_BATCH  =  128  # rows"),
+        ("essential_sparsity/training.py", '_KEY = "training.json"', '_KEY  =  "training.json"  # name'),
         ("prune_weights.py", '"""Make the mask', '"""Makes the mask'),
     ],
 )
@@ -108,23 +108,37 @@ def test_comments_and_formatting_do_not_count(clone: Any, module: str, old: str,
 
 
 def test_editing_the_perplexity_reruns_perplexity(clone: Any) -> None:
-    clone.edit("essential_sparsity/perplexity.py", '"\\n\\n"', '"\\n"')
+    clone.edit("essential_sparsity/perplexity.py", "_IGNORED = -100", "_IGNORED = -200")
     planned = clone.planned()
-    assert len(matching(planned, "Perplexity of")) == 7
-    assert planned == matching(planned, "Perplexity of") | COLLECT | PLOTS | REPORT
+    assert len(matching(planned, "Language modelling of")) == 7
+    assert planned == matching(planned, "Language modelling of") | COLLECT | PLOTS | REPORT
+
+
+def test_editing_the_preparation_of_texts_prepares_them_again_and_evaluates(clone: Any) -> None:
+    clone.edit("essential_sparsity/text_inputs.py", "_MOST_UNKNOWN = 0.5", "_MOST_UNKNOWN = 0.6")
+    planned = clone.planned()
+    assert len(matching(planned, "Preparing tiny-")) == 2
+    evaluated = matching(planned, "Language modelling", "Fine-tuning")
+    assert planned == matching(planned, "Preparing tiny-") | evaluated | COLLECT | PLOTS | REPORT
+
+
+def test_a_new_rate_trains_again_on_the_same_inputs(clone: Any) -> None:
+    clone.configure(lambda config: config["registries"]["tasks"]["tiny-kind"].update(learning_rate=0.02))
+    planned = clone.planned()
+    assert planned == matching(planned, "Fine-tuning") | COLLECT | PLOTS | REPORT
 
 
 def test_editing_the_selection_reruns_pruning_and_what_follows(clone: Any) -> None:
     clone.edit("essential_sparsity/selection.py", "_MILLION = 1_000_000", "_MILLION = 2_000_000")
     planned = clone.planned()
-    pruned = {job for job in matching(planned, "Perplexity", "Fine-tuning") if "dense" not in job}
+    pruned = {job for job in matching(planned, "Language modelling", "Fine-tuning") if "dense" not in job}
     assert (len(matching(planned, "Pruning")), len(pruned)) == (12, 6 + 8)
     assert len(matching(planned, "Planning")) == 4  # of the global pools: one on the Llama, three on the BERT
     assert planned == matching(planned, "Planning", "Pruning") | pruned | COLLECT | LAYERS | PLOTS | REPORT
 
 
 def test_editing_the_fine_tuning_reruns_fine_tuning(clone: Any) -> None:
-    clone.edit("essential_sparsity/finetune.py", "_EVAL_BATCH = 128", "_EVAL_BATCH = 64")
+    clone.edit("essential_sparsity/training.py", '_KEY = "training.json"', '_KEY = "state.json"')
     planned = clone.planned()
     assert len(matching(planned, "Fine-tuning")) == 10
     assert planned == matching(planned, "Fine-tuning") | COLLECT | PLOTS | REPORT

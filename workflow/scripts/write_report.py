@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity import findings
 from essential_sparsity.costs import stage_times
 from essential_sparsity.files import atomic_path, read_json
-from essential_sparsity.findings import departures, finding_rows, finding_sentences, reading_note, summary_text
 from essential_sparsity.job import run_job
 from essential_sparsity.report import (
     CAPTIONS,
@@ -48,16 +48,16 @@ def main(snakemake: Any) -> None:
     settings, methods = json.loads(snakemake.params.knees), json.loads(snakemake.params.methods)
     tasks = json.loads(snakemake.params.tasks)
     labels = {name: task["label"] for name, task in tasks.items()}
-    rows = finding_rows(evaluations, knees, settings["rules"][0], methods, labels)
+    rows = findings.finding_rows(evaluations, knees, settings["rules"][0], methods, labels)
     provenance = [read_json(path) for path in snakemake.input.provenance]
     plots = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
     content = ReportContent(
         title=snakemake.params.title,
         study=snakemake.wildcards.study,
-        sentences=(*finding_sentences(evaluations, knees, settings, methods, labels), *notes),
-        note=reading_note(settings),
+        sentences=(*findings.finding_sentences(evaluations, knees, settings, methods, labels), *notes),
+        note=findings.reading_note(settings),
         headline=headline_table(rows),
-        departures=tuple(departures(tasks)),
+        departures=(*findings.departures(tasks), *findings.evaluation_notes(evaluations, labels)),
         figures=tuple(figure(kind, Path(p), labels) for kind, name in plots.items() for p in snakemake.input[name]),
         knees=knees_table(knees, settings["rules"], methods, labels),
         costs=costs_table(costs),
@@ -71,7 +71,7 @@ def main(snakemake: Any) -> None:
     with atomic_path(snakemake.output.page) as temporary:
         temporary.write_text(page, encoding="utf-8")
     found = "\n".join(textwrap.fill(s, 110, initial_indent="- ", subsequent_indent="  ") for s in content.sentences)
-    parts = [found, summary_text(rows, settings), stage_times(costs), f"Report: {snakemake.output.page}\n"]
+    parts = [found, findings.summary_text(rows, settings), stage_times(costs), f"Report: {snakemake.output.page}\n"]
     with atomic_path(snakemake.output.summary) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
 

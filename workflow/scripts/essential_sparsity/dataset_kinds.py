@@ -17,10 +17,10 @@ def kind_of(dataset: Mapping[str, Any]) -> str:
         ``spans`` (questions with answers inside a text), ``scores`` (numbers), ``classes``, ``texts`` (nothing to
         predict), ``images`` (without a class), or ``files`` that are kept as they are.
     """
-    if dataset["format"] == FILES:
-        return "files"
+    # The folders of a folder of images are its classes.
+    given = {FILES: "files", "images": "classes"}.get(dataset["format"])
     found = next((kind for column, kind in _BY_COLUMN.items() if column in dataset), None)
-    return found or ("images" if has_images(dataset) else "texts")
+    return given or found or ("images" if has_images(dataset) else "texts")
 
 
 def has_images(dataset: Mapping[str, Any]) -> bool:

@@ -437,6 +437,21 @@ def departures(tasks: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def evaluation_notes(evaluations: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Say what the evaluations of a task note, such as how many texts were cut; each note once for a model.
+
+    Args:
+        evaluations: The study's table.
+        labels: What plots call each task.
+    """
+    noted = evaluations[evaluations["notes"] != ""]
+    return [
+        f"{_capital(labels.get(task, task))}, {model}: {note}."
+        for (task, model), rows in noted.groupby(["task", "model"], sort=True)
+        for note in dict.fromkeys("; ".join(rows["notes"]).split("; "))
+    ]
+
+
 def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     """Return the knees as a table for a terminal, in ASCII but for names, at most 110 columns wide.
 

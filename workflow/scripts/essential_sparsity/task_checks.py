@@ -142,7 +142,7 @@ def check_task(task: Mapping[str, Any], dataset: Mapping[str, Any], where: str) 
             "choose another dataset or protocol",
         )  # fmt: skip
     if protocol in ("finetune", *PROBES):
-        labelled = kind in _HEADLINE or dataset["format"] == "images"
+        labelled = kind in _HEADLINE
         if not (labelled and "test" in held_out_splits(dataset)):
             raise UserError(
                 f"{where}.dataset", f"dataset '{name}' without {'a test split' if labelled else 'label'}",
