@@ -156,10 +156,13 @@ def evaluation_inputs(wildcards):
         inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
         # Answers that are text are read off the texts themselves.
         inputs["rows"] = rows_path(wildcards.task)
-    elif study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
-        inputs["index"] = (
-            f"results/sources/hub/datasets/{study.tasks[wildcards.task]['dataset']}/index.json"
-        )
+    else:
+        # Files that are read as they are: those of a folder, or, by their index, of a download.
+        files = source_inputs("datasets", study.tasks[wildcards.task]["dataset"])
+        if study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
+            inputs["index"] = files[0]
+        else:
+            inputs["files"] = files
     if wildcards.method != "dense":
         seed = study.mask_seed(wildcards.method, int(wildcards.seed))
         inputs["mask"] = (
