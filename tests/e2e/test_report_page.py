@@ -31,8 +31,8 @@ def make_content(tmp_path: Path, model: str = frames.BERT) -> report.ReportConte
         plots.save_figure(figure, tmp_path / f"curves{suffix}")
         images.append((tmp_path / f"curves{suffix}").read_bytes())
     labels = frames.METHOD_LABELS, frames.TASK_LABELS
-    plots = {"label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512}
-    tasks = {"t": plots}
+    task = {"label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512}
+    tasks = {"t": task}
     return report.ReportContent(
         title="How many weights can be removed in one shot?", study="default",
         sentences=tuple(findings.finding_sentences(evaluations, knees, frames.SETTINGS, *labels)),
