@@ -87,8 +87,8 @@ def test_features_are_the_cls_token_or_the_mean_of_the_patches(
     assert prefix_tokens(model) == tokens
     assert has_cls_token(model)
     # In batches of three: the last is smaller.
-    torch.testing.assert_close(features(model, images, SETTINGS, "cls", 3, WHERE), hidden[:, 0])
-    torch.testing.assert_close(features(model, images, SETTINGS, "mean", 3, WHERE), hidden[:, -4:].mean(1))
+    torch.testing.assert_close(features(model, images, SETTINGS, "cls", WHERE, 3), hidden[:, 0])
+    torch.testing.assert_close(features(model, images, SETTINGS, "mean", WHERE, 3), hidden[:, -4:].mean(1))
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def test_the_cls_token_comes_after_the_final_norm() -> None:
     kept = model.layernorm.weight.data.clone(), model.layernorm.bias.data.clone()
     model.layernorm.weight.data.fill_(1.0)
     model.layernorm.bias.data.zero_()
-    found = features(model, pictures(5), SETTINGS, "cls", 5, WHERE)
+    found = features(model, pictures(5), SETTINGS, "cls", WHERE, 5)
     torch.testing.assert_close(found.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.var(1, unbiased=False), torch.ones(5), atol=1e-3, rtol=0)
     assert not torch.equal(kept[0], model.layernorm.weight)
@@ -108,20 +108,20 @@ def test_beits_mean_is_normalised_as_it_was_trained() -> None:
     model, images = encoder("Beit", use_mean_pooling=True), pictures(4)
     hidden = model(pixel_values=normalise(images, SETTINGS)).last_hidden_state
     expected = model.pooler.layernorm(hidden[:, 1:].mean(1))
-    torch.testing.assert_close(features(model, images, SETTINGS, "mean", 4, WHERE), expected)
+    torch.testing.assert_close(features(model, images, SETTINGS, "mean", WHERE, 4), expected)
 
 
 def test_a_masked_autoencoder_sees_all_patches() -> None:
     model, images = encoder("ViTMAE"), pictures(6)
     assert model.config.mask_ratio == 0.75
-    first, second = (features(model, images, SETTINGS, "cls", b, WHERE) for b in (6, 2))
+    first, second = (features(model, images, SETTINGS, "cls", WHERE, b) for b in (6, 2))
     torch.testing.assert_close(first, second)
     changed = images.clone()
     for patch in range(4):
         corner = (slice(4 * (patch // 2), 4 * (patch // 2) + 4), slice(4 * (patch % 2), 4 * (patch % 2) + 4))
         changed = images.clone()
         changed[:, :, corner[0], corner[1]] = 0
-        moved = (features(model, changed, SETTINGS, "cls", 6, WHERE) - first).abs().amax(1)
+        moved = (features(model, changed, SETTINGS, "cls", WHERE, 6) - first).abs().amax(1)
         assert (moved > 1e-4).all(), "each patch has a say in each image"
 
 
@@ -137,43 +137,43 @@ def test_models_without_a_cls_token_are_averaged() -> None:
     images = pictures(5)
     values = normalise(images, SETTINGS)
     hidden = swin(pixel_values=values).last_hidden_state
-    torch.testing.assert_close(features(swin, images, SETTINGS, "mean", 2, WHERE), hidden.mean(1))
+    torch.testing.assert_close(features(swin, images, SETTINGS, "mean", WHERE, 2), hidden.mean(1))
     hidden = convolutional(pixel_values=values).last_hidden_state
-    torch.testing.assert_close(features(convolutional, images, SETTINGS, "mean", 2, WHERE), hidden.mean((2, 3)))
+    torch.testing.assert_close(features(convolutional, images, SETTINGS, "mean", WHERE, 2), hidden.mean((2, 3)))
     for model in (swin, convolutional):
         with pytest.raises(UserError, match=rf"{WHERE}, key pooling: found 'cls' for a .*no CLS token.*pooling: mean"):
-            features(model, images, SETTINGS, "cls", 2, WHERE)
+            features(model, images, SETTINGS, "cls", WHERE, 2)
 
 
 def test_dropout_is_off_and_nothing_is_trained() -> None:
     model = encoder("ViT", hidden_dropout_prob=0.5).train()
-    first = features(model, pictures(5), SETTINGS, "cls", 5, WHERE)
-    assert torch.equal(first, features(model.train(), pictures(5), SETTINGS, "cls", 5, WHERE))
+    first = features(model, pictures(5), SETTINGS, "cls", WHERE, 5)
+    assert torch.equal(first, features(model.train(), pictures(5), SETTINGS, "cls", WHERE, 5))
     assert not first.requires_grad
 
 
 def test_half_precision_gives_features_in_float32() -> None:
     model, images = encoder("ViT"), pictures(5)
-    expected = features(model, images, SETTINGS, "cls", 5, WHERE)
-    found = features(model.to(torch.bfloat16), images, SETTINGS, "cls", 5, WHERE)
+    expected = features(model, images, SETTINGS, "cls", WHERE, 5)
+    found = features(model.to(torch.bfloat16), images, SETTINGS, "cls", WHERE, 5)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=0.2, rtol=0.1)
 
 
 def test_images_of_another_size_and_models_of_text_are_refused() -> None:
     with pytest.raises(UserError, match=rf"{WHERE}: found that ViTModel does not take the dataset's images"):
-        features(encoder("ViT"), pictures(2, size=12), SETTINGS, "cls", 2, WHERE)
+        features(encoder("ViT"), pictures(2, size=12), SETTINGS, "cls", WHERE, 2)
     sizes = {k: v for k, v in SIZES.items() if k not in {"image_size", "patch_size"}}
     bert = transformers.BertModel(transformers.BertConfig(vocab_size=9, **sizes))
     with pytest.raises(UserError, match=rf"{WHERE}: found that BertModel does not take the dataset's images"):
-        features(bert, pictures(2), SETTINGS, "mean", 2, WHERE)
+        features(bert, pictures(2), SETTINGS, "mean", WHERE, 2)
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
     model = encoder("ViT")
     model.layernorm.bias.data[0] = math.nan
     with pytest.raises(UserError, match=rf"{WHERE}: found features that are NaN or infinite for 3 images"):
-        features(model, pictures(3), SETTINGS, "cls", 2, WHERE)
+        features(model, pictures(3), SETTINGS, "cls", WHERE, 2)
 
 
 # --- The linear probe ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from referencing.jsonschema import DRAFT202012
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 
 
+# libyaml's loader, where PyYAML was built with it, reads ten times as fast, and as safely.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def load_yaml(path: Path) -> Any:
     """Read a YAML file safely.
 
@@ -23,7 +28,7 @@ def load_yaml(path: Path) -> Any:
         UserError: The file is missing or not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except FileNotFoundError as error:
         raise UserError(str(path), "no such file", "a YAML file", "create it or correct its name") from error
     except yaml.YAMLError as error:
@@ -49,14 +54,15 @@ def _with_defaults(validator_class: Any) -> Any:
 _Validator = _with_defaults(Draft202012Validator)
 
 
-def _retrieve(folder: Path) -> Any:
-    def retrieve(uri: str) -> Resource[Any]:
-        contents = yaml.safe_load((folder / uri).read_text(encoding="utf-8"))
-        # A `$schema` of its own would make jsonschema go on with a plain validator, which fills in no defaults.
-        del contents["$schema"]
-        return DRAFT202012.create_resource(contents)
+@cache
+def _resource(path: Path, _modified: int) -> Resource[Any]:
+    """Return a schema that others refer to; cached, as it is asked for at every reference."""
+    # A `$schema` of its own would make jsonschema go on with a plain validator, which fills in no defaults.
+    return DRAFT202012.create_resource({key: part for key, part in load_yaml(path).items() if key != "$schema"})
 
-    return retrieve
+
+def _retrieve(folder: Path) -> Any:
+    return lambda uri: _resource(folder / uri, (folder / uri).stat().st_mtime_ns)
 
 
 def validate(instance: Any, schema: Path, file: str) -> None:
@@ -71,7 +77,7 @@ def validate(instance: Any, schema: Path, file: str) -> None:
         UserError: The first fault, nearest to the top of the file.
     """
     registry: Registry[Any] = Registry(retrieve=_retrieve(schema.parent))  # type: ignore[call-arg]
-    contents = yaml.safe_load(schema.read_text(encoding="utf-8"))
+    contents = load_yaml(schema)
     # Of the faults of one mapping an unknown key comes first: a misspelt key is also a missing one.
     errors = sorted(
         _Validator(contents, registry=registry).iter_errors(instance),
