@@ -446,7 +446,7 @@ def evaluation_notes(evaluations: pd.DataFrame, labels: Mapping[str, str]) -> li
     """
     noted = evaluations[evaluations["notes"] != ""]
     return [
-        f"{_capital(labels.get(task, task))}, {model}: {note}."
+        f"{_capital(labels.get(str(task), str(task)))}, {model}: {note}."
         for (task, model), rows in noted.groupby(["task", "model"], sort=True)
         for note in dict.fromkeys("; ".join(rows["notes"]).split("; "))
     ]

@@ -16,7 +16,6 @@ from referencing.jsonschema import DRAFT202012
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 
-
 # libyaml's loader, where PyYAML was built with it, reads ten times as fast, and as safely.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
