@@ -85,8 +85,12 @@ rule evaluate_benchmark:
         task=lambda wildcards: canonical(study.task(wildcards.task)),
         method=lambda wildcards: canonical(study.slots(wildcards.method)),
         # Of a dataset of the hub they lie beside its index.
-        folder=lambda wildcards: study.dataset_of(wildcards.task)["source"].get("path", ""),
-        repository=lambda wildcards: study.dataset_of(wildcards.task)["source"].get("repository", ""),
+        folder=lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+            "path", ""
+        ),
+        repository=lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+            "repository", ""
+        ),
     message:
         "Benchmark of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
