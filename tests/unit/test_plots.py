@@ -229,6 +229,23 @@ def test_every_metric_is_drawn_with_its_name_and_on_its_axis(metric: str) -> Non
     assert all(number == pytest.approx(at) for number, at in shown)
 
 
+@pytest.mark.parametrize(
+    ("metric", "dense", "worse"),
+    [("accuracy", 0.185, 0.178), ("word_perplexity", 47.8, 88.0), ("perplexity", 4.1, 4.3), ("perplexity", 22.0, 3e4)],
+)
+def test_ticks_of_a_narrow_axis_can_be_told_apart(metric: str, dense: float, worse: float) -> None:
+    values = {0.1: dense, 0.2: worse, 0.3: dense}
+    rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, values)
+    evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=1e9), EVALUATIONS)
+    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    assert_legible(figure)
+    panel = figure.axes[0]
+    low, high = panel.get_ylim()
+    shown = [t.get_text() for t in panel.get_yticklabels() if t.get_text() and low <= t.get_position()[1] <= high]
+    assert len(shown) >= 3
+    assert len(set(shown)) == len(shown)
+
+
 @pytest.mark.parametrize(("name", "labels"), [(None, None), (LONG_MODEL, LONG_LABELS)])
 @pytest.mark.parametrize(("model", "task"), CURVES)
 def test_texts_do_not_overlap(model: str, task: str, name: str | None, labels: dict[str, str] | None) -> None:

@@ -160,7 +160,7 @@ def plot_curves(
         for panel in panels[:-1]:
             _draw_lines(panel, here, looks, many_seeds)
             _draw_levels(panel, dense, limit, chance if chance_shown else None)
-            _scale_metric(panel, metric)
+            _scale_metric(panel, metric, reach)
         _mark_knees(panels[0], mean_knees, methods)
         panels[0].set_ylim(*reach)
         panels[0].set_title(checkpoint_label(checkpoint))
@@ -278,20 +278,25 @@ def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) 
         panel.axhline(chance, color=_BLACK, linewidth=1.0, linestyle=":", zorder=1)
 
 
-def _scale_metric(panel: Axes, metric: str) -> None:
+def _scale_metric(panel: Axes, metric: str, reach: tuple[float, float]) -> None:
     if metric_of(metric).logarithmic:
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(10, numticks=8))
+        # Powers of ten, if the axis holds two of them; else plain numbers.
+        decades = np.floor(np.log10(reach[1])) - np.ceil(np.log10(reach[0]))
+        panel.yaxis.set_major_locator(
+            LogLocator(10, numticks=8) if decades >= 1 else MaxNLocator(6, steps=[1, 2, 5, 10])
+        )
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _perplexity_tick(v)))
         panel.yaxis.set_minor_formatter(NullFormatter())
     else:
         panel.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     if metric_of(metric).unit == "fraction":
-        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
+        # As many decimals as the step between ticks has: on a narrow axis neighbours would look alike.
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 6):g}"))
 
 
 def _perplexity_tick(value: float) -> str:
-    return f"{value:,.0f}" if value < 1e5 else f"$10^{{{np.log10(value):.0f}}}$"
+    return f"{round(value, 6):,g}" if value < 1e5 else f"$10^{{{np.log10(value):.0f}}}$"
 
 
 def _look_closer(panel: Axes, dense: float, edge: float, metric: str) -> None:
