@@ -246,6 +246,17 @@ def test_ticks_of_a_narrow_axis_can_be_told_apart(metric: str, dense: float, wor
     assert len(set(shown)) == len(shown)
 
 
+def test_a_method_that_a_checkpoint_was_not_pruned_by_has_no_missing_knee() -> None:
+    values = {0.3: 0.84, 0.5: 0.7, 0.9: 0.5}
+    rows = frames.curve_rows(frames.BERT, "step000000", "random-global", frames.GENRE, 0.85, values)
+    rows += frames.curve_rows(frames.BERT, "step003000", "random-global", frames.GENRE, 0.85, values)
+    rows += frames.curve_rows(frames.BERT, "step003000", "magnitude-global", frames.GENRE, 0.85, values)[1:]
+    evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
+    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    texts = [t.get_text() for a in figure.axes for t in a.texts]
+    assert texts.count("not evaluated") == 1
+
+
 @pytest.mark.parametrize(("name", "labels"), [(None, None), (LONG_MODEL, LONG_LABELS)])
 @pytest.mark.parametrize(("model", "task"), CURVES)
 def test_texts_do_not_overlap(model: str, task: str, name: str | None, labels: dict[str, str] | None) -> None:

@@ -337,7 +337,8 @@ def _draw_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str], labels
     """Draw a row a method with the knees of its mean curve, a marker a rule; hollow where the true one is outside."""
     rules = list(dict.fromkeys(knees["rule"]))
     for position, method in enumerate(methods):
-        rows = knees[(knees["method"] == method) & knees["knee"].notna()]
+        read = knees[knees["method"] == method]
+        rows = read[read["knee"].notna()]
         colour = _colours(len(methods))[position]
         if len(rows) > 1:
             ends = rows["knee"].min(), rows["knee"].max()
@@ -349,7 +350,8 @@ def _draw_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str], labels
                 **_knee_look(row["rule"], row["censored"], colour),
             )  # fmt: skip
         if rows.empty:
-            panel.text(0.5, position, "no knee", transform=panel.get_yaxis_transform(), ha="center", va="center",
+            nothing = "not evaluated" if read.empty else "no knee"
+            panel.text(0.5, position, nothing, transform=panel.get_yaxis_transform(), ha="center", va="center",
                        fontsize=8, color=_GREY)  # fmt: skip
     panel.set_title("Knees of the mean curves", loc="left", fontsize=8.5, color=_GREY, pad=3)
     panel.set_yticks(range(len(methods)), [_wrapped(labels[m], _NAME_WIDTH) for m in methods], fontsize=8)
