@@ -30,7 +30,7 @@ from transformers import (
 
 import families
 from essential_sparsity import finetune, task_kinds
-from essential_sparsity.batches import draw_training_rows
+from essential_sparsity.batches import draw_training_rows, is_out_of_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned, freeze, predict
 from essential_sparsity.masks import AppliedMasks, Pruning
@@ -106,12 +106,12 @@ def run(checkpoint: Path, tmp_path: Path) -> Any:
 
     def evaluate(
         masks: Mapping[str, Tensor], seed: int = 0, data: pd.DataFrame | None = None, folder: Path = checkpoint,
-        kind: str = "classes", **task: Any,
+        kind: str = "classes", processes: int = 1, **task: Any,
     ) -> tuple[Outcome, float]:  # fmt: skip
         frame = rows() if data is None else data
         inputs = prepared(folder, frame, kind, tmp_path / "inputs.arrow", **task)
         matrices = {m.name: m for m in families.manifest(folder)}
-        training = Training({**TASK, **task}, seed, CPU, tmp_path / "states", "key")
+        training = Training({**TASK, **task}, seed, CPU, tmp_path / "states", "key", processes)
         return evaluate_finetuned(folder, Pruning(masks, matrices), inputs, lambda: frame, training, WHERE)
 
     return evaluate
@@ -388,8 +388,6 @@ def test_parts_of_a_batch_add_up_to_the_whole(
 
 
 def test_a_real_refusal_of_memory_is_recognised() -> None:
-    from essential_sparsity.batches import is_out_of_memory
-
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -488,6 +486,39 @@ def test_training_rows_are_drawn_by_the_seed_alone() -> None:
     assert one == again != other
     assert len(set(one)) == 20
     assert draw_training_rows(every, 60, 0).tolist() == every.tolist()
+
+
+# --- Several processes, as on several GPUs ---
+
+
+@pytest.fixture(scope="module")
+def without_dropout(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint, but the same in one process as in several, whose draws differ."""
+    folder = tmp_path_factory.mktemp("bert") / "folder"
+    shutil.copytree(checkpoint, folder)
+    config = BertConfig.from_pretrained(checkpoint)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_several_processes_take_the_steps_that_one_takes(
+    run: Any, without_dropout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = masks_at(without_dropout, 0.5)
+    rate = {"learning_rate": 0.001, "folder": without_dropout, "freeze": ["embeddings.*"]}
+    one, sparsity = run(masks, 2, **rate)
+    several, realised = run(masks, 2, processes=2, micro_batch=4, **rate)
+    assert realised == sparsity == pytest.approx(0.5, abs=1e-3)
+    # Adam divides by the gradient's size, and makes much of how a sum is rounded.
+    pd.testing.assert_frame_equal(one.examples, several.examples, rtol=1e-3)
+    untrained, _ = run(masks, 2, epochs=0, **rate)
+    assert not np.allclose(one.examples["loss"], untrained.examples["loss"], rtol=1e-2), "there were steps to take"
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(run: Any) -> None:
+    with pytest.raises(UserError, match="found 16 rows for 3 GPUs"):
+        run({}, processes=3)
 
 
 # --- Other kinds of rows ---

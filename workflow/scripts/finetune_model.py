@@ -28,7 +28,8 @@ def main(snakemake: Any) -> None:
         key = " ".join([snakemake.params.code, snakemake.params.task, axes["seed"], *map(sha256_of, read)])
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
-        training = Training(task, int(axes["seed"]), device, states, key)
+        processes = max(1, snakemake.resources.gpu)
+        training = Training(task, int(axes["seed"]), device, states, key, processes)
         data = Prepared(Path(inputs["inputs"]))
         return evaluate_finetuned(checkpoint, pruning, data, lambda: pd.read_parquet(inputs["rows"]), training, where)
 

@@ -15,20 +15,21 @@ from essential_sparsity.errors import UserError
 
 
 def choose_device(gpus: int, threads: int) -> torch.device:
-    """Return the device for a job that was given ``gpus`` GPUs and ``threads`` CPU threads.
+    """Return the device, or the first one, for a job that was given ``gpus`` GPUs and ``threads`` CPU threads.
 
     Raises:
-        UserError: A GPU was given by the profile, but torch sees none. Falling back to the CPU would turn a job of
+        UserError: GPUs were given by the profile, but torch sees fewer. Falling back to the CPU would turn a job of
             minutes into one of days without a word.
     """
     torch.set_num_threads(max(1, threads))
     if gpus < 1:
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if visible < gpus:
         raise UserError(
             where="resources.gpu of this rule (set-resources in the profile, or --set-resources)",
-            found=f"gpu={gpus}, but torch {torch.__version__} sees no CUDA device",
-            expected="a CUDA build of torch and a visible device, or gpu=0",
+            found=f"gpu={gpus}, but torch {torch.__version__} sees {visible or 'no'} CUDA devices",
+            expected="a CUDA build of torch and as many visible devices, or gpu=0",
             mend="install a CUDA build of torch, check CUDA_VISIBLE_DEVICES, or set gpu: 0 for the rule",
         )
     return torch.device("cuda", 0)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fnmatch
 import json
 import logging
+import math
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from essential_sparsity.batches import Ints, draw_training_rows, run_by_length
+from essential_sparsity.batches import Ints, draw_training_rows, halving, run_by_length
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.loading import load_model
 from essential_sparsity.masks import AppliedMasks, Pruning
 from essential_sparsity.metrics import chance_of, compute_metric
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.prepared import Prepared
+from essential_sparsity.processes import run_in_processes
 from essential_sparsity.task_kinds import TASK_KINDS, TaskKind
-from essential_sparsity.training import Data, Rows, train
+from essential_sparsity.training import Data, Rows, Training, last_state, train, train_from
 
 
 class MeanPoolingClassifier(nn.Module):
@@ -116,25 +120,6 @@ def freeze(model: nn.Module, encoder: nn.Module, patterns: list[str], where: str
     return frozen
 
 
-@dataclass(frozen=True)
-class Training:
-    """What one fine-tuning is, besides its checkpoint and masks.
-
-    Attributes:
-        task: The registry entry.
-        seed: Draws the training rows, their order and the head.
-        device: Where to compute.
-        folder: Where states are kept, if the task saves any.
-        key: What the training is of: states of another one are not taken up.
-    """
-
-    task: Mapping[str, Any]
-    seed: int
-    device: torch.device
-    folder: Path
-    key: str
-
-
 def evaluate_finetuned(
     checkpoint: Path, pruning: Pruning, data: Prepared, rows: Callable[[], pd.DataFrame], training: Training, where: str
 ) -> tuple[Outcome, float]:
@@ -156,26 +141,92 @@ def evaluate_finetuned(
     """
     task, device = training.task, training.device
     kind = TASK_KINDS[data.about["kind"]]
-    options = kind.model_options(data.about)
+    fitted = fit if training.processes == 1 else fit_in_processes
+    model, applied = fitted(checkpoint, pruning, data, training, where)
+    realised = applied.realised_sparsity()
+    return test(model, data, kind, rows, task, device, where), realised
 
-    def build() -> tuple[nn.Module, AppliedMasks]:
-        model, encoder = HEADS[task["head"]](checkpoint, options, where)
-        model.to(device)
-        freeze(model, encoder, task["freeze"], where)
-        return model, pruning.apply(encoder)
 
+def fit(
+    checkpoint: Path, pruning: Pruning, data: Prepared, training: Training, where: str
+) -> tuple[nn.Module, AppliedMasks]:
+    """Fine-tune a masked checkpoint in this process; the arguments are those of :func:`evaluate_finetuned`."""
+    build = partial(build_model, checkpoint, pruning, data, training, where)
+    return train(build, training_data(data, training), training, where)
+
+
+def fit_in_processes(
+    checkpoint: Path, pruning: Pruning, data: Prepared, training: Training, where: str
+) -> tuple[nn.Module, AppliedMasks]:
+    """Fine-tune a masked checkpoint in several processes that share each batch and average their gradients.
+
+    A step takes the rows that it takes in one process. Only the last batch of an epoch, if it is not full, is filled up
+    with rows from the epoch's beginning.
+
+    Raises:
+        UserError: The task's batch cannot be shared evenly, or one of the processes raised it.
+    """
+    task, processes = training.task, training.processes
+    share = task["batch_size"] // processes
+    if share * processes != task["batch_size"]:
+        raise UserError(
+            where=f"{where}.batch_size",
+            found=f"{task['batch_size']} rows for {processes} GPUs",
+            expected="a batch that can be shared evenly",
+            mend=f"give the rule a number of GPUs that divides {task['batch_size']}, or change the task's `batch_size`",
+        )
+
+    def attempt(micro_batch: int) -> tuple[nn.Module, AppliedMasks]:
+        state = last_state(training, micro_batch)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "trained.pt"
+            work = partial(
+                _train_one_of_several, checkpoint, pruning, data.path, training, where, state, micro_batch, file
+            )
+            run_in_processes(work, processes)
+            model, applied = build_model(checkpoint, pruning, data, training, where)
+            model.load_state_dict(torch.load(file, map_location=training.device, weights_only=True))
+        return model, applied
+
+    return halving(math.gcd(task["micro_batch"] or share, share), attempt, "fine-tuning")
+
+
+def _train_one_of_several(
+    checkpoint: Path, pruning: Pruning, inputs: Path, training: Training, where: str, state: str | None,
+    micro_batch: int, file: Path, rank: int,
+) -> None:  # fmt: skip
+    """Train in one of several processes; the first writes the trained parameters."""
+    device = torch.device("cuda", rank) if training.device.type == "cuda" else training.device
+    own, data = replace(training, device=device), Prepared(inputs)
+    build = partial(build_model, checkpoint, pruning, data, own, where)
+    model, _ = train_from(build, training_data(data, own), own, state, micro_batch, where)
+    if rank == 0:
+        torch.save(model.state_dict(), file)
+
+
+def build_model(
+    checkpoint: Path, pruning: Pruning, data: Prepared, training: Training, where: str
+) -> tuple[nn.Module, AppliedMasks]:
+    """Return the model under its new head, on its device, with its masks applied and what is frozen frozen."""
+    options = TASK_KINDS[data.about["kind"]].model_options(data.about)
+    model, encoder = HEADS[training.task["head"]](checkpoint, options, where)
+    model.to(training.device)
+    freeze(model, encoder, training.task["freeze"], where)
+    return model, pruning.apply(encoder)
+
+
+def training_data(data: Prepared, training: Training) -> Data:
+    """Return the rows that a model is trained on, the same for every sparsity of a seed."""
+    kind = TASK_KINDS[data.about["kind"]]
     lengths = kind.lengths(data)
-    chosen = draw_training_rows(data.split("train"), task["train_examples"], training.seed)
-    validation = data.split("validation") if task["early_stopping"] else None
-    loaded = Data(
+    chosen = draw_training_rows(data.split("train"), training.task["train_examples"], training.seed)
+    validation = data.split("validation") if training.task["early_stopping"] else None
+    return Data(
         Rows(chosen, lengths[chosen]),
         None if validation is None else Rows(validation, lengths[validation]),
         lambda batch: kind.batch(data, batch),
         kind.loss,
     )
-    model, applied = train(build, loaded, task, training.seed, device, training.folder, training.key, where)
-    realised = applied.realised_sparsity()
-    return test(model, data, kind, rows, task, device, where), realised
 
 
 def test(

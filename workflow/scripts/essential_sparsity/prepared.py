@@ -75,6 +75,7 @@ class Prepared:
         path: What :func:`write_prepared` wrote.
 
     Attributes:
+        path: The file.
         about: Plain values that hold for all rows.
 
     Raises:
@@ -82,6 +83,7 @@ class Prepared:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             self.about: dict[str, Any] = json.loads(table.schema.metadata[_ABOUT])

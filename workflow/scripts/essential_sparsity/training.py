@@ -65,6 +65,27 @@ class Data:
     loss: Loss
 
 
+@dataclass(frozen=True)
+class Training:
+    """What one training is, besides its model and data.
+
+    Attributes:
+        task: The registry entry.
+        seed: Draws the training rows, their order, the head and dropout.
+        device: Where to compute.
+        folder: Where states are kept, if the task saves any.
+        key: What the training is of: states of another one are not taken up.
+        processes: How many train together, each on a GPU of its own, or all on the CPU.
+    """
+
+    task: Mapping[str, Any]
+    seed: int
+    device: torch.device
+    folder: Path
+    key: str
+    processes: int = 1
+
+
 class LengthSampler(Sampler[int]):
     """Rows such that a batch holds some of similar length; the draw depends on the seed and the epoch alone.
 
@@ -99,7 +120,7 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
         # The base class looks for lengths in the column of a table, and there is none.
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthSampler(self.train_dataset.lengths, batch_size, self.args.data_seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
@@ -113,7 +134,8 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
         self._meter: Meter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._meter = Meter("fine-tuning", state.max_steps, "steps", state.global_step)
+        if state.is_world_process_zero:
+            self._meter = Meter("fine-tuning", state.max_steps, "steps", state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._meter:
@@ -147,18 +169,14 @@ def hold_in_step(optimiser: torch.optim.Optimizer, applied: AppliedMasks, clip: 
     optimiser.register_step_pre_hook(before)
 
 
-def training_arguments(
-    task: Mapping[str, Any], seed: int, device: torch.device, folder: Path, micro_batch: int
-) -> TrainingArguments:
-    """Return Trainer's arguments of a task.
+def training_arguments(training: Training, micro_batch: int) -> TrainingArguments:
+    """Return Trainer's arguments of a training.
 
     Args:
-        task: The registry entry.
-        seed: Draws the order of the rows; the same for every sparsity.
-        device: Where to compute.
-        folder: Where states are kept, if the task saves any.
-        micro_batch: Rows of a forward pass; gradients of several add up to the task's batch.
+        training: What the training is.
+        micro_batch: Rows of a forward pass of each process; gradients of several add up to the task's batch.
     """
+    task, device = training.task, training.device
     stopping = task["early_stopping"]
     every: dict[str, Any] = {"eval_strategy": "no"}
     if stopping:
@@ -172,10 +190,10 @@ def training_arguments(
     else:
         every |= {"save_strategy": "no"}
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(training.folder),
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=micro_batch,
-        gradient_accumulation_steps=task["batch_size"] // micro_batch,
+        gradient_accumulation_steps=task["batch_size"] // (micro_batch * training.processes),
         num_train_epochs=task["epochs"],
         learning_rate=task["learning_rate"],
         weight_decay=task["weight_decay"],
@@ -186,8 +204,8 @@ def training_arguments(
         train_sampling_strategy="group_by_length" if task["batches"] == "by_length" else "random",
         bf16=task["precision"] == "bfloat16",
         fp16=task["precision"] == "float16",
-        seed=seed,
-        data_seed=seed,
+        seed=training.seed,
+        data_seed=training.seed,
         use_cpu=device.type == "cpu",
         # Rows are numbers, which no model takes.
         remove_unused_columns=False,
@@ -199,7 +217,7 @@ def training_arguments(
         report_to="none",
         **every,
     )
-    # A job has the devices that it was given, not all that it sees.
+    # A process has the device that it was given, not all that it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -234,21 +252,17 @@ def _checked(loss: Loss, where: str) -> Callable[..., Tensor]:
     return compute
 
 
-def train(
-    build: Callable[[], tuple[nn.Module, AppliedMasks]], data: Data, task: Mapping[str, Any], seed: int,
-    device: torch.device, folder: Path, key: str, where: str,
-) -> tuple[nn.Module, AppliedMasks]:  # fmt: skip
+# Returns the model on its device, in its first state, with its masks applied.
+Build = Callable[[], tuple[nn.Module, AppliedMasks]]
+
+
+def train(build: Build, data: Data, training: Training, where: str) -> tuple[nn.Module, AppliedMasks]:
     """Train a masked model; where memory does not suffice, with smaller batches whose gradients add up.
 
     Args:
-        build: Returns the model on its device, in its first state, with its masks applied; called again after a lack
-            of memory.
+        build: Builds the model; called again after a lack of memory.
         data: What it is trained on.
-        task: The registry entry.
-        seed: Draws the order of the rows, and dropout.
-        device: Where to compute.
-        folder: Where states are kept, if the task saves any; a training that was cut off goes on from the last one.
-        key: What the training is of: states of another one are not taken up.
+        training: What the training is; one that was cut off goes on from its last state.
         where: What is trained, for messages.
 
     Returns:
@@ -257,41 +271,70 @@ def train(
     Raises:
         UserError: A loss that is not finite.
     """
-    saving = bool(task["save_every"] or task["early_stopping"])
 
     def attempt(micro_batch: int) -> tuple[nn.Module, AppliedMasks]:
-        torch.manual_seed(seed)
-        model, applied = build()
-        optimiser = adamw(model, task)
-        hold_in_step(optimiser, applied, task["clip"])
-        stopping = task["early_stopping"]
-        trainer = MaskedTrainer(
-            model=model,
-            args=training_arguments(task, seed, device, folder, micro_batch),
-            train_dataset=data.train,
-            eval_dataset=data.validation,
-            data_collator=lambda rows: data.collate(np.array(rows)),
-            compute_loss_func=_checked(data.loss, where),
-            optimizers=(optimiser, None),
-            callbacks=[_Progress(), *([EarlyStoppingCallback(stopping["patience"])] if stopping else [])],
-        )
-        trainer.train(resume_from_checkpoint=_last_state(folder, f"{key} {micro_batch}") if saving else None)
-        logging.info("trained for %d steps", trainer.state.global_step)
-        return model, applied
+        return train_from(build, data, training, last_state(training, micro_batch), micro_batch, where)
 
-    return halving(task["micro_batch"] or task["batch_size"], attempt, "fine-tuning")
+    return halving(training.task["micro_batch"] or training.task["batch_size"], attempt, "fine-tuning")
 
 
-def _last_state(folder: Path, key: str) -> str | None:
-    """Return the last state of a training that was cut off; states of another training are removed."""
+def train_from(
+    build: Build, data: Data, training: Training, state: str | None, micro_batch: int, where: str
+) -> tuple[nn.Module, AppliedMasks]:
+    """Train a masked model from its first state, or from one of a training that was cut off.
+
+    Args:
+        build: Builds the model.
+        data: What it is trained on.
+        training: What the training is; this process may be one of several that share each batch.
+        state: The folder of the state to go on from; None for the first.
+        micro_batch: Rows of a forward pass of this process.
+        where: What is trained, for messages.
+
+    Returns:
+        The trained model and its masks.
+
+    Raises:
+        UserError: A loss that is not finite.
+    """
+    task = training.task
+    torch.manual_seed(training.seed)
+    model, applied = build()
+    optimiser = adamw(model, task)
+    hold_in_step(optimiser, applied, task["clip"])
+    stopping = task["early_stopping"]
+    trainer = MaskedTrainer(
+        model=model,
+        args=training_arguments(training, micro_batch),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=lambda rows: data.collate(np.array(rows)),
+        compute_loss_func=_checked(data.loss, where),
+        optimizers=(optimiser, None),
+        callbacks=[_Progress(), *([EarlyStoppingCallback(stopping["patience"])] if stopping else [])],
+    )
+    trainer.train(resume_from_checkpoint=state)
+    logging.info("trained for %d steps", trainer.state.global_step)
+    return model, applied
+
+
+def last_state(training: Training, micro_batch: int) -> str | None:
+    """Return the last state of a training that was cut off; states of another training are removed.
+
+    Args:
+        training: What the training is; None is returned where its task saves no states.
+        micro_batch: Rows of a forward pass: sums are rounded by it.
+    """
     import shutil
 
     from transformers.trainer_utils import get_last_checkpoint
 
-    note = folder / _KEY
+    if not (training.task["save_every"] or training.task["early_stopping"]):
+        return None
+    note, key = training.folder / _KEY, f"{training.key} {micro_batch} x {training.processes}"
     if note.is_file() and read_json(note).get("key") == key:
-        return get_last_checkpoint(str(folder))  # type: ignore[no-any-return]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+        return get_last_checkpoint(str(training.folder))  # type: ignore[no-any-return]
+    shutil.rmtree(training.folder, ignore_errors=True)
+    training.folder.mkdir(parents=True)
     write_json(note, {"key": key})
     return None
