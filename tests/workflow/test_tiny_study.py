@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from browser import chromium, needs_chromium
+from essential_sparsity.knee import RULES
 from essential_sparsity.masks import read_header, read_masks
 from essential_sparsity.tables import SCHEMAS
 
