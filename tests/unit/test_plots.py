@@ -18,6 +18,7 @@ import frames
 from essential_sparsity import plots
 from essential_sparsity.metrics import METRICS
 from essential_sparsity.tables import EVALUATIONS
+from essential_sparsity.weight_places import matrix_places
 
 LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
 LONG_LABELS = {
@@ -308,15 +309,15 @@ def test_shown_level(levels: list[float], knee: float | None, expected: tuple[fl
 
 def test_places_of_matrices() -> None:
     names = ["bert.encoder.layer.11.attention.self.query.weight", "model.layers.3.mlp.gate_proj.weight", "head.weight"]
-    places = plots.matrix_places(names[:1])
+    places = matrix_places(names[:1])
     assert places.to_dict("records") == [{"name": names[0], "block": 11, "kind": "attention.self.query"}]
-    assert plots.matrix_places(names[1:2])[["block", "kind"]].to_numpy().tolist() == [[3, "mlp.gate_proj"]]
-    assert plots.matrix_places(names[2:])[["block", "kind"]].to_numpy().tolist() == [[0, "head"]]
+    assert matrix_places(names[1:2])[["block", "kind"]].to_numpy().tolist() == [[3, "mlp.gate_proj"]]
+    assert matrix_places(names[2:])[["block", "kind"]].to_numpy().tolist() == [[0, "head"]]
 
 
 def test_two_stacks_of_blocks_do_not_share_a_cell() -> None:
     names = [f"{stack}.block.{b}.layer.0.SelfAttention.q.weight" for stack in ("encoder", "decoder") for b in (0, 1)]
-    places = plots.matrix_places(names)
+    places = matrix_places(names)
     assert len(places[["block", "kind"]].drop_duplicates()) == 4
     assert set(places["kind"]) == {"encoder: layer.0.SelfAttention.q", "decoder: layer.0.SelfAttention.q"}
 

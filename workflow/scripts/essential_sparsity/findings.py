@@ -43,8 +43,9 @@ def finding_rows(
     Returns:
         ``model, checkpoint, task, method, metric, dense_value, knee, value_at_knee, lowest, highest`` (over the
         rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule), ``censored, flags, seeds, first_level,
-        value_at_first, last_level, score, scope, chance, task_name, method_name``; models and tasks in the order of
-        the evaluations, checkpoints in that of pre-training, the largest knee first. Sparsities are fractions.
+        value_at_first, last_level, score, scope, chance, task_name, method_name, grid_low, grid_high, ci_low, ci_high,
+        interval``; models and tasks in the order of the evaluations, checkpoints in that of pre-training, the largest
+        knee first. Sparsities are fractions.
     """
     found = headline(knees, rule).rename(columns={"task": "task_name", "method": "method_name", "n_seeds": "seeds"})
     own = knees[knees["seed"].notna() & (knees["rule"] == rule)]
@@ -78,7 +79,7 @@ def finding_rows(
 _COLUMNS = [
     "model", "checkpoint", "task", "method", "metric", "dense_value", "knee", "value_at_knee", "lowest", "highest",
     "seed_lowest", "seed_highest", "censored", "flags", "seeds", "first_level", "value_at_first", "last_level", "score",
-    "scope", "chance", "task_name", "method_name",
+    "scope", "chance", "task_name", "method_name", "grid_low", "grid_high", "ci_low", "ci_high", "interval",
 ]  # fmt: skip
 
 

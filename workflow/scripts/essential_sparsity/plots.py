@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -22,6 +23,7 @@ from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
 from essential_sparsity.metrics import metric_of, performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
+from essential_sparsity.weight_places import STATISTICS, matrix_places, weighted_mean
 
 RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^"}
 # How the axis of a metric is scaled, by its unit.
@@ -29,17 +31,12 @@ AXES_OF_UNITS = {
     "fraction": " (%)", "correlation": " (-1 to 1)", "perplexity": " (log axis)", "nats": " (nats a token)",
 }  # fmt: skip
 SPARSITY_LABEL = "Sparsity (% of prunable weights removed)"
-STATISTICS = {
-    "fraction_below_0.001": "|w| < 0.001 (% of weights)",
-    "fraction_below_0.01": "|w| < 0.01 (% of weights)",
-    "fraction_below_0.1_std": "|w| < 0.1 std (% of weights)",
-    "kurtosis": "Excess kurtosis (0 = normal)",
-    "hoyer": "Hoyer sparsity (0 to 1)",
-}
-
 _LINE_STYLES = ("-", "--", "-.", ":")
 _LEVEL_MARKERS = ("D", "X", "P", "v", "*", "p", "<", ">")
 _OTHER_RULE_MARKER = "h"
+# The same line styles and about the same markers in Vega.
+_DASHES = ([1, 0], [7, 3], [7, 3, 2, 3], [2, 2])
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _GREY, _BLACK = "0.35", "black"
 _LEGEND_WIDTH_IN = 2.6
 # Characters of a line of a method's name beside the strip of knees.
@@ -211,6 +208,26 @@ def _line_look(position: int, count: int) -> dict[str, Any]:
         "markersize": 5,
         "markeredgewidth": 0,
     }
+
+
+def method_looks(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return how an interactive figure tells methods apart: as drawn figures do, in the words of Vega.
+
+    Args:
+        labels: What a method is called, by its name in the registry, for the study's methods.
+
+    Returns:
+        For each method its ``colour``, ``dash`` and ``shape``.
+    """
+    return {
+        name: {"colour": colour, "dash": _DASHES[i % len(_DASHES)], "shape": _SHAPES[i % len(_SHAPES)]}
+        for i, (name, colour) in enumerate(zip(labels, palette(len(labels)), strict=True))
+    }
+
+
+def palette(count: int) -> list[str]:
+    """Return the colours of lines as ``#rrggbb``."""
+    return [to_hex(colour) for colour in _colours(count)]
 
 
 def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, dict[str, Any]]:
@@ -409,27 +426,6 @@ def _title(figure: Figure, title: str, width_in: float) -> None:
 # --- layers ---------------------------------------------------------------------------------------------------------
 
 
-def matrix_places(names: Iterable[str]) -> pd.DataFrame:
-    """Return ``name, block, kind`` of tensors, in the order given.
-
-    The block is the first integer in the name, and the kind is what follows it: ``attention.self.query``. Where a model
-    has several stacks of blocks, such as an encoder and a decoder, the kind starts with the stack's name.
-    """
-    rows = []
-    for name in dict.fromkeys(names):
-        parts = name.removesuffix(".weight").split(".")
-        first = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        if first is None:
-            rows.append({"name": name, "stack": "", "block": 0, "kind": ".".join(parts)})
-            continue
-        stack, kind = ".".join(parts[:first]), ".".join(parts[first + 1 :]) or name
-        rows.append({"name": name, "stack": stack, "block": int(parts[first]), "kind": kind})
-    places = pd.DataFrame(rows, columns=["name", "stack", "block", "kind"])
-    if places["stack"].nunique() > 1:
-        places["kind"] = places["stack"].str.split(".").str[0] + ": " + places["kind"]
-    return places[["name", "block", "kind"]]
-
-
 def shown_level(levels: Iterable[float], knee: float | None) -> tuple[float, bool]:
     """Return the level whose mask is shown for a knee, and whether it lies within the knee.
 
@@ -600,17 +596,6 @@ def plot_weights(weights: pd.DataFrame, model: str) -> Figure:
                       fontsize=9 if len(kinds) <= 10 else 7)  # fmt: skip
     _title(figure, title, 10.0)
     return figure
-
-
-def weighted_mean(weights: pd.DataFrame, along: str, statistic: str) -> pd.Series[float]:
-    """Return a statistic's mean over the matrices at each ``along``, each weighted by its number of weights.
-
-    For a fraction this is the fraction of the whole model; for kurtosis and Hoyer sparsity it is only a mean.
-    """
-    size = weights["n"].astype(float)
-    parts = pd.DataFrame({along: weights[along], "product": weights[statistic] * size, "size": size})
-    sums = parts.groupby(along)[["product", "size"]].sum()
-    return sums["product"] / sums["size"]
 
 
 def _scale_steps(panel: Axes, steps: Sequence[float]) -> None:
