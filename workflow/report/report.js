@@ -36,6 +36,7 @@
         if (this.view) this.view.finalize();
         const spec = structuredClone(data.specs[name]);
         spec.datasets = datasets;
+        if ("height" in params) spec.height = params.height;
         for (const param of spec.params) if (param.name in params) param.value = params[param.name];
         const result = await window.vegaEmbed(this.element, spec, {
           mode: "vega-lite", ast: true, actions: false, renderer: "svg", defaultStyle: false,
@@ -203,7 +204,7 @@
       slider.value = Math.max(0, levels.findLastIndex((m) => m.level <= knee));
     }
     const mask = levels[Number(slider.value)];
-    const text = `${mask.level} % of the model`;
+    const text = `${mask.level} % of the prunable weights`;
     get("map-level-text").textContent = text;
     slider.setAttribute("aria-valuetext", text);
     const places = data.maps.matrices[model];
@@ -215,12 +216,21 @@
     let [low, high] = [Math.min(...shares), Math.max(...shares)];
     // Rounding of the counts is not a pattern: a scale of one point at least does not blow it up.
     if (high - low < 1) [low, high] = [Math.max(0, (low + high) / 2 - 0.5), Math.min(100, (low + high) / 2 + 0.5)];
-    mapChart.draw("map", { cells }, { low, high });
+    mapChart.draw("map", { cells }, { low, high, height: 22 * distinct(places.kind).length });
   }
 
   // --- pre-training ------------------------------------------------------------------------------------------------
 
   const stepOf = new Map(labels.checkpoints.map((checkpoint) => [checkpoint.name, checkpoint.step]));
+
+  // Ticks of an axis that is logarithmic from the first step on: 0, that step, powers of ten and the last step.
+  function stepTicks(steps) {
+    const last = Math.max(...steps);
+    const first = Math.min(...steps.filter((x) => x > 0), Infinity);
+    if (!Number.isFinite(first)) return { first: 1, ticks: [0] };
+    const powers = Array.from({ length: 12 }, (_, i) => 10 ** i).filter((x) => x > 1.5 * first && 1.5 * x < last);
+    return { first, ticks: distinct([0, first, ...powers, last]) };
+  }
 
   function updateEmergence() {
     const stepped = data.curves.filter((c) => stepOf.get(c.checkpoint) !== null);
@@ -234,9 +244,8 @@
       method: c.method, x: stepOf.get(c.checkpoint), knee: k.knee, low: k.low ?? k.knee, high: k.high ?? k.knee,
       Method: methodLabel(c.method), Checkpoint: checkpointLabel(c.checkpoint), Knee: `${k.knee} %`, Interval: range(k.low, k.high),
     })));
-    const first = Math.min(...steps.map((row) => row.x).filter((x) => x > 0), Infinity);
     const charts = updateEmergence.chart ??= new Chart("emergence-chart");
-    charts.draw("emergence", { steps }, { first: Number.isFinite(first) ? first : 1, heading: `Knee by ${labels.rules[rule]} (% of prunable weights)` });
+    charts.draw("emergence", { steps }, { ...stepTicks(steps.map((row) => row.x)), heading: `Knee by ${labels.rules[rule]} (% of prunable weights)` });
   }
 
   function updateWeights() {
@@ -247,9 +256,9 @@
     const lines = mine.lines.flatMap((line) => line.x.map((x, i) => ({
       kind: line.kind, x, value: line[statistic][i], Matrices: line.kind, At: text(x), Value: show(line[statistic][i]),
     }))).filter((row) => row.value !== null);
-    const first = Math.min(...lines.map((row) => row.x).filter((x) => x > 0), Infinity);
     const charts = updateWeights.chart ??= new Chart("weights-chart");
-    charts.draw(mine.along === "step" ? "weights" : "blocks", { lines }, { first: Number.isFinite(first) ? first : 1, heading: labels.statistics[statistic] });
+    const ticks = mine.along === "step" ? stepTicks(lines.map((row) => row.x)) : {};
+    charts.draw(mine.along === "step" ? "weights" : "blocks", { lines: lines.filter((row) => row.kind !== labels.allMatrices), whole: lines.filter((row) => row.kind === labels.allMatrices) }, { ...ticks, heading: labels.statistics[statistic] });
   }
 
   // --- tables as CSV -----------------------------------------------------------------------------------------------

@@ -69,12 +69,11 @@ def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
     """
     if pd.isna(row["knee"]):
         return str(row["flags"])
-    parts = []
+    ending = _ending(row)
+    parts = [ending] if ending else []
     if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])):
         parts.append(f"{percent(confidence)} interval {range_text(row['ci_low'], row['ci_high'])}")
-    if ending := _ending(row):
-        parts.append(ending)
-    elif not (pd.isna(row["grid_low"]) or pd.isna(row["grid_high"])):
+    if not ending and not (pd.isna(row["grid_low"]) or pd.isna(row["grid_high"])):
         between = f"{percent(row['grid_low']).removesuffix(' %')} and {percent(row['grid_high'])}"
         parts.append(f"between the levels {between}")
     return ", ".join(parts)

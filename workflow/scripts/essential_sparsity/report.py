@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import vl_convert
+from altair import VEGALITE_VERSION
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from essential_sparsity.report_data import as_json
@@ -94,6 +95,7 @@ class ReportContent:
         data_note: What the interactive figures leave out; empty if nothing.
         files_note: Where the figures and tables lie as files.
         emergence: Whether a knee is known at several steps of pre-training.
+        statistics: Whether statistics of the weights are known.
     """
 
     title: str
@@ -116,11 +118,12 @@ class ReportContent:
     data_note: str
     files_note: str
     emergence: bool
+    statistics: bool
 
     @property
     def pretraining(self) -> bool:
         """Whether there is anything to say of pre-training."""
-        return self.emergence or bool(self.weights)
+        return self.emergence or self.statistics
 
 
 def render_report(template: Path, content: ReportContent, data: Mapping[str, Any]) -> str:
@@ -154,7 +157,7 @@ def chart_library() -> str:
     Raises:
         ValueError: The script cannot stand inside a page.
     """
-    library: str = vl_convert.javascript_bundle()
+    library: str = vl_convert.javascript_bundle(vl_version=VEGALITE_VERSION.rpartition(".")[0])
     if "</script" in library.lower() or "<!--" in library:
         raise ValueError("vl_convert: the bundle of Vega holds text that would end its <script> element")
     return library

@@ -11,15 +11,13 @@ from typing import Any
 
 import altair as alt
 
-from essential_sparsity.report_data import ALL_MATRICES
-
 # The ends of an axis that shows only what is near the dense model are parameters, too.
 AXES_OF_VALUES = ("linear", "logarithmic", "close-up")
 
 _SPARSITY = "Sparsity (% of prunable weights removed)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif"
 _INK, _GRID = "#1b1f24", "#d5dae0"
-_KNEE_SIZE = 110
+_KNEE_SIZE = 900
 
 Spec = dict[str, Any]
 Looks = Mapping[str, Mapping[str, Any]]
@@ -55,7 +53,7 @@ def curves_chart(looks: Looks, axis: str) -> Spec:
         return alt.X(f"{field}:Q", title=_SPARSITY, scale=alt.Scale(domain=[0, alt.ExprRef("last")], nice=False))
 
     def y(field: str) -> alt.Y:
-        marks = alt.Axis(format="~s") if axis == "logarithmic" else alt.Axis(format=",~r")
+        marks = alt.Axis(format="~s", tickCount=4) if axis == "logarithmic" else alt.Axis(format=",~r")
         return alt.Y(f"{field}:Q", title=None, scale=scale, axis=marks)
 
     colour, dash, shape = _look_encodings(looks)
@@ -100,7 +98,7 @@ def map_chart() -> Spec:
             ),
             tooltip=["Matrix:N", "Block:N", "Removed:N"],
         )
-        .properties(width="container", height=alt.Step(22))
+        .properties(width="container", height=200)
     )
     return _finished(chart, {"low": 0, "high": 100}, "Share of its weights that each matrix gives, by kind and block.")
 
@@ -112,24 +110,26 @@ def weights_chart(palette: list[str], along: str) -> Spec:
         palette: Colours of the kinds.
         along: ``step`` of pre-training, on an axis that is logarithmic from the first step on, or ``block``.
     """
-    whole = f"datum.kind === '{ALL_MATRICES}'"
-    chart = (
+    x = _along(along)
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~r"))
+    tooltip = ["Matrices:N", "At:N", "Value:N"]
+    legend = alt.Legend(title="Matrices (black: all, weighted by size)", orient="bottom", columns=2, labelLimit=260)
+    kinds = (
         alt.Chart(alt.NamedData("lines"))
         .mark_line(point=alt.OverlayMarkDef(size=40, filled=True), aria=False)
         .encode(
-            x=_along(along),
-            y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g")),
-            color=alt.condition(
-                whole, alt.value("black"),
-                alt.Color("kind:N", sort=None, scale=alt.Scale(range=palette),
-                          legend=alt.Legend(title="Matrices", orient="bottom", columns=2, labelLimit=260)),
-            ),
-            strokeDash=alt.StrokeDash("kind:N", sort=None),
-            tooltip=["Matrices:N", "At:N", "Value:N"],
+            x=x, y=y, tooltip=tooltip, color=alt.Color("kind:N", sort=None, scale=alt.Scale(range=palette), legend=legend)
         )
-        .properties(width="container", height=300, title=alt.Title(text=alt.ExprRef("heading"), anchor="start"))
-    )  # fmt: skip
-    return _finished(chart, {"first": 1, "heading": ""}, f"A statistic of the weights over the {along}.")
+    )
+    whole = (
+        alt.Chart(alt.NamedData("whole"))
+        .mark_line(point=alt.OverlayMarkDef(size=40, color="black"), color="black", strokeWidth=3, aria=False)
+        .encode(x=x, y=y, tooltip=tooltip)
+    )
+    chart = alt.layer(kinds, whole).properties(
+        width="container", height=300, title=alt.Title(text=alt.ExprRef("heading"), anchor="start", frame="group")
+    )
+    return _finished(chart, {"first": 1, "ticks": [], "heading": ""}, f"A statistic of the weights over the {along}.")
 
 
 def emergence_chart(looks: Looks) -> Spec:
@@ -143,7 +143,7 @@ def emergence_chart(looks: Looks) -> Spec:
     x = _along("step")
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(format="~g"))
+        return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(format="~r"))
 
     bar = base.mark_rule(strokeWidth=3, opacity=0.45, aria=False).encode(
         x=x, y=y("low"), y2="high:Q", color=colour
@@ -155,7 +155,7 @@ def emergence_chart(looks: Looks) -> Spec:
     chart = alt.layer(bar, line, points).properties(
         width="container", height=280, title=alt.Title(text=alt.ExprRef("heading"), anchor="start", frame="group")
     )
-    return _finished(chart, {"first": 1, "heading": ""}, "The knee over the steps of pre-training.")
+    return _finished(chart, {"first": 1, "ticks": [], "heading": ""}, "The knee over the steps of pre-training.")
 
 
 def _between(low: str, high: str) -> list[Any]:
@@ -166,7 +166,7 @@ def _along(name: str) -> alt.X:
     if name == "block":
         return alt.X("x:Q", title="Block", axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(type="symlog", constant=alt.ExprRef("first"), nice=False)
-    axis = alt.Axis(format="~s", labelOverlap=True, labelFlush=True, tickCount=6)
+    axis = alt.Axis(format=",d", values=alt.ExprRef("ticks"), labelOverlap=True)
     return alt.X("x:Q", title="Step of pre-training (logarithmic from the first one on)", scale=scale, axis=axis)
 
 

@@ -121,6 +121,7 @@ def report_content(study: Study, tables: Tables, data: Mapping[str, Any]) -> Rep
         provenance=report_tables.provenance_table({(p["model"], p["revision"]): p for p in study.provenance}.values()),
         versions=_versions(evaluations), data_note=_data_note(data),
         files_note=_FILES.format(study=study.name), emergence=has_emergence(tables["levels"]),
+        statistics=not tables["weights"].empty,
     )  # fmt: skip
 
 
