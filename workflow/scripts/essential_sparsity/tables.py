@@ -84,56 +84,9 @@ KNEES = Schema(
         "value_at_knee": _number(nullable=True, description="The metric at the knee, between levels interpolated."),
         "n_seeds": _count(description="Seeds behind the curve."),
         "flags": _text(description="Why there is no knee, or why to doubt it; empty if nothing is to be said."),
-        "grid_low": _fraction(nullable=True, description="The last level before the first beyond the tolerance."),
-        "grid_high": _fraction(nullable=True, description="The first level beyond the tolerance."),
-        "ci_low": _fraction(nullable=True, description="Lower bound of the knee's interval."),
-        "ci_high": _fraction(nullable=True, description="Upper bound of the knee's interval."),
-        "interval": _text(nullable=True, description="What was resampled for the interval; null where there is none."),
     },
     unique=["model", "checkpoint", "method", "task", "seed", "rule"],
 )
-
-CURVES = Schema(
-    "curves",
-    {
-        "model": _text(description="Name in the registry of models."),
-        "checkpoint": _text(description="`final` or the step of pre-training."),
-        "method": _text(description="Name in the registry of methods."),
-        "task": _text(description="Name in the registry of tasks."),
-        "metric": _text(description="What the values are."),
-        "sparsity": _fraction(description="The level; 0 for the unpruned model."),
-        "value": _number(description="The metric, the mean over the seeds."),
-        "ci_low": _number(nullable=True, description="Lower bound of the value's interval."),
-        "ci_high": _number(nullable=True, description="Upper bound of the value's interval."),
-        "n_seeds": _count(description="Seeds behind the value."),
-        "n": _count(description="Predictions behind the value of a seed."),
-    },
-    unique=["model", "checkpoint", "method", "task", "sparsity"],
-)
-
-DIFFERENCES = Schema(
-    "differences",
-    {
-        "kind": _text(among=("methods", "checkpoints", "models"), description="What differs between the two knees."),
-        "model": _text(description="Name in the registry of models."),
-        "checkpoint": _text(description="`final` or the step of pre-training."),
-        "method": _text(description="Name in the registry of methods."),
-        "task": _text(description="Name in the registry of tasks."),
-        "other_model": _text(description="The model of the other knee."),
-        "other_checkpoint": _text(description="The checkpoint of the other knee."),
-        "other_method": _text(description="The method of the other knee."),
-        "rule": _text(description="The rule that read both knees."),
-        "difference": _number(nullable=True, description="The knee minus the other knee, a sparsity."),
-        "ci_low": _number(nullable=True, description="Lower bound of the difference's interval."),
-        "ci_high": _number(nullable=True, description="Upper bound of the difference's interval."),
-        "p_value": _fraction(nullable=True, description="Of the test that the knees are the same."),
-        "p_adjusted": _fraction(nullable=True, description="The same, by Holm for all tests of the study."),
-        "flags": _text(description="Why there is no difference, or why to doubt it; empty if nothing is to be said."),
-    },
-    unique=[
-        "model", "checkpoint", "method", "task", "other_model", "other_checkpoint", "other_method", "rule",
-    ],
-)  # fmt: skip
 
 LAYERS = Schema(
     "layers",
@@ -205,7 +158,7 @@ EXAMPLES = Schema(
     unique=["group", "id"],
 )
 
-SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
+SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, LAYERS, WEIGHTS, COSTS)}
 
 
 def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:
