@@ -1,7 +1,7 @@
 """Knees: the essential sparsity of a curve, read by rules that are known to disagree.
 
 A curve is performance over sparsity, dense first. Performance is the metric where higher is better; perplexity is taken
-as minus its logarithm (nats a token), the scale on which losses add up.
+as minus its logarithm (nats a token), the scale on which losses add up. docs/knees.md compares the rules.
 """
 
 from __future__ import annotations
@@ -16,49 +16,41 @@ import numpy as np
 from kneed import KneeLocator
 
 from essential_sparsity.metrics import Floats
+from essential_sparsity.readings import CODES, LEFT, NOT_CENSORED, RIGHT, Knee, Readings, Settings
+
+__all__ = ["LEFT", "NOT_CENSORED", "RIGHT", "RULES", "RULE_NAMES", "Knee", "Readings", "find_knee", "find_many", "value_at"]
 
 # What float64 leaves of an exact zero after a least-squares fit, relative to the values that are fitted.
 _ROUNDING = 1e-9
 
-NOT_CENSORED, LEFT, RIGHT = "none", "left", "right"
+
+def _allowed(dense, settings, chance):
+    loss = settings.get("loss", "relative")
+    if loss == "absolute":
+        return dense - settings["tolerance"]
+    if loss == "above_chance":
+        return dense - settings["tolerance"] * (dense - chance)
+    return dense - settings["tolerance"] * abs(dense)
 
 
-@dataclass(frozen=True)
-class Knee:
-    """A rule's reading of a curve.
-
-    Attributes:
-        knee: The essential sparsity, in [0, 1); None where the rule finds none.
-        censored: ``left`` if the first level already lies beyond it, ``right`` if the last level still lies before
-            it, so that the true knee is outside the grid; else ``none``.
-        flags: Why there is no knee, or why it should be doubted; empty if nothing is to be said.
-    """
-
-    knee: float | None
-    censored: str = NOT_CENSORED
-    flags: tuple[str, ...] = ()
-
-
-def tolerance_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
-    """Return the last level before the first that loses more than a tolerance, relative to the dense model.
-
-    ``score(s) >= score(0) - tolerance * |score(0)|``; the paper reads its curves at a drop of 1 %. It stops at the
-    first failure: a later level that happens to recover does not count.
-    """
-    allowed = score[0] - settings["tolerance"] * abs(score[0])
+def tolerance_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any], chance: float | None) -> Knee:
+    if settings.get("loss", "relative") == "above_chance":
+        if chance is None or not math.isfinite(chance):
+            return Knee(None, flags=("chance is not known",))
+        if score[0] <= chance:
+            return Knee(None, flags=("the dense model is not above chance",))
+    allowed = _allowed(score[0], settings, chance)
     failed = np.flatnonzero(score < allowed)
     if failed.size == 0:
-        return Knee(float(sparsity[-1]), RIGHT)
+        return Knee(float(sparsity[-1]), RIGHT, grid_low=float(sparsity[-1]))
     first = int(failed[0])
-    return Knee(float(sparsity[first - 1]), LEFT if first == 1 else NOT_CENSORED)
+    share = (score[first - 1] - allowed) / (score[first - 1] - score[first])
+    knee = float(sparsity[first - 1] + share * (sparsity[first] - sparsity[first - 1]))
+    low = None if first == 1 else float(sparsity[first - 1])
+    return Knee(knee, LEFT if first == 1 else NOT_CENSORED, grid_low=low, grid_high=float(sparsity[first]))
 
 
-def kneedle_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
-    """Return the knee of Satopää et al. 2011 (Kneedle) for a concave, decreasing curve.
-
-    It measures the distance from the chord between the curve's ends, so it depends on the plotted range, and it finds
-    a knee in a curve that has no plateau.
-    """
+def kneedle_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any], chance: float | None) -> Knee:
     if float(score.max() - score.min()) == 0.0:
         return Knee(None, flags=("flat curve",))
     with warnings.catch_warnings():
@@ -70,12 +62,7 @@ def kneedle_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -
     return Knee(float(found), RIGHT if found == sparsity[-1] else LEFT if found == sparsity[0] else NOT_CENSORED)
 
 
-def two_segment_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
-    """Return the joint of the best continuous fit of two lines, by least squares.
-
-    ``score(s) = a + b s + c max(0, s - knee)``; the knee is searched on a fine grid between the second and the last
-    but one level, since a line through a single level fits anything.
-    """
+def two_segment_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any], chance: float | None) -> Knee:
     if len(sparsity) < 5:
         return Knee(None, flags=("fewer than 5 levels for two segments",))
     candidates = np.linspace(sparsity[1], sparsity[-2], 1001)
@@ -104,20 +91,31 @@ def _bend(sparsity: Floats, score: Floats, joint: float) -> float:
     return float(np.linalg.lstsq(_design(sparsity, joint), score, rcond=None)[0][2])
 
 
-Rule = Callable[[Floats, Floats, Mapping[str, Any]], Knee]
+def _to_come(sparsity: Floats, score: Floats, settings: Mapping[str, Any], chance: float | None) -> Knee:
+    return Knee(None, flags=("not there yet",))
 
-RULES: dict[str, Rule] = {
+
+RULES = {
     "tolerance": tolerance_knee,
     "kneedle": kneedle_knee,
     "two-segment": two_segment_knee,
+    "curvature": _to_come,
+    "bayes": _to_come,
+}
+
+# What a reader calls the rules.
+RULE_NAMES = {
+    "tolerance": "tolerance",
+    "kneedle": "Kneedle",
+    "two-segment": "two segments",
+    "curvature": "curvature",
+    "bayes": "Bayes",
 }
 
 
-# What a reader calls the rules.
-RULE_NAMES = {"tolerance": "tolerance", "kneedle": "Kneedle", "two-segment": "two segments"}
-
-
-def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Mapping[str, Any]) -> Knee:
+def find_knee(
+    sparsity: Floats, score: Floats, rule: str, settings: Settings, chance: float | None = None
+) -> Knee:
     """Apply a rule to a curve.
 
     Args:
@@ -125,10 +123,11 @@ def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Mapping[str,
         score: Performance at each level, higher is better.
         rule: A key of :data:`RULES`.
         settings: The study's ``knees``.
+        chance: The performance of a model that knows nothing, on the scale of ``score``; None where it is not known.
 
     Returns:
-        The knee; null with the reason where the curve has no dense value, a value that is not finite, or fewer than
-        three levels.
+        The knee; null with the reason where the curve has no dense value, a value that is not finite, or too few
+        levels for the rule.
     """
     if len(sparsity) == 0 or sparsity[0] != 0:
         return Knee(None, flags=("no dense value",))
@@ -136,7 +135,26 @@ def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Mapping[str,
         return Knee(None, flags=("fewer than 3 levels",))
     if not np.isfinite(score).all():
         return Knee(None, flags=("a value that is not finite",))
-    return RULES[rule](sparsity, score, settings)
+    return RULES[rule](sparsity, score, settings, chance)
+
+
+def find_many(
+    sparsity: Floats, scores: Floats, rule: str, settings: Settings, chance: float | None = None
+) -> Readings:
+    """Apply a rule to many curves on one grid, as :func:`find_knee` does to each.
+
+    Args:
+        sparsity: Ascending levels, of shape (levels,); the first must be 0, the dense model.
+        scores: Performance of each curve at each level, of shape (draws, levels), higher is better.
+        rule: A key of :data:`RULES`.
+        settings: The study's ``knees``.
+        chance: The performance of a model that knows nothing, on the scale of ``scores``; None where it is not known.
+    """
+    found = [find_knee(sparsity, score, rule, settings, chance) for score in scores]
+    return Readings(
+        np.array([np.nan if k.knee is None else k.knee for k in found], dtype=np.float64),
+        np.array([CODES[k.censored] for k in found], dtype=np.int8),
+    )
 
 
 def value_at(sparsity: Floats, value: Floats, knee: float | None) -> float:
