@@ -1,49 +1,172 @@
-"""From evaluations to knees."""
+"""From evaluations to knees, with intervals from the examples behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from essential_sparsity.knee import find_knee, value_at
-from essential_sparsity.metrics import performance
-from essential_sparsity.tables import curves, mean_curve
+from essential_sparsity.differences import CurveKnee, difference_rows
+from essential_sparsity.intervals import Interval, knee_interval, value_bounds
+from essential_sparsity.knee import find_knee, find_many, value_at
+from essential_sparsity.metrics import Floats, performance
+from essential_sparsity.readings import Knee, Readings
+from essential_sparsity.resampling import Draws, draw_mean, draw_seed, resampled_values
+from essential_sparsity.samples import Examples, sample_of
+from essential_sparsity.scores import SCORES
+from essential_sparsity.table_schema import Schema
+from essential_sparsity.tables import CURVES, DIFFERENCES, KNEES, curves, mean_curve
+from essential_sparsity.task_checks import draws as task_draws
+
+ONE_SEED = "one seed: the spread over seeds is not in the interval"
+UNEVEN_SEEDS = "levels with different seeds"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is read off the curves of a study: the tables :data:`tables.KNEES`, ``CURVES`` and ``DIFFERENCES``."""
+
+    knees: pd.DataFrame
+    curves: pd.DataFrame
+    differences: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A curve as rules read it: that of a seed, or the mean over the seeds.
+
+    Attributes:
+        sparsity: Its levels (levels,).
+        value: The metric (levels,).
+        metric: Its name.
+        chance: The performance of a model that knows nothing; None where it is not known.
+        draws: Draws of its performance; None where nothing could be resampled.
+        flags: What to doubt of it, whatever the rule.
+    """
+
+    sparsity: Floats
+    value: Floats
+    metric: str
+    chance: float | None
+    draws: Draws | None
+    flags: tuple[str, ...]
 
 
 def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the knees of :func:`analyse` where there are no examples: seeds alone are resampled."""
+    return analyse(evaluations, settings, Examples()).knees
+
+
+def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Examples) -> Analysis:
     """Read the knees of every curve: by each rule, for each seed and for the mean curve over the seeds.
+
+    A level that no seed has a value for, and a missing dense model, leave a curve without a knee, and the flag says
+    why. Where levels have different seeds the mean curve is read and flagged, but has no interval: its steps are
+    differences between seeds, too.
 
     Args:
         evaluations: Rows of the table of evaluations.
-        settings: The study's ``knees``: ``rules`` and what they need.
-
-    Returns:
-        Rows of the table of knees.
+        settings: The study's ``knees``: ``rules`` and what they need, ``confidence`` and ``draws``.
+        examples: The examples of the evaluations.
     """
-    rows: list[dict[str, Any]] = []
-    for axes, frame in curves(evaluations):
-        seeds = sorted(frame["seed"].unique())
-        parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
-        for seed, part in [*parts, (pd.NA, frame)]:
-            flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
-            if part.groupby("sparsity")["seed"].nunique().nunique() > 1:
-                flags.append("levels with different seeds")
-            curve = mean_curve(part)
-            sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
-            score = performance(value, axes["metric"])
-            for rule in settings["rules"]:
-                found = find_knee(sparsity, score, rule, settings)
-                rows.append({
-                    **axes, "seed": seed, "rule": rule, "knee": np.nan if found.knee is None else found.knee,
-                    "censored": found.censored,
-                    "dense_value": value[0] if len(sparsity) and sparsity[0] == 0 else np.nan,
-                    "value_at_knee": value_at(sparsity, value, found.knee),
-                    "n_seeds": part["seed"].nunique(), "flags": "; ".join([*flags, *found.flags]),
-                })  # fmt: skip
-    return pd.DataFrame(rows)
+    knees: list[dict[str, Any]] = []
+    levels: list[pd.DataFrame] = []
+    found: list[CurveKnee] = []
+    for axes, rows in curves(evaluations):
+        sample, why = sample_of(axes, rows, examples)
+        resampled = None if sample is None else resampled_values(sample, settings["draws"])
+        for seed, part in _seeds(rows):
+            own = None if sample is None else draw_seed(sample, resampled, seed)
+            curve = _curve(axes, part, own, why)
+            knees += [_knee_row(axes, seed, part, curve, rule, settings)[0] for rule in settings["rules"]]
+        mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
+        one = (ONE_SEED,) if mean and rows["seed"].nunique() == 1 and _seed_matters(rows) else ()
+        curve = _curve(axes, rows, mean, (*why, *one))
+        levels.append(_level_rows(axes, rows, curve, settings["confidence"]))
+        for rule in settings["rules"]:
+            row, knee, readings = _knee_row(axes, pd.NA, rows, curve, rule, settings)
+            knees.append(row)
+            place = (axes["model"], axes["checkpoint"], axes["method"], axes["task"])
+            found.append(CurveKnee(*place, rule, knee, readings, (*why, *one)))
+    return Analysis(
+        _table(knees, KNEES),
+        pd.concat(levels, ignore_index=True) if levels else _table([], CURVES),
+        _table(difference_rows(found, settings["confidence"]), DIFFERENCES),
+    )
+
+
+def _table(rows: list[dict[str, Any]] | pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(schema.columns))
+
+
+def _seeds(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    for seed, part in rows.groupby("seed", sort=True):
+        yield int(seed), part
+
+
+def _seed_matters(rows: pd.DataFrame) -> bool:
+    """Say whether another seed would have given another curve: the task draws, or the method's score does."""
+    pruned = rows[rows["sparsity"] > 0].iloc[0]
+    return task_draws({"protocol": pruned["protocol"]}) or SCORES[pruned["score"]].stochastic
+
+
+def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> _Curve:
+    flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
+    if rows.groupby("sparsity")["seed"].nunique().nunique() > 1:
+        flags.append(UNEVEN_SEEDS)
+    means = mean_curve(rows)
+    sparsity, value = means["sparsity"].to_numpy(float), means["value"].to_numpy(float)
+    missing = [f"{level:.3f}" for level in sparsity[np.isnan(value)]]
+    if missing:
+        flags.append(f"no value at sparsity {', '.join(missing)}")
+    return _Curve(sparsity, value, axes["metric"], _chance(axes, rows), draws, (*flags, *why))
+
+
+def _chance(axes: Mapping[str, Any], rows: pd.DataFrame) -> float | None:
+    chance = rows["chance"].mean()
+    return None if pd.isna(chance) else float(performance(np.array([chance]), axes["metric"])[0])
+
+
+def _knee_row(
+    axes: Mapping[str, Any], seed: Any, rows: pd.DataFrame, curve: _Curve, rule: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], Knee, Readings | None]:
+    """Return a row of the table of knees, and what the rule reads off the curve and off its draws."""
+    knee = find_knee(curve.sparsity, performance(curve.value, curve.metric), rule, settings, curve.chance)
+    readings, interval = None, Interval()
+    if curve.draws and knee.knee is not None:
+        scores = curve.draws.scores
+        readings = find_many(curve.sparsity, scores, rule, settings, curve.chance)
+        interval = knee_interval(curve.sparsity, scores, knee, readings, rule, settings, curve.chance)
+    row = {
+        **axes, "seed": seed, "rule": rule, "knee": _number(knee.knee), "grid_low": _number(knee.grid_low),
+        "grid_high": _number(knee.grid_high), "ci_low": _number(interval.low), "ci_high": _number(interval.high),
+        "interval": None if curve.draws is None or interval.low is None else curve.draws.resampled,
+        "censored": knee.censored,
+        "dense_value": curve.value[0] if len(curve.sparsity) and curve.sparsity[0] == 0 else np.nan,
+        "value_at_knee": value_at(curve.sparsity, curve.value, knee.knee), "n_seeds": rows["seed"].nunique(),
+        "flags": "; ".join([*curve.flags, *knee.flags, *interval.flags]),
+    }  # fmt: skip
+    return row, knee, readings
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: _Curve, confidence: float) -> pd.DataFrame:
+    """Return the rows of the table of curves for a mean curve."""
+    bounds = np.full((2, len(curve.sparsity)), np.nan)
+    if curve.draws:
+        bounds = value_bounds(curve.draws.scores, curve.metric, confidence)
+    counts = rows.groupby("sparsity", sort=True).agg(n_seeds=("seed", "nunique"), n=("n", "max"))
+    frame = pd.DataFrame({
+        **axes, "sparsity": curve.sparsity, "value": curve.value, "ci_low": bounds[0], "ci_high": bounds[1],
+        "n_seeds": counts["n_seeds"].to_numpy(), "n": counts["n"].to_numpy(),
+    })  # fmt: skip
+    return frame[list(CURVES.columns)]
 
 
 def headline(knees: pd.DataFrame, rule: str) -> pd.DataFrame:
