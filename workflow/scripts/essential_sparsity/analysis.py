@@ -55,6 +55,16 @@ class _Curve:
     flags: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What a rule reads off a curve and off its draws; without draws, no readings and an empty interval."""
+
+    rule: str
+    knee: Knee
+    draws: Readings | None
+    interval: Interval
+
+
 def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Return the knees of :func:`analyse` where there are no examples: seeds alone are resampled."""
     return analyse(evaluations, settings, Examples()).knees
@@ -78,19 +88,21 @@ def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Ex
     for axes, rows in curves(evaluations):
         sample, why = sample_of(axes, rows, examples)
         resampled = None if sample is None else resampled_values(sample, settings["draws"])
-        for seed, part in _seeds(rows):
-            own = None if sample is None else draw_seed(sample, resampled, seed)
-            curve = _curve(axes, part, own, why)
-            knees += [_knee_row(axes, seed, part, curve, rule, settings)[0] for rule in settings["rules"]]
         mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
         one = (ONE_SEED,) if mean and rows["seed"].nunique() == 1 and _seed_matters(rows) else ()
         curve = _curve(axes, rows, mean, (*why, *one))
+        readings = [_read(curve, rule, settings) for rule in settings["rules"]]
+        for seed, part in _seeds(rows):
+            own = None if sample is None else draw_seed(sample, resampled, seed)
+            single = _curve(axes, part, own, why)
+            # The mean over one seed is that seed's curve, and is not read twice.
+            apart = rows["seed"].nunique() > 1
+            of_seed = [_read(single, rule, settings) for rule in settings["rules"]] if apart else readings
+            knees += [_knee_row(axes, seed, 1, single, reading) for reading in of_seed]
+        knees += [_knee_row(axes, pd.NA, rows["seed"].nunique(), curve, reading) for reading in readings]
         levels.append(_level_rows(axes, rows, curve, settings["confidence"]))
-        for rule in settings["rules"]:
-            row, knee, readings = _knee_row(axes, pd.NA, rows, curve, rule, settings)
-            knees.append(row)
-            place = (axes["model"], axes["checkpoint"], axes["method"], axes["task"])
-            found.append(CurveKnee(*place, rule, knee, readings, (*why, *one)))
+        place = (axes["model"], axes["checkpoint"], axes["method"], axes["task"])
+        found += [CurveKnee(*place, r.rule, r.knee, r.draws, (*why, *one)) for r in readings]
     return Analysis(
         _table(knees, KNEES),
         pd.concat(levels, ignore_index=True) if levels else _table([], CURVES),
@@ -103,8 +115,8 @@ def _table(rows: list[dict[str, Any]] | pd.DataFrame, schema: Schema) -> pd.Data
 
 
 def _seeds(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    for seed, part in rows.groupby("seed", sort=True):
-        yield int(seed), part
+    for seed in sorted(rows["seed"].unique()):
+        yield int(seed), rows[rows["seed"] == seed]
 
 
 def _seed_matters(rows: pd.DataFrame) -> bool:
@@ -115,41 +127,35 @@ def _seed_matters(rows: pd.DataFrame) -> bool:
 
 def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> _Curve:
     flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
-    if rows.groupby("sparsity")["seed"].nunique().nunique() > 1:
+    if seeds_by_level(rows).nunique() > 1:
         flags.append(UNEVEN_SEEDS)
     means = mean_curve(rows)
     sparsity, value = means["sparsity"].to_numpy(float), means["value"].to_numpy(float)
-    missing = [f"{level:.3f}" for level in sparsity[np.isnan(value)]]
-    if missing:
-        flags.append(f"no value at sparsity {', '.join(missing)}")
-    return _Curve(sparsity, value, axes["metric"], _chance(axes, rows), draws, (*flags, *why))
+    return _Curve(sparsity, value, axes["metric"], chance_score(rows, axes["metric"]), draws, (*flags, *why))
 
 
-def _chance(axes: Mapping[str, Any], rows: pd.DataFrame) -> float | None:
-    chance = rows["chance"].mean()
-    return None if pd.isna(chance) else float(performance(np.array([chance]), axes["metric"])[0])
-
-
-def _knee_row(
-    axes: Mapping[str, Any], seed: Any, rows: pd.DataFrame, curve: _Curve, rule: str, settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], Knee, Readings | None]:
-    """Return a row of the table of knees, and what the rule reads off the curve and off its draws."""
+def _read(curve: _Curve, rule: str, settings: Mapping[str, Any]) -> _Reading:
     knee = find_knee(curve.sparsity, performance(curve.value, curve.metric), rule, settings, curve.chance)
-    readings, interval = None, Interval()
-    if curve.draws and knee.knee is not None:
-        scores = curve.draws.scores
-        readings = find_many(curve.sparsity, scores, rule, settings, curve.chance)
-        interval = knee_interval(curve.sparsity, scores, knee, readings, rule, settings, curve.chance)
-    row = {
-        **axes, "seed": seed, "rule": rule, "knee": _number(knee.knee), "grid_low": _number(knee.grid_low),
+    if curve.draws is None or knee.knee is None:
+        return _Reading(rule, knee, None, Interval())
+    scores = curve.draws.scores
+    readings = find_many(curve.sparsity, scores, rule, settings, curve.chance)
+    interval = knee_interval(curve.sparsity, scores, knee, readings, rule, settings, curve.chance)
+    return _Reading(rule, knee, readings, interval)
+
+
+def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: _Curve, reading: _Reading) -> dict[str, Any]:
+    """Return a row of the table of knees."""
+    knee, interval = reading.knee, reading.interval
+    return {
+        **axes, "seed": seed, "rule": reading.rule, "knee": _number(knee.knee), "grid_low": _number(knee.grid_low),
         "grid_high": _number(knee.grid_high), "ci_low": _number(interval.low), "ci_high": _number(interval.high),
         "interval": None if curve.draws is None or interval.low is None else curve.draws.resampled,
         "censored": knee.censored,
         "dense_value": curve.value[0] if len(curve.sparsity) and curve.sparsity[0] == 0 else np.nan,
-        "value_at_knee": value_at(curve.sparsity, curve.value, knee.knee), "n_seeds": rows["seed"].nunique(),
+        "value_at_knee": value_at(curve.sparsity, curve.value, knee.knee), "n_seeds": n_seeds,
         "flags": "; ".join([*curve.flags, *knee.flags, *interval.flags]),
     }  # fmt: skip
-    return row, knee, readings
 
 
 def _number(value: float | None) -> float:
@@ -161,12 +167,27 @@ def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: _Curve, conf
     bounds = np.full((2, len(curve.sparsity)), np.nan)
     if curve.draws:
         bounds = value_bounds(curve.draws.scores, curve.metric, confidence)
-    counts = rows.groupby("sparsity", sort=True).agg(n_seeds=("seed", "nunique"), n=("n", "max"))
     frame = pd.DataFrame({
         **axes, "sparsity": curve.sparsity, "value": curve.value, "ci_low": bounds[0], "ci_high": bounds[1],
-        "n_seeds": counts["n_seeds"].to_numpy(), "n": counts["n"].to_numpy(),
+        "n_seeds": seeds_by_level(rows).to_numpy(), "n": rows.groupby("sparsity")["n"].max().to_numpy(),
     })  # fmt: skip
     return frame[list(CURVES.columns)]
+
+
+def seeds_by_level(rows: pd.DataFrame) -> pd.Series[int]:
+    """Return how many seeds have a value at each level of a curve."""
+    return rows.assign(seed=rows["seed"].where(rows["value"].notna())).groupby("sparsity")["seed"].nunique()
+
+
+def chance_score(rows: pd.DataFrame, metric: str) -> float | None:
+    """Return the performance of a model that knows nothing, on the scale of a curve's score; None if not known.
+
+    Args:
+        rows: The rows of a curve.
+        metric: What their values are.
+    """
+    chance = float(rows["chance"].mean())
+    return float(performance(np.array([chance]), metric)[0]) if np.isfinite(chance) else None
 
 
 def headline(knees: pd.DataFrame, rule: str) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from essential_sparsity.metrics import Floats, metric_of, value_of
 from essential_sparsity.knee_tolerance import tolerated_score
+from essential_sparsity.metrics import Floats, metric_of, value_of
 from essential_sparsity.readings import Knee, Readings, Settings
 
 # Between two levels a curve is compared with the tolerance at so many points: crossings are interpolated between them.
@@ -63,7 +63,7 @@ def inverted(
     ends where the upper one does. At the true knee d is 0, and its interval contains 0 as often as its confidence
     says, whatever the slope: the knee itself, a ratio, may have draws that are far from normal.
     """
-    fine = np.unique(np.concatenate([np.linspace(a, b, _STEPS + 1) for a, b in zip(sparsity, sparsity[1:])]))
+    fine = np.interp(np.arange((len(sparsity) - 1) * _STEPS + 1) / _STEPS, np.arange(len(sparsity)), sparsity)
     above = scores - tolerated_score(scores[:, :1], settings, chance)
     right = np.clip(np.searchsorted(sparsity, fine), 1, len(sparsity) - 1)
     share = (fine - sparsity[right - 1]) / (sparsity[right] - sparsity[right - 1])
@@ -111,9 +111,7 @@ def knee_interval(
         return Interval(flags=tuple(flags))
     tail = (1 - settings["confidence"]) / 2
     flags += [
-        flag
-        for flag, code in ((OPEN_BELOW, -1), (OPEN_ABOVE, 1))
-        if float((readings.censored == code).mean()) > tail
+        flag for flag, code in ((OPEN_BELOW, -1), (OPEN_ABOVE, 1)) if float((readings.censored == code).mean()) > tail
     ]
     construction = CONSTRUCTIONS.get(rule, percentile)
     low, high = construction(sparsity, scores, readings, settings, chance, settings["confidence"])
@@ -132,6 +130,6 @@ _RANGES = {"fraction": (0.0, 1.0), "correlation": (-1.0, 1.0)}
 
 
 def value_bounds(scores: Floats, metric: str, confidence: float) -> Floats:
-    """Return the bounds (2, levels) of a metric's values, in its own unit, from draws of performance (draws, levels)."""
+    """Return the bounds (2, levels) of values, in the metric's own unit, from draws of performance (draws, levels)."""
     bounds = np.sort(value_of(quantiles(scores, confidence), metric), axis=0)
     return np.clip(bounds, *_RANGES.get(metric_of(metric).unit, (-np.inf, np.inf)))

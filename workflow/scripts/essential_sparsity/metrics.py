@@ -365,7 +365,7 @@ def _failed(examples: pd.DataFrame, which: npt.NDArray[np.bool_], column: str, w
 # --- what draws are computed from -----------------------------------------------------------------------------------
 
 
-def _columns(*columns: npt.NDArray[Any]) -> Floats:
+def _columns(*columns: npt.ArrayLike) -> Floats:
     return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
 
 

@@ -16,6 +16,9 @@ NOT_CENSORED, LEFT, RIGHT = "none", "left", "right"
 # What `Readings.censored` holds for each.
 CODES = {NOT_CENSORED: 0, LEFT: -1, RIGHT: 1}
 
+# What float64 leaves of an exact zero after a fit or a mean, relative to the values.
+ROUNDING = 1e-9
+
 Settings = Mapping[str, Any]
 
 
@@ -63,3 +66,9 @@ Explain = Callable[[Floats, Floats, Settings, float | None, float | None], tuple
 def nothing(draws: int) -> Readings:
     """Return the readings of curves of which none has a knee."""
     return Readings(np.full(draws, np.nan), np.zeros(draws, dtype=np.int8))
+
+
+def is_flat(scores: Floats) -> npt.NDArray[np.bool_]:
+    """Say which curves, of shape (draws, levels), differ between their levels by rounding alone."""
+    flat: npt.NDArray[np.bool_] = np.ptp(scores, axis=1) <= ROUNDING * np.abs(scores).max(axis=1)
+    return flat

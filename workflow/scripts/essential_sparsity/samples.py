@@ -74,13 +74,11 @@ def _features(
 ) -> tuple[Floats | None, str, tuple[str, ...]]:
     """Return the features (levels, seeds, examples, k), the digest of the examples' names, and why there are none."""
     ordered = rows.sort_values(["sparsity", "seed"])
-    places = [
-        (
-            str(axes["model"]), str(axes["checkpoint"]), str(row.method), f"{row.sparsity:.3f}", str(axes["task"]),
-            int(row.evaluated_seed),
-        )
-        for row in ordered.itertuples()
-    ]  # fmt: skip
+    levels = ordered["sparsity"].map("{:.3f}".format)
+    places: list[Place] = [
+        (axes["model"], axes["checkpoint"], method, level, axes["task"], int(seed))
+        for method, level, seed in zip(ordered["method"], levels, ordered["evaluated_seed"], strict=True)
+    ]
     if any(place not in examples.files for place in places):
         # Without files nothing was to be resampled; with some of them, somebody should know.
         return None, "", ("examples of some levels are missing: not resampled",) if examples.files else ()
@@ -95,8 +93,8 @@ def _features(
     width = max(features.shape[1] for features, _ in read)
     padded = np.stack([np.pad(features, ((0, 0), (0, width - features.shape[1]))) for features, _ in read])
     again = weighted_values(axes["metric"], np.ones((1, padded.shape[1])), padded)[:, 0]
-    given = values.reshape(-1)
-    if not np.allclose(*(performance(v, axes["metric"]) for v in (again, given)), rtol=_SAME, atol=_SAME):
+    scores = performance(np.stack([again, values.reshape(-1)]), axes["metric"])
+    if not np.allclose(scores[0], scores[1], rtol=_SAME, atol=_SAME):
         return None, "", ("the examples do not give the values: not resampled",)
     return padded.reshape(*values.shape, *padded.shape[1:]), index, ()
 

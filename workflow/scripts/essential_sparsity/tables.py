@@ -76,12 +76,15 @@ KNEES = Schema(
         "seed": _count(nullable=True, description="Seed of the curve; null for the mean curve over the seeds."),
         "rule": _text(description="The rule that read the knee."),
         "knee": _fraction(nullable=True, description="The essential sparsity; null if there is none."),
-        "grid_low": _fraction(nullable=True, description="Last level before the loss exceeds the tolerance; null for other rules."),
-        "grid_high": _fraction(nullable=True, description="First level beyond the tolerance; null for other rules, and where there is none."),
+        "grid_low": _fraction(
+            nullable=True, description="Rule `tolerance`: the last level before the first beyond it; else null."
+        ),
+        "grid_high": _fraction(nullable=True, description="Rule `tolerance`: the first level beyond it; else null."),
         "ci_low": _fraction(nullable=True, description="Lower bound of the knee's interval; null if there is none."),
         "ci_high": _fraction(nullable=True, description="Upper bound of the knee's interval; null if there is none."),
         "interval": _text(
-            nullable=True, among=("examples", "seeds", "seeds and examples"),
+            nullable=True,
+            among=("examples", "seeds", "seeds and examples"),
             description="What was resampled for the interval; null if there is none.",
         ),
         "censored": _text(
@@ -119,7 +122,7 @@ DIFFERENCES = Schema(
     {
         "kind": _text(
             among=("methods", "checkpoints", "models"),
-            description="What differs: `methods`, `checkpoints` (each from the last) or `models` (at the last of each).",
+            description="What differs: `methods`, `checkpoints` (each from the last), or `models` at the last.",
         ),
         "model": _text(description="Model of the first knee."),
         "checkpoint": _text(description="Checkpoint of the first knee."),
