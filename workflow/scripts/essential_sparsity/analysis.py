@@ -1,49 +1,193 @@
-"""From evaluations to knees."""
+"""From evaluations to knees, with intervals from the examples behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from essential_sparsity.knee import find_knee, value_at
-from essential_sparsity.metrics import performance
-from essential_sparsity.tables import curves, mean_curve
+from essential_sparsity.differences import CurveKnee, difference_rows
+from essential_sparsity.intervals import Interval, knee_interval, value_bounds
+from essential_sparsity.knee import find_knee, find_many, value_at
+from essential_sparsity.metrics import Floats, performance
+from essential_sparsity.readings import Knee, Readings
+from essential_sparsity.resampling import Draws, draw_mean, draw_seed, resampled_values
+from essential_sparsity.samples import Examples, sample_of
+from essential_sparsity.scores import SCORES
+from essential_sparsity.table_schema import Schema
+from essential_sparsity.tables import CURVES, DIFFERENCES, KNEES, curves, mean_curve
+from essential_sparsity.task_checks import draws as task_draws
+
+ONE_SEED = "one seed: the spread over seeds is not in the interval"
+UNEVEN_SEEDS = "levels with different seeds"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is read off the curves of a study: the tables :data:`tables.KNEES`, ``CURVES`` and ``DIFFERENCES``."""
+
+    knees: pd.DataFrame
+    curves: pd.DataFrame
+    differences: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A curve as rules read it: that of a seed, or the mean over the seeds.
+
+    Attributes:
+        sparsity: Its levels (levels,).
+        value: The metric (levels,).
+        metric: Its name.
+        chance: The performance of a model that knows nothing; None where it is not known.
+        draws: Draws of its performance; None where nothing could be resampled.
+        flags: What to doubt of it, whatever the rule.
+    """
+
+    sparsity: Floats
+    value: Floats
+    metric: str
+    chance: float | None
+    draws: Draws | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a rule reads off a curve and off its draws; without draws, no readings and an empty interval."""
+
+    rule: str
+    knee: Knee
+    draws: Readings | None
+    interval: Interval
 
 
 def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the knees of :func:`analyse` where there are no examples: seeds alone are resampled."""
+    return analyse(evaluations, settings, Examples()).knees
+
+
+def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Examples) -> Analysis:
     """Read the knees of every curve: by each rule, for each seed and for the mean curve over the seeds.
+
+    A level that no seed has a value for, and a missing dense model, leave a curve without a knee, and the flag says
+    why. Where levels have different seeds the mean curve is read and flagged, but has no interval: its steps are
+    differences between seeds, too.
 
     Args:
         evaluations: Rows of the table of evaluations.
-        settings: The study's ``knees``: ``rules`` and what they need.
-
-    Returns:
-        Rows of the table of knees.
+        settings: The study's ``knees``: ``rules`` and what they need, ``confidence`` and ``draws``.
+        examples: The examples of the evaluations.
     """
-    rows: list[dict[str, Any]] = []
-    for axes, frame in curves(evaluations):
-        seeds = sorted(frame["seed"].unique())
-        parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
-        for seed, part in [*parts, (pd.NA, frame)]:
-            flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
-            if part.groupby("sparsity")["seed"].nunique().nunique() > 1:
-                flags.append("levels with different seeds")
-            curve = mean_curve(part)
-            sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
-            score = performance(value, axes["metric"])
-            for rule in settings["rules"]:
-                found = find_knee(sparsity, score, rule, settings)
-                rows.append({
-                    **axes, "seed": seed, "rule": rule, "knee": np.nan if found.knee is None else found.knee,
-                    "censored": found.censored,
-                    "dense_value": value[0] if len(sparsity) and sparsity[0] == 0 else np.nan,
-                    "value_at_knee": value_at(sparsity, value, found.knee),
-                    "n_seeds": part["seed"].nunique(), "flags": "; ".join([*flags, *found.flags]),
-                })  # fmt: skip
-    return pd.DataFrame(rows)
+    knees: list[dict[str, Any]] = []
+    levels: list[pd.DataFrame] = []
+    found: list[CurveKnee] = []
+    for axes, rows in curves(evaluations):
+        sample, why = sample_of(axes, rows, examples)
+        resampled = None if sample is None else resampled_values(sample, settings["draws"])
+        mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
+        one = (ONE_SEED,) if mean and rows["seed"].nunique() == 1 and _seed_matters(rows) else ()
+        curve = _curve(axes, rows, mean, (*why, *one))
+        readings = [_read(curve, rule, settings) for rule in settings["rules"]]
+        for seed, part in _seeds(rows):
+            own = None if sample is None else draw_seed(sample, resampled, seed)
+            single = _curve(axes, part, own, why)
+            # The mean over one seed is that seed's curve, and is not read twice.
+            apart = rows["seed"].nunique() > 1
+            of_seed = [_read(single, rule, settings) for rule in settings["rules"]] if apart else readings
+            knees += [_knee_row(axes, seed, 1, single, reading) for reading in of_seed]
+        knees += [_knee_row(axes, pd.NA, rows["seed"].nunique(), curve, reading) for reading in readings]
+        levels.append(_level_rows(axes, rows, curve, settings["confidence"]))
+        place = (axes["model"], axes["checkpoint"], axes["method"], axes["task"])
+        found += [CurveKnee(*place, r.rule, r.knee, r.draws, (*why, *one)) for r in readings]
+    return Analysis(
+        _table(knees, KNEES),
+        pd.concat(levels, ignore_index=True) if levels else _table([], CURVES),
+        _table(difference_rows(found, settings["confidence"]), DIFFERENCES),
+    )
+
+
+def _table(rows: list[dict[str, Any]] | pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(schema.columns))
+
+
+def _seeds(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    for seed in sorted(rows["seed"].unique()):
+        yield int(seed), rows[rows["seed"] == seed]
+
+
+def _seed_matters(rows: pd.DataFrame) -> bool:
+    """Say whether another seed would have given another curve: the task draws, or the method's score does."""
+    pruned = rows[rows["sparsity"] > 0].iloc[0]
+    return task_draws({"protocol": pruned["protocol"]}) or SCORES[pruned["score"]].stochastic
+
+
+def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> _Curve:
+    flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
+    if seeds_by_level(rows).nunique() > 1:
+        flags.append(UNEVEN_SEEDS)
+    means = mean_curve(rows)
+    sparsity, value = means["sparsity"].to_numpy(float), means["value"].to_numpy(float)
+    return _Curve(sparsity, value, axes["metric"], chance_score(rows, axes["metric"]), draws, (*flags, *why))
+
+
+def _read(curve: _Curve, rule: str, settings: Mapping[str, Any]) -> _Reading:
+    knee = find_knee(curve.sparsity, performance(curve.value, curve.metric), rule, settings, curve.chance)
+    if curve.draws is None or knee.knee is None:
+        return _Reading(rule, knee, None, Interval())
+    scores = curve.draws.scores
+    readings = find_many(curve.sparsity, scores, rule, settings, curve.chance)
+    interval = knee_interval(curve.sparsity, scores, knee, readings, rule, settings, curve.chance)
+    return _Reading(rule, knee, readings, interval)
+
+
+def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: _Curve, reading: _Reading) -> dict[str, Any]:
+    """Return a row of the table of knees."""
+    knee, interval = reading.knee, reading.interval
+    return {
+        **axes, "seed": seed, "rule": reading.rule, "knee": _number(knee.knee), "grid_low": _number(knee.grid_low),
+        "grid_high": _number(knee.grid_high), "ci_low": _number(interval.low), "ci_high": _number(interval.high),
+        "interval": None if curve.draws is None or interval.low is None else curve.draws.resampled,
+        "censored": knee.censored,
+        "dense_value": curve.value[0] if len(curve.sparsity) and curve.sparsity[0] == 0 else np.nan,
+        "value_at_knee": value_at(curve.sparsity, curve.value, knee.knee), "n_seeds": n_seeds,
+        "flags": "; ".join([*curve.flags, *knee.flags, *interval.flags]),
+    }  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: _Curve, confidence: float) -> pd.DataFrame:
+    """Return the rows of the table of curves for a mean curve."""
+    bounds = np.full((2, len(curve.sparsity)), np.nan)
+    if curve.draws:
+        bounds = value_bounds(curve.draws.scores, curve.metric, confidence)
+    frame = pd.DataFrame({
+        **axes, "sparsity": curve.sparsity, "value": curve.value, "ci_low": bounds[0], "ci_high": bounds[1],
+        "n_seeds": seeds_by_level(rows).to_numpy(), "n": rows.groupby("sparsity")["n"].max().to_numpy(),
+    })  # fmt: skip
+    return frame[list(CURVES.columns)]
+
+
+def seeds_by_level(rows: pd.DataFrame) -> pd.Series[int]:
+    """Return how many seeds have a value at each level of a curve."""
+    return rows.assign(seed=rows["seed"].where(rows["value"].notna())).groupby("sparsity")["seed"].nunique()
+
+
+def chance_score(rows: pd.DataFrame, metric: str) -> float | None:
+    """Return the performance of a model that knows nothing, on the scale of a curve's score; None if not known.
+
+    Args:
+        rows: The rows of a curve.
+        metric: What their values are.
+    """
+    chance = float(rows["chance"].mean())
+    return float(performance(np.array([chance]), metric)[0]) if np.isfinite(chance) else None
 
 
 def headline(knees: pd.DataFrame, rule: str) -> pd.DataFrame:
