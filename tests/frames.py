@@ -25,6 +25,7 @@ METHOD_LABELS = {
 TASK_LABELS = {PLOTS: "film plots", GENRE: "plot or review"}
 SETTINGS: Mapping[str, Any] = {
     "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "sensitivity": 1.0,
+    "confidence": 0.95, "draws": 100,
 }  # fmt: skip
 STEPS = (0, 79, 144, 264, 484, 888, 1634, 3000)
 
@@ -126,10 +127,14 @@ def with_intervals(found: pd.DataFrame) -> pd.DataFrame:
     """Return knees with made-up intervals of two points on each side of the mean curves', within the sparsities."""
     mean = found["seed"].isna() & found["knee"].notna()
     knee = found["knee"].astype(float)
-    return typed(found.assign(
-        grid_low=math.nan, grid_high=math.nan, ci_low=(knee - 0.02).clip(lower=0).where(mean),
-        ci_high=(knee + 0.02).clip(upper=1).where(mean), interval=mean.map({True: "examples", False: None}),
-    ), KNEES)  # fmt: skip
+    return typed(
+        found.assign(
+            ci_low=(knee - 0.02).clip(lower=0).where(mean),
+            ci_high=(knee + 0.02).clip(upper=1).where(mean),
+            interval=mean.map({True: "examples", False: None}),
+        ),
+        KNEES,
+    )
 
 
 def levels(frame: pd.DataFrame | None = None) -> pd.DataFrame:

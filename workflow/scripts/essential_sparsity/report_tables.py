@@ -50,23 +50,43 @@ def headline_tables(rows: pd.DataFrame, sizes: Mapping[str, Size], confidence: f
     last = last_rows(rows)
     places = last.groupby(["model", "task_name"], sort=False).cumcount()
     chosen = sorted(places.sort_values(kind="stable").index[:FIRST_ROWS])
+    common = common_flags(rows["flags"])
+    note = f"Of every curve: {'; '.join(common)}." if common else ""
+    first, others = rows.loc[chosen], rows.drop(index=chosen).head(SHOWN_CURVES)
+    return _headline(first, sizes, confidence, common, note), _headline(others, sizes, confidence, common)
+
+
+def common_flags(flags: Iterable[str]) -> tuple[str, ...]:
+    """Return the flags that all curves of several have, which a reader is told once."""
+    split = [_flags(text) for text in flags]
+    return tuple(flag for flag in split[0] if all(flag in others for others in split)) if len(split) > 1 else ()
+
+
+def _flags(text: str) -> list[str]:
+    return text.split("; ") if text else []
+
+
+def _headline(
+    rows: pd.DataFrame, sizes: Mapping[str, Size], confidence: float, common: Sequence[str], note: str = ""
+) -> Table:
+    flags = [_own_flags(row, common) for row in records(rows)]
     # A column that says nothing takes the room of those that do.
-    flagged = bool((rows["flags"] != "").any())
-    first = _headline(rows.loc[chosen], sizes, confidence, flagged)
-    return first, _headline(rows.drop(index=chosen).head(SHOWN_CURVES), sizes, confidence, flagged)
-
-
-def _headline(rows: pd.DataFrame, sizes: Mapping[str, Size], confidence: float, flagged: bool) -> Table:
+    flagged = any(flags)
     columns = ("Model", "Task", "Method", "Knee", "Saved", "Lost", *(["Flags"] if flagged else []))
     texts = tuple(
         (
             f"{row['model']} ({checkpoint_label(row['checkpoint'])})", str(row["task"]), str(row["method"]),
             f"{point_text(row)}\n{doubt_text(row, confidence)}".strip(), saved_text(row, sizes.get(row["model"])),
-            lost_text(row), *([row["flags"]] if flagged else []),
+            lost_text(row), *([own] if flagged else []),
         )
-        for row in records(rows)
+        for row, own in zip(records(rows), flags, strict=True)
     )  # fmt: skip
-    return Table(columns, texts)
+    return Table(columns, texts, note=note)
+
+
+def _own_flags(row: Mapping[str, Any], common: Sequence[str]) -> str:
+    """Return the flags of a curve that not all have; none where they say why there is no knee, beside the knee."""
+    return "" if pd.isna(row["knee"]) else "; ".join(flag for flag in _flags(row["flags"]) if flag not in common)
 
 
 def knees_table(
