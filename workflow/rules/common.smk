@@ -77,6 +77,13 @@ def unpacked_mb(files):
     return sum(16 * os.path.getsize(file) // 1_000_000 for file in whole)
 
 
+def resampling_mb(files):
+    """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
+    # A compressed row takes 20 bytes or more; a draw counts it in one, and twelve levels of five seeds hold 16 each.
+    largest = max(map(os.path.getsize, files), default=0)
+    return largest // 20 * (study.config["knees"]["draws"] + 2000) // 1_000_000
+
+
 def missing_steps(model):
     """Return the checkpoints of a trajectory that the hub does not have; Snakemake plans anew once they are known."""
     steps = read_json(checkpoints.find_steps.get(model=model).output.steps)
@@ -175,6 +182,11 @@ def evaluation_inputs(wildcards):
 def evaluation_path(e):
     """Return the file of one evaluation."""
     return f"results/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.parquet"
+
+
+def examples_path(e):
+    """Return the file of the examples of one evaluation."""
+    return f"{evaluation_path(e).removesuffix('.parquet')}.examples.parquet"
 
 
 def benchmark_paths(study):
