@@ -12,7 +12,17 @@ import pandas as pd
 
 from essential_sparsity.analysis import find_knees
 from essential_sparsity.table_schema import Schema
-from essential_sparsity.tables import COSTS, CURVES, DIFFERENCES, EVALUATIONS, KNEES, LAYERS, WEIGHTS, curves, mean_curve
+from essential_sparsity.tables import (
+    COSTS,
+    CURVES,
+    DIFFERENCES,
+    EVALUATIONS,
+    KNEES,
+    LAYERS,
+    WEIGHTS,
+    curves,
+    mean_curve,
+)
 from essential_sparsity.trajectory import step_name, step_of
 
 SMOLLM, BERT = "smollm2-135m-instruct", "bert-mini-reviews"

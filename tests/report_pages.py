@@ -11,7 +11,9 @@ from essential_sparsity import plots, report, report_content
 
 TEMPLATE = report.TEMPLATE
 TASKS = {
-    frames.PLOTS: {"label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512},
+    frames.PLOTS: {
+        "label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512,
+    },
     frames.GENRE: {"label": "plot or review", "protocol": "finetune", "freeze": [], "head": "sequence_classification"},
 }  # fmt: skip
 
@@ -33,7 +35,7 @@ def study(folder: Path, found: dict[str, pd.DataFrame], model: str = frames.BERT
     """Return what a report is told of a study, with one drawn figure, in two formats."""
     plots.apply_style()
     evaluations, knees = (found[name][found[name]["model"] == model] for name in ("evaluations", "knees"))
-    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "plot or review", model, 0.02)
+    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "plot or review", model, frames.SETTINGS)
     paths = []
     for suffix in (".svg", ".png"):
         path = folder / suffix[1:] / "a model" / f"{frames.GENRE}{suffix}"

@@ -1,4 +1,4 @@
-"""The report as a reader gets it: one file, nothing from outside, the answer on the first screen, figures that react."""
+"""The report as a reader gets it: one file, nothing from outside, the answer first, figures that react."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_tables_are_whole(page: Path, content: report.ReportContent) -> None:
 def test_headings_do_not_skip_a_level(page: Path) -> None:
     levels = [int(tag[1]) for tag in read(page.read_text(encoding="utf-8")).tags if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
 
 
 def test_a_hostile_name_is_only_text(tmp_path: Path) -> None:
@@ -146,7 +147,8 @@ def test_an_empty_study_still_renders(content: report.ReportContent) -> None:
     html = report.render_report(
         report.TEMPLATE,
         report.ReportContent(
-            "t", "s", "a", empty, "c", empty, "n", (), (), (), (), (), empty, empty, empty, empty, {}, "", "", False, False
+            "t", "s", "a", empty, "c", empty, "n", (), (), (), (), (), empty, empty, empty, empty, {}, "", "", False,
+            False,
         ),
         {},
     )  # fmt: skip
@@ -204,7 +206,9 @@ def test_the_console_is_silent(tab: Any) -> None:
 def test_the_policy_holds_and_the_figures_need_no_more(browser: Any, page: Path) -> None:
     tab = opened(browser, page)
     # Later, since the policy does not hold for what the driver itself evaluates.
-    later = "new Promise((say) => setTimeout(() => { try { say(Function('return 1')()); } catch (e) { say(e.name); } }))"
+    later = (
+        "new Promise((say) => setTimeout(() => { try { say(Function('return 1')()); } catch (e) { say(e.name); } }))"
+    )
     assert tab.evaluate(later) == "EvalError"
     tab.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'ran = true'}))")
     assert tab.evaluate("typeof ran") == "undefined"
@@ -264,8 +268,9 @@ def test_pointing_at_a_level_gives_its_values(tab: Any) -> None:
 
 @needs_chromium
 def test_the_slider_changes_the_map_by_keyboard(tab: Any) -> None:
-    fills = "[...document.querySelectorAll('#map-chart .mark-rect.role-mark path')].map((cell) => cell.getAttribute('fill')).join()"
-    assert tab.locator("#map-chart .mark-rect.role-mark path").count() == 7 * 30
+    cells = "#map-chart .mark-rect.role-mark path"
+    fills = f"[...document.querySelectorAll('{cells}')].map((cell) => cell.getAttribute('fill')).join()"
+    assert tab.locator(cells).count() == 7 * 30
     # The highest level within the knee, which the first table gives.
     assert "10 %" in tab.locator("#map-level-text").inner_text()
     before = tab.evaluate(fills)

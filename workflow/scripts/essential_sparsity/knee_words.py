@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.findings import Row, percent, range_text, records, rule_text, value_text
+from essential_sparsity.findings import Row, percent, range_text, records, resolution_text, rule_text, value_text
 from essential_sparsity.knee import LEFT, RIGHT
 from essential_sparsity.metrics import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
@@ -73,9 +73,8 @@ def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
     parts = [ending] if ending else []
     if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])):
         parts.append(f"{percent(confidence)} interval {range_text(row['ci_low'], row['ci_high'])}")
-    if not ending and not (pd.isna(row["grid_low"]) or pd.isna(row["grid_high"])):
-        between = f"{percent(row['grid_low']).removesuffix(' %')} and {percent(row['grid_high'])}"
-        parts.append(f"between the levels {between}")
+    if (between := resolution_text(row)) != "-":
+        parts.append(f"between the levels {between.replace(' to ', ' and ')}")
     return ", ".join(parts)
 
 
@@ -193,7 +192,7 @@ def _sure(row: Row, settings: Mapping[str, Any]) -> str:
 
 
 def _answer(row: Row, settings: Mapping[str, Any]) -> str:
-    lead = rule_text(settings["rules"][0], settings["tolerance"])
+    lead = rule_text(settings)
     if pd.isna(row["knee"]):
         return f"{lead}, no method has a knee on {_subject(row)} for {row['task']}{_sure(row, settings)}"
     knee = f"{point_text(row)}{_sure(row, settings)} of the prunable weights of {_subject(row)}"

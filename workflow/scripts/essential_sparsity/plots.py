@@ -20,12 +20,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from essential_sparsity.files import atomic_path
 from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
+from essential_sparsity.knee_tolerance import DEFAULT_LOSS, tolerated_score
 from essential_sparsity.metrics import metric_of, performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 from essential_sparsity.weight_places import STATISTICS, matrix_places, weighted_mean
 
-RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^"}
+RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^", "curvature": "d", "bayes": "*"}
 # How the axis of a metric is scaled, by its unit.
 AXES_OF_UNITS = {
     "fraction": " (%)", "correlation": " (-1 to 1)", "perplexity": " (log axis)", "nats": " (nats a token)",
@@ -49,7 +50,7 @@ _CLOSE_UP_TOLERANCES = 5.0
 _PANELS = 5
 # More rows than this leave no room for numbers in the cells of a heat map.
 _ANNOTATED_BLOCKS = 8
-_DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "essential-sparsity", "svg.fonttype": "path"}
+_DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "essential-sparsity", "svg.fonttype": "path", "pdf.fonttype": 42}
 
 
 def apply_style() -> None:
@@ -69,12 +70,14 @@ def apply_style() -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix, ``.svg`` or ``.png``, atomically and without a date.
+    """Write a figure in the format of the path's suffix, ``.svg``, ``.pdf`` or ``.png``, atomically and undated.
 
     Raises:
         ValueError: The suffix is another one.
     """
-    metadata: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {"Software": None}}
+    metadata: dict[str, dict[str, Any]] = {
+        ".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None},
+    }  # fmt: skip
     if path.suffix not in metadata:
         raise ValueError(f"{path}: a figure is saved as {' or '.join(metadata)}")
     with mpl.rc_context(_DETERMINISTIC), atomic_path(path) as temporary:
@@ -86,13 +89,20 @@ def sort_checkpoints(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=checkpoint_age)
 
 
-def tolerated_value(dense: float, metric: str, tolerance: float) -> float:
-    """Return the worst value that the rule ``tolerance`` accepts, in the metric's unit.
+def tolerated_value(dense: float, metric: str, settings: Mapping[str, Any], chance: float, times: float = 1.0) -> float:
+    """Return the worst value that the rule ``tolerance`` accepts, in the metric's unit; NaN where it accepts none.
 
-    For perplexity this is ``dense ** (1 + tolerance)``, since the tolerance is on its logarithm.
+    For perplexity and a relative loss this is ``dense ** (1 + tolerance)``, since the tolerance is on its logarithm.
+
+    Args:
+        dense: The value of the dense model.
+        metric: What it is.
+        settings: The study's ``knees``: ``tolerance`` and ``loss``.
+        chance: The value of a model that knows nothing.
+        times: How many tolerances below the dense model.
     """
-    score = performance(np.array([dense]), metric)
-    return float(value_of(score - tolerance * np.abs(score), metric)[0])
+    score, bottom = performance(np.array([dense, chance]), metric)
+    return float(value_of(tolerated_score(np.array([score]), settings, float(bottom), times), metric)[0])
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
@@ -104,7 +114,8 @@ def plot_curves(
     method_labels: Mapping[str, str],
     task_label: str,
     model: str,
-    tolerance: float,
+    settings: Mapping[str, Any],
+    bands: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw the metric over sparsity, a panel a checkpoint and a line a method, and the knees by every rule.
 
@@ -117,15 +128,16 @@ def plot_curves(
         method_labels: What a method is called, by its name in the registry.
         task_label: What the task is called.
         model: What the model is called.
-        tolerance: The study's ``knees.tolerance``, a fraction of the dense performance.
+        settings: The study's ``knees``: ``tolerance`` and ``loss``.
+        bands: Rows of the table of curves, of the same model and task, whose intervals are drawn; None for none.
     """
     metric = str(evaluations["metric"].iloc[0])
     lines = {(axes["checkpoint"], axes["method"]): frame for axes, frame in curves(evaluations)}
     methods = _sort_methods({method for _, method in lines}, method_labels)
     checkpoints = sort_checkpoints(checkpoint for checkpoint, _ in lines)
     labels = {m: method_labels.get(m, m) for m in methods}
-    looks = _curve_looks(methods, [(method, frame) for (_, method), frame in lines.items()])
-    close_up = _needs_close_up(evaluations, metric, tolerance)
+    looks = _curve_looks(methods, method_labels, [(method, frame) for (_, method), frame in lines.items()])
+    close_up = _needs_close_up(evaluations, metric, settings)
     many_seeds = any(frame["seed"].nunique() > 1 for frame in lines.values())
 
     # A line of a method's name takes 0.16 inches, and every method the room of the longest name.
@@ -153,17 +165,19 @@ def plot_curves(
         here = {m: lines[checkpoint, m] for m in methods if (checkpoint, m) in lines}
         mean_knees = knees[(knees["checkpoint"] == checkpoint) & knees["seed"].isna()]
         dense = float(np.mean([mean_curve(frame)["value"].iloc[0] for frame in here.values()]))
-        limit = tolerated_value(dense, metric, tolerance)
+        limit, edge = (tolerated_value(dense, metric, settings, chance, n) for n in (1.0, _CLOSE_UP_TOLERANCES))
         for panel in panels[:-1]:
             _draw_lines(panel, here, looks, many_seeds)
+            if bands is not None:
+                _draw_bands(panel, bands[bands["checkpoint"] == checkpoint], looks)
             _draw_levels(panel, dense, limit, chance if chance_shown else None)
             _scale_metric(panel, metric, reach)
-        _mark_knees(panels[0], mean_knees, methods)
+        _mark_knees(panels[0], mean_knees, looks)
         panels[0].set_ylim(*reach)
         panels[0].set_title(checkpoint_label(checkpoint))
         if close_up:
-            _look_closer(panels[1], dense, tolerated_value(dense, metric, _CLOSE_UP_TOLERANCES * tolerance), metric)
-        _draw_knees(panels[-1], mean_knees, methods, labels)
+            _look_closer(panels[1], dense, edge, metric)
+        _draw_knees(panels[-1], mean_knees, looks, labels)
         first = i % columns == 0
         panels[-1].set_xlabel(SPARSITY_LABEL if columns < 3 else "Sparsity (% removed)")
         panels[-1].tick_params(labelbottom=True)
@@ -181,7 +195,7 @@ def plot_curves(
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
     _title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
-    _curves_legend(figure, looks, labels, rules, metric, tolerance, chance if chance_shown else None, many_seeds)
+    _curves_legend(figure, looks, labels, rules, metric, settings, chance if chance_shown else None, many_seeds)
     return figure
 
 
@@ -230,8 +244,12 @@ def palette(count: int) -> list[str]:
     return [to_hex(colour) for colour in _colours(count)]
 
 
-def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, dict[str, Any]]:
+def _curve_looks(
+    methods: Sequence[str], labels: Mapping[str, str], frames: Sequence[tuple[str, pd.DataFrame]]
+) -> dict[str, dict[str, Any]]:
     """Return the look of each method's curve: levels are dots, since larger shapes mark the knees.
+
+    It goes by the method's place among all that have a label, so that it is the same in all figures of a study.
 
     A method with one level besides the dense model, as of N:M, has a marker of its own and no line: nothing is known in
     between, and it has no knee.
@@ -239,7 +257,8 @@ def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFram
     levels = {
         method: max(frame["sparsity"].nunique() for name, frame in frames if name == method) for method in methods
     }
-    looks = {method: _line_look(i, len(methods)) for i, method in enumerate(methods)}
+    known = _sort_methods({*labels, *methods}, labels)
+    looks = {method: _line_look(known.index(method), len(known)) for method in methods}
     single, several = {"linestyle": "none", "markersize": 6}, {"marker": ".", "markersize": 7}
     return {method: {**look, **(single if levels[method] <= 2 else several)} for method, look in looks.items()}
 
@@ -262,12 +281,13 @@ def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
     return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if metric_of(metric).logarithmic else limits
 
 
-def _needs_close_up(evaluations: pd.DataFrame, metric: str, tolerance: float) -> bool:
+def _needs_close_up(evaluations: pd.DataFrame, metric: str, settings: Mapping[str, Any]) -> bool:
     """Say whether the tolerance is too thin to be seen on the axis that holds every value."""
     low, high = (_transform(v, metric) for v in _reach(evaluations, metric))
     dense = float(evaluations.loc[evaluations["method"] == "dense", "value"].mean())
-    band = abs(_transform(tolerated_value(dense, metric, tolerance), metric) - _transform(dense, metric))
-    return band < _VISIBLE_BAND * (high - low)
+    limit = tolerated_value(dense, metric, settings, float(evaluations["chance"].iloc[0]))
+    # Without a limit there is nothing to look at.
+    return abs(_transform(limit, metric) - _transform(dense, metric)) < _VISIBLE_BAND * (high - low)
 
 
 def _draw_lines(
@@ -287,9 +307,20 @@ def _draw_lines(
             panel.scatter(rows["sparsity"], rows["value"], s=9, color=look["color"], alpha=0.55, linewidth=0, zorder=2)
 
 
+def _draw_bands(panel: Axes, bands: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Draw the intervals of the mean curves."""
+    known = bands[bands["ci_low"].notna() & bands["ci_high"].notna()].sort_values("sparsity")
+    for method, look in looks.items():
+        rows = known[known["method"] == method]
+        if len(rows) and look["linestyle"] != "none":
+            x, low, high = (rows[name].to_numpy(float) for name in ("sparsity", "ci_low", "ci_high"))
+            panel.fill_between(x, low, high, color=look["color"], alpha=0.16, linewidth=0, gid=f"band:{method}")
+
+
 def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) -> None:
     """Draw the dense level, the tolerance below it, and the level of a model that knows nothing."""
-    panel.axhspan(min(dense, limit), max(dense, limit), color="0.85", linewidth=0, zorder=0)
+    if np.isfinite(limit):
+        panel.axhspan(min(dense, limit), max(dense, limit), color="0.85", linewidth=0, zorder=0)
     panel.axhline(dense, color=_GREY, linewidth=1.0, zorder=1)
     if chance is not None:
         panel.axhline(chance, color=_BLACK, linewidth=1.0, linestyle=":", zorder=1)
@@ -331,11 +362,11 @@ def _look_closer(panel: Axes, dense: float, edge: float, metric: str) -> None:
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.{decimals}f}"))
 
 
-def _mark_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str]) -> None:
+def _mark_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
     """Mark on the curves where each rule reads the knee, the first rule on top."""
     rules = list(dict.fromkeys(knees["rule"]))
     for row in knees[knees["knee"].notna()].to_dict("records"):
-        colour = _colours(len(methods))[methods.index(row["method"])]
+        colour = looks[row["method"]]["color"]
         panel.scatter(
             row["knee"], row["value_at_knee"], zorder=6 - 0.1 * rules.index(row["rule"]), clip_on=False,
             gid=f"curve:{row['method']}:{row['rule']}", **_knee_look(row["rule"], row["censored"], colour),
@@ -350,18 +381,29 @@ def _knee_look(rule: str, censored: str, colour: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str], labels: Mapping[str, str]) -> None:
-    """Draw a row a method with the knees of its mean curve, a marker a rule; hollow where the true one is outside."""
+def _draw_knees(
+    panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, Any]], labels: Mapping[str, str]
+) -> None:
+    """Draw a row a method with the knees of its mean curve, a marker a rule; hollow where the true one is outside.
+
+    A thin line through a marker is the knee's interval.
+    """
     rules = list(dict.fromkeys(knees["rule"]))
-    for position, method in enumerate(methods):
+    methods = list(looks)
+    for position, (method, look) in enumerate(looks.items()):
         read = knees[knees["method"] == method]
         rows = read[read["knee"].notna()]
-        colour = _colours(len(methods))[position]
+        colour = look["color"]
         if len(rows) > 1:
             ends = rows["knee"].min(), rows["knee"].max()
             panel.hlines(position, *ends, color=colour, linewidth=5, alpha=0.25, zorder=1)
         for row in rows.to_dict("records"):
-            offset = 0.27 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
+            offset = min(0.27, 0.8 / len(rules)) * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
+            if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])):
+                panel.hlines(
+                    position + offset, row["ci_low"], row["ci_high"], color=colour, linewidth=1.2,
+                    gid=f"interval:{method}:{row['rule']}",
+                )  # fmt: skip
             panel.scatter(
                 row["knee"], position + offset, zorder=3, clip_on=False, gid=f"strip:{method}:{row['rule']}",
                 **_knee_look(row["rule"], row["censored"], colour),
@@ -383,7 +425,7 @@ def _curves_legend(
     labels: Mapping[str, str],
     rules: Sequence[str],
     metric: str,
-    tolerance: float,
+    settings: Mapping[str, Any],
     chance: float | None,
     many_seeds: bool,
 ) -> None:
@@ -394,8 +436,7 @@ def _curves_legend(
     if many_seeds:
         entries.append((_marker(".", _GREY, True), "one seed (line: mean)"))
     entries.append((Line2D([], [], color=_GREY, linewidth=1.0), "dense model"))
-    of = f"{'log ' if metric_of(metric).logarithmic else ''}{metric.replace('_', ' ')}"
-    entries.append((Patch(facecolor="0.85"), _wrapped(f"tolerance: {100 * tolerance:g} % of the dense {of}", 26)))
+    entries.append((Patch(facecolor="0.85"), _wrapped(f"tolerance: {_tolerance_text(metric, settings)}", 26)))
     if chance is not None:
         entries.append((Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"), "chance"))
     for rule in rules:
@@ -406,6 +447,16 @@ def _curves_legend(
         [handle for handle, _ in entries], [label for _, label in entries], loc="outside right upper", frameon=False,
         alignment="left", handlelength=2.4, labelspacing=0.7,
     )  # fmt: skip
+
+
+def _tolerance_text(metric: str, settings: Mapping[str, Any]) -> str:
+    """Say how much of a metric is tolerated: ``2 % of the dense accuracy``."""
+    tolerance, loss = settings["tolerance"], settings.get("loss", DEFAULT_LOSS)
+    of = f"{'log ' if metric_of(metric).logarithmic else ''}{metric.replace('_', ' ')}"
+    if loss == "absolute":
+        points = metric_of(metric).unit == "fraction"
+        return f"{100 * tolerance:g} points of {of}" if points else f"{tolerance:g} of {of}"
+    return f"{100 * tolerance:g} % of the dense {of}" + (" above chance" if loss == "above_chance" else "")
 
 
 def _marker(marker: str, colour: str, filled: bool) -> Line2D:

@@ -26,9 +26,9 @@ CAPTIONS = {
         "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds); the further right "
         "a line stays within the grey band, the more weights can go. Where the band is too thin to be seen, the middle "
         "panel looks closer. The strip below shows where each rule reads the knee of the mean curve; its bar spans the "
-        "rules, and a hollow mark means that the true knee lies outside the levels tried. Take care: a knee is only as "
-        "fine as the levels, so one step between two methods decides nothing, and rules that lie far apart mean a "
-        "curve without a clear knee."
+        "rules, and a hollow mark means that the true knee lies outside the levels tried. Take care: between "
+        "levels a curve is not known, so one step between two methods decides nothing, and rules that lie far apart "
+        "mean a curve without a clear knee."
     ),
     "layers": (
         "How to read it: one cell is one weight matrix, its colour the share of its weights that is removed at the "
@@ -157,7 +157,7 @@ def chart_library() -> str:
     Raises:
         ValueError: The script cannot stand inside a page.
     """
-    library: str = vl_convert.javascript_bundle(vl_version=VEGALITE_VERSION.rpartition(".")[0])
+    library: str = vl_convert.javascript_bundle(None, vl_version=VEGALITE_VERSION.rpartition(".")[0])
     if "</script" in library.lower() or "<!--" in library:
         raise ValueError("vl_convert: the bundle of Vega holds text that would end its <script> element")
     return library

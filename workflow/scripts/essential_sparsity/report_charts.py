@@ -113,12 +113,17 @@ def weights_chart(palette: list[str], along: str) -> Spec:
     x = _along(along)
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~r"))
     tooltip = ["Matrices:N", "At:N", "Value:N"]
-    legend = alt.Legend(title="Matrices (black: all, weighted by size)", orient="bottom", columns=2, labelLimit=260)
+    legend = alt.Legend(
+        title="Matrices (black: all, weighted by size)", orient="bottom", columns=2, labelLimit=260, titleLimit=400
+    )
     kinds = (
         alt.Chart(alt.NamedData("lines"))
         .mark_line(point=alt.OverlayMarkDef(size=40, filled=True), aria=False)
         .encode(
-            x=x, y=y, tooltip=tooltip, color=alt.Color("kind:N", sort=None, scale=alt.Scale(range=palette), legend=legend)
+            x=x,
+            y=y,
+            tooltip=tooltip,
+            color=alt.Color("kind:N", sort=None, scale=alt.Scale(range=palette), legend=legend),
         )
     )
     whole = (
@@ -145,9 +150,7 @@ def emergence_chart(looks: Looks) -> Spec:
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(format="~r"))
 
-    bar = base.mark_rule(strokeWidth=3, opacity=0.45, aria=False).encode(
-        x=x, y=y("low"), y2="high:Q", color=colour
-    )
+    bar = base.mark_rule(strokeWidth=3, opacity=0.45, aria=False).encode(x=x, y=y("low"), y2="high:Q", color=colour)
     line = base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y("knee"), color=colour, strokeDash=dash)
     points = base.mark_point(size=60, filled=True, opacity=1, aria=False).encode(
         x=x, y=y("knee"), color=colour, shape=shape, tooltip=["Method:N", "Checkpoint:N", "Knee:N", "Interval:N"]

@@ -12,7 +12,8 @@ import altair
 import pandas as pd
 import vl_convert
 
-from essential_sparsity import findings, report_data as drawn, report_tables
+from essential_sparsity import findings, report_tables
+from essential_sparsity import report_data as drawn
 from essential_sparsity.knee_words import answer_sentence, model_sizes
 from essential_sparsity.plots import method_looks, palette
 from essential_sparsity.report import CAPTIONS, DRAWN_FIGURES, ReportContent, ReportFigure
@@ -157,7 +158,9 @@ def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
 
 def _data_note(data: Mapping[str, Any]) -> str:
     left = data["maps"]["left_out"]
-    return f"{left:,} further masks have no room here; the table layers.parquet of the study holds them." if left else ""
+    return (
+        f"{left:,} further masks have no room here; the table layers.parquet of the study holds them." if left else ""
+    )
 
 
 def _versions(evaluations: pd.DataFrame) -> dict[str, str]:

@@ -97,7 +97,7 @@ def map_data(layers: pd.DataFrame, cells: int = CELLS) -> dict[str, Any]:
             shares = mask.set_index("name")["realised"].reindex(places["name"])
             masks.append({
                 "model": str(model), "checkpoint": str(checkpoint), "method": str(method),
-                "level": _number(float(level), 100),
+                "level": _number(level, 100),
                 "shares": [None if math.isnan(v) else round(1000 * v) for v in shares.tolist()],
             })  # fmt: skip
     kept = _within(masks, cells)
@@ -173,7 +173,9 @@ def label_data(
     """
     checkpoints = sorted(set(levels["checkpoint"]), key=checkpoint_age)
     return {
-        "methods": [{"name": name, "label": method_labels.get(name, name), **look} for name, look in method_looks.items()],
+        "methods": [
+            {"name": name, "label": method_labels.get(name, name), **look} for name, look in method_looks.items()
+        ],
         "tasks": {name: task_labels.get(name, name) for name in levels["task"].unique()},
         "rules": {rule: RULE_NAMES.get(rule, rule) for rule in rules},
         "metrics": {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.findings import percent, range_text, records
+from essential_sparsity.findings import percent, range_text, records, resolution_text
 from essential_sparsity.knee import RULE_NAMES
 from essential_sparsity.knee_words import Size, doubt_text, last_rows, lost_text, point_text, saved_text
 from essential_sparsity.trajectory import checkpoint_label
@@ -105,35 +105,40 @@ def knees_table(
     """
     mean, single = knees[knees["seed"].isna()], knees[knees["seed"].notna() & (knees["rule"] == rules[0])]
     axes = ["model", "task", "checkpoint", "method"]
-    ranges = single.groupby(axes)["knee"].agg(["min", "max", "size"])
-    seeded = bool((ranges["size"] > 1).any())
+    spread = single.groupby(axes)["knee"].agg(["min", "max", "size"]).reset_index()
+    ranges = {tuple(row[axis] for axis in axes): row for row in records(spread)}
+    seeded = any(row["size"] > 1 for row in ranges.values())
     names = tuple(_capital(RULE_NAMES.get(rule, rule)) for rule in rules)
     texts = []
     groups = list(mean.groupby(axes, sort=False))
+    common = common_flags(mean["flags"])
     for key, part in groups[:SHOWN_CURVES]:
         model, task, checkpoint, method = map(str, key)
         read = {row["rule"]: row for row in records(part)}
-        remarks = dict.fromkeys(flag for flag in part["flags"] if flag)
+        remarks = [
+            flag for flag in dict.fromkeys(f for flags in part["flags"] for f in _flags(flags)) if flag not in common
+        ]
         texts.append((
             model, checkpoint_label(checkpoint), task_labels.get(task, task), method_labels.get(method, method),
             *(_reading(read[rule]) if rule in read else "-" for rule in rules),
-            *([_seeds(ranges.loc[key])] if seeded else []), "; ".join(remarks),
+            *([_seeds(ranges[model, task, checkpoint, method])] if seeded else []), "; ".join(remarks),
         ))  # fmt: skip
     columns = ("Model", "Checkpoint", "Task", "Method", *names, *(["Over seeds"] if seeded else []), "Remarks")
     left = len(groups) - len(texts)
-    note = f"{left:,} further curves are in the table knees.parquet of the study." if left else ""
-    return Table(columns, tuple(texts), frozenset({*names, "Over seeds"}), note)
+    notes = [f"{left:,} further curves are in the table knees.parquet of the study."] if left else []
+    notes += [f"Of every curve: {'; '.join(common)}."] if common else []
+    return Table(columns, tuple(texts), frozenset({*names, "Over seeds"}), " ".join(notes))
 
 
 def _reading(row: Mapping[str, Any]) -> str:
-    """Write one rule's knee with its interval, or where it is censored."""
+    """Write one rule's knee, or where it is censored; below it its interval and the levels that enclose it."""
     if pd.isna(row["knee"]):
         return "none"
     ends = {"left": " (levels start above it)", "right": " (levels end below it)"}
-    text = percent(row["knee"]) + ends.get(row["censored"], "")
-    if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
-        return text
-    return f"{text}\n{range_text(row['ci_low'], row['ci_high'])}"
+    interval = "" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
+    between = resolution_text(row)
+    below = [interval, "" if between == "-" else f"levels {between}"]
+    return f"{percent(row['knee'])}{ends.get(row['censored'], '')}\n{'; '.join(filter(None, below))}".strip()
 
 
 def _seeds(row: Mapping[str, Any]) -> str:
