@@ -505,18 +505,19 @@ def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     """
     how = rule_text(settings)
     lines = [f"Knees {how[0].lower()}{how[1:]} (range: over {', '.join(settings['rules'])})", ""]
-    width = min(40, max([6, *rows["method"].str.len()]))
-    columns = f"  {'method':<{width}}  {'knee':>9}  {'value there':>12}  {'range':>14}  flags"
+    width = min(28, max([6, *rows["method"].str.len()]))
+    interval = f"{percent(settings.get('confidence', 0.95))} interval"
+    columns = f"  {'method':<{width}}  {'knee':>9}  {interval:>15}  {'value there':>11}  {'range':>14}  flags"
     for group in _groups(rows, ["model", "task_name", "checkpoint"]):
         first = group[0]
         dense = f"dense {first['metric']} {value_text(first['dense_value'], first['metric'])}"
         lines += textwrap.wrap(f"{_subject(first)} on {first['task']}: {dense}", SUMMARY_COLUMNS)
         lines.append(columns)
         for row in group:
-            value = value_at_knee_text(row)
+            bounds = "-" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
             line = (
-                f"  {_shortened(row['method'], width):<{width}}  {knee_text(row):>9}  {value:>12}  "
-                f"{range_text(row['lowest'], row['highest']):>14}  {row['flags']}"
+                f"  {_shortened(row['method'], width):<{width}}  {knee_text(row):>9}  {bounds:>15}  "
+                f"{value_at_knee_text(row):>11}  {range_text(row['lowest'], row['highest']):>14}  {row['flags']}"
             )
             lines.append(_shortened(line.rstrip(), SUMMARY_COLUMNS))
         lines.append("")

@@ -157,7 +157,9 @@ def chart_library() -> str:
     Raises:
         ValueError: The script cannot stand inside a page.
     """
-    library: str = vl_convert.javascript_bundle(None, vl_version=VEGALITE_VERSION.rpartition(".")[0])
+    library: str = vl_convert.javascript_bundle(
+        "window.vegaEmbed = vegaEmbed;", vl_version=VEGALITE_VERSION.rpartition(".")[0]
+    )
     if "</script" in library.lower() or "<!--" in library:
         raise ValueError("vl_convert: the bundle of Vega holds text that would end its <script> element")
     return library
