@@ -70,7 +70,10 @@ def test_nothing_is_said_to_be_saved_of_a_model_whose_size_is_not_known() -> Non
         ({}, "-1.7 points\n83.3 % against 85.0 %"),
         (LEFT, "-15.0 points at 5 %\n70.0 % against 85.0 %"),
         ({"metric": "perplexity", "dense_value": 26.0, "value_at_knee": 29.1}, "+3.1\n29.1 against 26.0"),
-        ({"metric": "masked_loss", "dense_value": 2.0, "value_at_knee": 2.04}, "+0.040 nats\n2.040 nats against 2.000 nats"),
+        (
+            {"metric": "masked_loss", "dense_value": 2.0, "value_at_knee": 2.04},
+            "+0.040 nats\n2.040 nats against 2.000 nats",
+        ),
         ({"metric": "matthews", "dense_value": 0.5, "value_at_knee": 0.4}, "-0.100\n0.400 against 0.500"),
         (NO_KNEE, "-"),
         ({"dense_value": math.nan}, "-"),
