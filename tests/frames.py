@@ -147,10 +147,15 @@ def with_intervals(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def levels(frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return the table of curves of evaluations, with made-up intervals of 3 % on each side."""
+def levels() -> pd.DataFrame:
+    """Return the table of curves of the default study, with made-up intervals of 3 % on each side."""
+    return _levels().copy()
+
+
+@cache
+def _levels() -> pd.DataFrame:
     rows = []
-    for axes, part in curves(_evaluations() if frame is None else frame):
+    for axes, part in curves(_evaluations()):
         mean = mean_curve(part)
         for sparsity, value in zip(mean["sparsity"], mean["value"], strict=True):
             rows.append({
