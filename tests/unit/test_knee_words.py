@@ -68,6 +68,7 @@ def test_nothing_is_said_to_be_saved_of_a_model_whose_size_is_not_known() -> Non
     ("change", "text"),
     [
         ({}, "-1.7 points\n83.3 % against 85.0 %"),
+        ({"value_at_knee": 0.8499}, "+0.0 points\n85.0 % against 85.0 %"),
         (LEFT, "-15.0 points at 5 %\n70.0 % against 85.0 %"),
         ({"metric": "perplexity", "dense_value": 26.0, "value_at_knee": 29.1}, "+3.1\n29.1 against 26.0"),
         (

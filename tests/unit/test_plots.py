@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -18,6 +19,7 @@ import frames
 from essential_sparsity import plots
 from essential_sparsity.metrics import METRICS
 from essential_sparsity.tables import EVALUATIONS
+from essential_sparsity.trajectory import checkpoint_label
 from essential_sparsity.weight_places import matrix_places
 
 LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
@@ -149,6 +151,49 @@ def test_curves_mark_the_knees_of_the_mean_curves_where_they_are(model: str, tas
     for (method, rule), rows in knees.groupby(["method", "rule"]):
         assert sorted(found.pop(f"{place}:{method}:{rule}")) == pytest.approx(sorted(rows["knee"]))
     assert not found
+
+
+@pytest.mark.parametrize(("model", "task"), CURVES)
+def test_bands_are_the_intervals_of_the_table_of_curves(model: str, task: str) -> None:
+    levels = frames.levels()
+    levels = levels[(levels["model"] == model) & (levels["task"] == task)]
+    evaluations, knees = (table[table["model"] == model] for table in (frames.evaluations(), frames.knees()))
+    figure = plots.plot_curves(
+        evaluations, knees, frames.METHOD_LABELS, "task", model, frames.SETTINGS, bands=levels
+    )  # fmt: skip
+    for title, rows in levels.groupby(levels["checkpoint"].map(checkpoint_label)):
+        (panel,) = panels_titled(figure, str(title))
+        bands = {c.get_gid(): c for c in panel.collections if str(c.get_gid()).startswith("band:")}
+        assert set(bands) == {f"band:{method}" for method in rows["method"]}
+        for method, own in rows.groupby("method"):
+            drawn = {tuple(np.round(point, 6)) for point in bands[f"band:{method}"].get_paths()[0].vertices}
+            for name in ("ci_low", "ci_high"):
+                assert set(zip(own["sparsity"].round(6), own[name].round(6), strict=True)) <= drawn
+
+
+def test_intervals_of_knees_lie_in_the_strip() -> None:
+    figure = curves_figure(frames.SMOLLM, frames.PLOTS)
+    lines = {c.get_gid(): c.get_segments()[0] for a in figure.axes for c in a.collections
+             if str(c.get_gid()).startswith("interval:")}  # fmt: skip
+    knees = frames.knees()
+    knees = knees[(knees["model"] == frames.SMOLLM) & knees["seed"].isna() & knees["ci_low"].notna()]
+    assert set(lines) == {f"interval:{row.method}:{row.rule}" for row in knees.itertuples()}
+    for row in knees.itertuples():
+        assert lines[f"interval:{row.method}:{row.rule}"][:, 0] == pytest.approx([row.ci_low, row.ci_high])
+
+
+def test_a_method_looks_the_same_in_every_figure_of_a_study() -> None:
+    colours = [
+        {str(c.get_gid()).split(":")[1]: tuple(c.get_edgecolor()[0]) for a in figure.axes for c in a.collections
+         if str(c.get_gid()).startswith("strip:")}
+        for figure in (curves_figure(*place) for place in CURVES)
+    ]  # fmt: skip
+    shared = set(colours[0]) & set(colours[1])
+    assert shared == {"magnitude-global", "random-global"}
+    looks = plots.method_looks(frames.METHOD_LABELS)
+    for method in shared:
+        assert colours[0][method] == colours[1][method]
+        assert to_hex(colours[0][method]) == looks[method]["colour"]
 
 
 def test_a_censored_knee_is_hollow_and_a_found_one_is_filled() -> None:
@@ -341,7 +386,7 @@ def test_weights_of_one_checkpoint_go_over_the_blocks() -> None:
     assert "all, weighted by size" not in legend_texts(figure)
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png"])
+@pytest.mark.parametrize("suffix", [".svg", ".pdf", ".png"])
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     paths = [tmp_path / f"{i}" / f"figure{suffix}" for i in range(2)]
     for path in paths:
@@ -352,8 +397,8 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"svg or \.png"):
-        plots.save_figure(Figure(), tmp_path / "figure.pdf")
+    with pytest.raises(ValueError, match=r"svg or \.pdf or \.png"):
+        plots.save_figure(Figure(), tmp_path / "figure.jpg")
     assert not list(tmp_path.iterdir())
 
 

@@ -38,7 +38,7 @@ def main(snakemake: Any) -> None:
     rows = study.rows(tables)
     answer = textwrap.fill(answer_sentence(rows, study.knees), findings.SUMMARY_COLUMNS)
     found = "\n".join(textwrap.fill(s, 110, initial_indent="- ", subsequent_indent="  ") for s in content.sentences)
-    parts = [f"{answer}\n", found, findings.summary_text(rows, study.knees), stage_times(tables["costs"])]
+    parts = [f"{answer}\n", f"{found}\n", findings.summary_text(rows, study.knees), stage_times(tables["costs"])]
     with atomic_path(snakemake.output.summary) as temporary:
         temporary.write_text("\n".join([*parts, f"Report: {snakemake.output.page}\n"]), encoding="utf-8")
 

@@ -168,12 +168,12 @@ def reading_note(settings: Mapping[str, Any]) -> str:
     """Say how the headline's knees are defined, for the line below their table."""
     if settings["rules"][0] != "tolerance":
         name = RULE_NAMES.get(settings["rules"][0], settings["rules"][0])
-        return f"Knees of the mean curve over the seeds by the rule {name}; range: over all rules."
+        return f"Knees of the mean curve over the seeds by the rule {name}."
     loss = _LOSSES[settings.get("loss", DEFAULT_LOSS)]
     lost = loss.format(share=percent(settings["tolerance"]), points=_points(settings))
     return (
         f"A knee is the sparsity at which the mean curve over the seeds, linearly interpolated between levels, first "
-        f"loses more than {lost}. Range: over all rules."
+        f"loses more than {lost}."
     )
 
 

@@ -114,10 +114,15 @@ def change_text(change: float, metric: str) -> str:
     """Write a change of a metric with its sign: ``-1.2 points``, ``+3.1``, ``+0.120 nats``."""
     unit = metric_of(metric).unit
     if unit == "fraction":
-        return f"{100 * change:+.1f} points"
+        return f"{_signed(100 * change, 1)} points"
     if unit in ("correlation", "nats"):
-        return f"{change:+.3f}{' nats' if unit == 'nats' else ''}"
-    return f"{change:+.1f}" if abs(change) < 100 else f"{change:+,.0f}" if abs(change) < 1e7 else f"{change:+.1e}"
+        return f"{_signed(change, 3)}{' nats' if unit == 'nats' else ''}"
+    return _signed(change, 1) if abs(change) < 100 else f"{change:+,.0f}" if abs(change) < 1e7 else f"{change:+.1e}"
+
+
+def _signed(value: float, digits: int) -> str:
+    # Plus zero, so that what rounds to zero has no minus.
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def count_text(count: float) -> str:
