@@ -54,8 +54,9 @@ def write_page(folder: Path, model: str = frames.BERT) -> tuple[Path, report.Rep
     """Write the report of the default study's tables; return its path and what it says."""
     found = tables(model)
     told = study(folder, found, model)
-    data = report_content.report_data(told, found)
-    content = report_content.report_content(told, found, data)
+    rows = told.rows(found)
+    data = report_content.report_data(told, found, rows)
+    content = report_content.report_content(told, found, rows, data)
     path = folder / "report.html"
     path.write_text(report.render_report(TEMPLATE, content, data), encoding="utf-8")
     return path, content

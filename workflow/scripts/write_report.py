@@ -11,7 +11,6 @@ from essential_sparsity import findings
 from essential_sparsity.costs import stage_times
 from essential_sparsity.files import atomic_path, read_json
 from essential_sparsity.job import run_job
-from essential_sparsity.knee_words import answer_sentence
 from essential_sparsity.report import TEMPLATE, render_report
 from essential_sparsity.report_content import Study, report_content, report_data
 from essential_sparsity.trajectory_notes import missing_notes, outlier_notes
@@ -31,12 +30,12 @@ def main(snakemake: Any) -> None:
         notes=[*steps, *outlier_notes(tables["weights"])],
         plots={kind: [Path(path) for path in snakemake.input[name]] for kind, name in PLOTS.items()},
     )  # fmt: skip
-    data = report_data(study, tables)
-    content = report_content(study, tables, data)
+    rows = study.rows(tables)
+    data = report_data(study, tables, rows)
+    content = report_content(study, tables, rows, data)
     with atomic_path(snakemake.output.page) as temporary:
         temporary.write_text(render_report(TEMPLATE, content, data), encoding="utf-8")
-    rows = study.rows(tables)
-    answer = textwrap.fill(answer_sentence(rows, study.knees), findings.SUMMARY_COLUMNS)
+    answer = textwrap.fill(content.answer, findings.SUMMARY_COLUMNS)
     found = "\n".join(textwrap.fill(s, 110, initial_indent="- ", subsequent_indent="  ") for s in content.sentences)
     parts = [f"{answer}\n", f"{found}\n", findings.summary_text(rows, study.knees), stage_times(tables["costs"])]
     with atomic_path(snakemake.output.summary) as temporary:

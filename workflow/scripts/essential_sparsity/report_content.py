@@ -71,17 +71,17 @@ class Study:
         return findings.finding_rows(tables["evaluations"], tables["knees"], rule, self.methods, self.task_labels)
 
 
-def report_data(study: Study, tables: Tables) -> dict[str, Any]:
+def report_data(study: Study, tables: Tables, rows: pd.DataFrame) -> dict[str, Any]:
     """Return what the page's script draws from.
 
     Args:
         study: What the report is told of the study.
-        tables: ``evaluations, knees, levels`` (the table of curves), ``layers, weights``.
+        tables: ``knees, levels`` (the table of curves), ``layers, weights``.
+        rows: What :meth:`Study.rows` returns.
     """
     levels = tables["levels"]
     used = set(levels["method"])
     looks = method_looks({name: label for name, label in study.methods.items() if name in used})
-    rows = study.rows(tables)
     first = {"model": "model", "task": "task_name", "method": "method_name"}
     return {
         "study": study.name,
@@ -94,16 +94,17 @@ def report_data(study: Study, tables: Tables) -> dict[str, Any]:
     }
 
 
-def report_content(study: Study, tables: Tables, data: Mapping[str, Any]) -> ReportContent:
+def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mapping[str, Any]) -> ReportContent:
     """Return what the page says.
 
     Args:
         study: What the report is told of the study.
         tables: All tables of the study, that of curves as ``levels``.
+        rows: What :meth:`Study.rows` returns.
         data: What :func:`report_data` returns.
     """
     evaluations, knees = tables["evaluations"], tables["knees"]
-    rows, labels = study.rows(tables), study.task_labels
+    labels = study.task_labels
     sizes = model_sizes(tables["layers"])
     first, others = report_tables.headline_tables(rows, sizes, study.confidence)
     rules = study.knees["rules"]
