@@ -23,10 +23,11 @@ DRAWN_FIGURES = 24
 
 CAPTIONS = {
     "curves": (
-        "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds); the further right "
-        "a line stays within the grey band, the more weights can go. Where the band is too thin to be seen, the middle "
-        "panel looks closer. The strip below shows where each rule reads the knee of the mean curve; its bar spans the "
-        "rules, and a hollow mark means that the true knee lies outside the levels tried. Take care: between "
+        "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds) with its interval; "
+        "the further right a line stays within the grey band, the more weights can go. Where that band is too thin to "
+        "be seen, the middle panel looks closer. The strip below shows where each rule reads the knee of the mean "
+        "curve, a thin line being its interval; the pale bar spans the rules, and a hollow mark means that the true "
+        "knee lies outside the levels tried. Take care: between "
         "levels a curve is not known, so one step between two methods decides nothing, and rules that lie far apart "
         "mean a curve without a clear knee."
     ),
