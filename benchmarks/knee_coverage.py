@@ -138,7 +138,7 @@ def measure(shape: str, seeds: int, rules: Sequence[str], part: int) -> dict[str
         truth, features = made.draw(generator, seeds, 2)
         true_score = performance(truth, made.metric)
         samples = [sample_of(made.metric, f, seeds, str(i)) for f in features]
-        drawn = [draw_mean(s, resampled_values(s, DRAWS), DRAWS) for s in samples]
+        drawn = [scores_of(s) for s in samples]
         for rule in rules:
             if i >= CURVES // SHARE_OF.get(rule, 1):
                 continue
@@ -146,8 +146,8 @@ def measure(shape: str, seeds: int, rules: Sequence[str], part: int) -> dict[str
             knees = [find_knee(LEVELS, s.score, rule, SETTINGS) for s in samples]
             if true is None or knees[0].knee is None:
                 continue
-            readings = [find_many(LEVELS, d.scores, rule, SETTINGS) for d in drawn if d]
-            interval = knee_interval(LEVELS, drawn[0].scores, knees[0], readings[0], rule, SETTINGS, None)
+            readings = [find_many(LEVELS, scores, rule, SETTINGS) for scores in drawn]
+            interval = knee_interval(LEVELS, drawn[0], knees[0], readings[0], rule, SETTINGS, None)
             if interval.low is not None and interval.high is not None:
                 counts[rule]["knees"] += 1
                 counts[rule]["covered"] += interval.low - 1e-9 <= true <= interval.high + 1e-9
@@ -166,6 +166,13 @@ def sample_of(metric: str, features: Floats, seeds: int, name: str) -> Sample:
     flat = features.reshape(levels * seeds, examples, k)
     values = weighted_values(metric, np.ones((1, examples)), flat)[:, 0].reshape(levels, seeds)
     return Sample(metric, name, LEVELS, tuple(range(seeds)), values, features, "")
+
+
+def scores_of(sample: Sample) -> Floats:
+    """Return draws of a curve (draws, levels)."""
+    drawn = draw_mean(sample, resampled_values(sample, DRAWS), DRAWS)
+    assert drawn is not None
+    return drawn.scores
 
 
 def main() -> None:

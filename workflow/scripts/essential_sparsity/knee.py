@@ -135,5 +135,5 @@ def _not_finite(sparsity: Floats, score: Floats) -> str:
 
 
 def value_at(sparsity: Floats, value: Floats, knee: float | None) -> float:
-    """Return the metric at the knee, linearly interpolated between levels; NaN where there is no knee."""
+    """Return the score at the knee, linearly interpolated between levels; NaN where there is no knee."""
     return math.nan if knee is None else float(np.interp(knee, sparsity, value))
