@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ import pandas as pd
 from essential_sparsity.differences import CurveKnee, difference_rows
 from essential_sparsity.intervals import Interval, knee_interval, value_bounds
 from essential_sparsity.knee import find_knee, find_many, value_at
-from essential_sparsity.metrics import Floats, performance
+from essential_sparsity.metrics import Floats, performance, value_of
 from essential_sparsity.readings import Knee, Readings
-from essential_sparsity.resampling import Draws, draw_mean, draw_seed, resampled_values
+from essential_sparsity.resampling import Draws, Sample, draw_mean, draw_seed, resampled_values
 from essential_sparsity.samples import Examples, sample_of
 from essential_sparsity.scores import SCORES
 from essential_sparsity.table_schema import Schema
@@ -54,6 +54,11 @@ class _Curve:
     draws: Draws | None
     flags: tuple[str, ...]
 
+    @property
+    def score(self) -> Floats:
+        """Its performance (levels,)."""
+        return performance(self.value, self.metric)
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -65,9 +70,22 @@ class _Reading:
     interval: Interval
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What is read off one mean curve, and the rows of the table of knees, those of its seeds included."""
+
+    axes: Mapping[str, Any]
+    rows: pd.DataFrame
+    curve: _Curve
+    readings: list[_Reading]
+    knees: list[dict[str, Any]]
+    doubts: tuple[str, ...]
+
+
 def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the knees of :func:`analyse` where there are no examples: seeds alone are resampled."""
-    return analyse(evaluations, settings, Examples()).knees
+    """Read the knees as :func:`analyse` does, without intervals."""
+    read = (_read_curve(axes, rows, settings, None, ()) for axes, rows in curves(evaluations))
+    return _table([row for curve in read for row in curve.knees], KNEES)
 
 
 def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Examples) -> Analysis:
@@ -80,43 +98,60 @@ def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Ex
     Args:
         evaluations: Rows of the table of evaluations.
         settings: The study's ``knees``: ``rules`` and what they need, ``confidence`` and ``draws``.
-        examples: The examples of the evaluations.
+        examples: The examples of the evaluations; where there are none seeds alone are resampled.
     """
-    knees: list[dict[str, Any]] = []
-    levels: list[pd.DataFrame] = []
-    found: list[CurveKnee] = []
-    for axes, rows in curves(evaluations):
-        sample, why = sample_of(axes, rows, examples)
-        resampled = None if sample is None else resampled_values(sample, settings["draws"])
-        mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
-        one = (ONE_SEED,) if mean and rows["seed"].nunique() == 1 and _seed_matters(rows) else ()
-        curve = _curve(axes, rows, mean, (*why, *one))
-        readings = [_read(curve, rule, settings) for rule in settings["rules"]]
-        for seed, part in _seeds(rows):
-            own = None if sample is None else draw_seed(sample, resampled, seed)
-            single = _curve(axes, part, own, why)
-            # The mean over one seed is that seed's curve, and is not read twice.
-            apart = rows["seed"].nunique() > 1
-            of_seed = [_read(single, rule, settings) for rule in settings["rules"]] if apart else readings
-            knees += [_knee_row(axes, seed, 1, single, reading) for reading in of_seed]
-        knees += [_knee_row(axes, pd.NA, rows["seed"].nunique(), curve, reading) for reading in readings]
-        levels.append(_level_rows(axes, rows, curve, settings["confidence"]))
-        place = (axes["model"], axes["checkpoint"], axes["method"], axes["task"])
-        found += [CurveKnee(*place, r.rule, r.knee, r.draws, (*why, *one)) for r in readings]
+    read = [
+        _read_curve(axes, rows, settings, *sample_of(axes, rows, examples)) for axes, rows in curves(evaluations)
+    ]  # fmt: skip
+    levels = [_level_rows(r.axes, r.rows, r.curve, settings["confidence"]) for r in read]
+    found = [
+        CurveKnee(
+            r.axes["model"], r.axes["checkpoint"], r.axes["method"], r.axes["task"], reading.rule, reading.knee,
+            reading.draws, r.doubts,
+        )
+        for r in read
+        for reading in r.readings
+    ]  # fmt: skip
     return Analysis(
-        _table(knees, KNEES),
+        _table([row for r in read for row in r.knees], KNEES),
         pd.concat(levels, ignore_index=True) if levels else _table([], CURVES),
-        _table(difference_rows(found, settings["confidence"]), DIFFERENCES),
+        difference_rows(found, settings["confidence"])[list(DIFFERENCES.columns)],
     )
 
 
-def _table(rows: list[dict[str, Any]] | pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(schema.columns))
+def _read_curve(
+    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Mapping[str, Any], sample: Sample | None,
+    why: tuple[str, ...],
+) -> _Read:  # fmt: skip
+    """Read a mean curve and those of its seeds.
 
-
-def _seeds(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    Args:
+        axes: What names the curve.
+        rows: Its rows, as :func:`tables.curves` gives them.
+        settings: The study's ``knees``.
+        sample: What it was measured on; None where nothing is to be resampled.
+        why: Why something is not.
+    """
+    several = rows["seed"].nunique() > 1
+    resampled = None if sample is None else resampled_values(sample, settings["draws"])
+    mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
+    doubts = (*why, ONE_SEED) if mean and not several and _seed_matters(rows) else why
+    curve = _curve(axes, rows, mean, doubts)
+    readings = [_read(curve, rule, settings) for rule in settings["rules"]]
+    knees = []
     for seed in sorted(rows["seed"].unique()):
-        yield int(seed), rows[rows["seed"] == seed]
+        part = rows[rows["seed"] == seed]
+        drawn = None if sample is None else draw_seed(sample, resampled, int(seed))
+        own = _curve(axes, part, drawn, why)
+        # The mean over one seed is that seed's curve, and is not read twice.
+        of_seed = [_read(own, rule, settings) for rule in settings["rules"]] if several else readings
+        knees += [_knee_row(axes, seed, 1, own, reading) for reading in of_seed]
+    knees += [_knee_row(axes, pd.NA, rows["seed"].nunique(), curve, reading) for reading in readings]
+    return _Read(axes, rows, curve, readings, knees, doubts)
+
+
+def _table(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(schema.columns))
 
 
 def _seed_matters(rows: pd.DataFrame) -> bool:
@@ -127,7 +162,8 @@ def _seed_matters(rows: pd.DataFrame) -> bool:
 
 def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> _Curve:
     flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
-    if seeds_by_level(rows).nunique() > 1:
+    seeds_of_levels = seeds_by_level(rows)
+    if seeds_of_levels[seeds_of_levels > 0].nunique() > 1:
         flags.append(UNEVEN_SEEDS)
     means = mean_curve(rows)
     sparsity, value = means["sparsity"].to_numpy(float), means["value"].to_numpy(float)
@@ -135,7 +171,7 @@ def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why
 
 
 def _read(curve: _Curve, rule: str, settings: Mapping[str, Any]) -> _Reading:
-    knee = find_knee(curve.sparsity, performance(curve.value, curve.metric), rule, settings, curve.chance)
+    knee = find_knee(curve.sparsity, curve.score, rule, settings, curve.chance)
     if curve.draws is None or knee.knee is None:
         return _Reading(rule, knee, None, Interval())
     scores = curve.draws.scores
@@ -153,7 +189,9 @@ def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: _Curve, r
         "interval": None if curve.draws is None or interval.low is None else curve.draws.resampled,
         "censored": knee.censored,
         "dense_value": curve.value[0] if len(curve.sparsity) and curve.sparsity[0] == 0 else np.nan,
-        "value_at_knee": value_at(curve.sparsity, curve.value, knee.knee), "n_seeds": n_seeds,
+        # On the scale of the score, on which the rules see a line between two levels.
+        "value_at_knee": float(value_of(np.array(value_at(curve.sparsity, curve.score, knee.knee)), curve.metric)),
+        "n_seeds": n_seeds,
         "flags": "; ".join([*curve.flags, *knee.flags, *interval.flags]),
     }  # fmt: skip
 

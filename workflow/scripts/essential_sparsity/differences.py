@@ -57,7 +57,8 @@ def difference_rows(knees: Sequence[CurveKnee], confidence: float) -> pd.DataFra
         Rows of the table of differences. ``p_adjusted`` is Holm's, over all comparisons by one rule: rules are
         readings of the same curves, of which a reader takes one.
     """
-    rows = [_difference(kind, one, other, confidence) for kind, one, other in _pairs(knees)]
+    ordered = sorted(knees, key=lambda k: (k.rule, k.task, k.model, k.checkpoint, k.method))
+    rows = [_difference(kind, one, other, confidence) for kind, one, other in _pairs(ordered)]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     frame["p_adjusted"] = frame.groupby("rule")["p_value"].transform(lambda p: holm(p.to_numpy(float)))
     return frame

@@ -514,7 +514,7 @@ def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
         lines += textwrap.wrap(f"{_subject(first)} on {first['task']}: {dense}", SUMMARY_COLUMNS)
         lines.append(columns)
         for row in group:
-            bounds = "-" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
+            bounds: str = "-" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
             line = (
                 f"  {_shortened(row['method'], width):<{width}}  {knee_text(row):>9}  {bounds:>15}  "
                 f"{value_at_knee_text(row):>11}  {range_text(row['lowest'], row['highest']):>14}  {row['flags']}"

@@ -84,7 +84,8 @@ def _features(
         return None, "", ("examples of some levels are missing: not resampled",) if examples.files else ()
     positive = examples.positive.get(axes["task"])
     try:
-        read = [_read(examples.files[place], axes["metric"], positive) for place in places]
+        files = [examples.files[place] for place in places]
+        read = [_read(file, file.stat().st_mtime_ns, axes["metric"], positive) for file in files]
     except UserError as error:
         return None, "", (f"examples not resampled: {error.where}: {error.found}",)
     index = read[0][1]
@@ -101,7 +102,7 @@ def _features(
 
 # The dense model's examples are part of every curve that starts there.
 @lru_cache(maxsize=64)
-def _read(path: Path, metric: str, positive: str | None) -> tuple[Floats, str]:
+def _read(path: Path, _modified: int, metric: str, positive: str | None) -> tuple[Floats, str]:
     """Return the features of an evaluation's examples, ordered by their names, and the digest of these."""
     examples = pd.read_parquet(path).sort_values(["group", "id"], kind="stable", ignore_index=True)
     names = "\n".join(examples["group"]).encode() + examples["id"].to_numpy(np.int64).tobytes()
