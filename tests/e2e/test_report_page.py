@@ -267,6 +267,33 @@ def test_pointing_at_a_level_gives_its_values(tab: Any) -> None:
 
 
 @needs_chromium
+def test_pointing_at_a_knee_gives_it_with_its_interval_and_levels(tab: Any, content: report.ReportContent) -> None:
+    tab.locator("#curve-chart").scroll_into_view_if_needed()
+    knee = tab.locator("#curve-chart .mark-symbol").last.locator("path").first
+    # A stroke has no area that a driver could hover over by itself.
+    middle = "(e) => { const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }"
+    tab.mouse.move(*knee.evaluate(middle))
+    tab.wait_for_function("document.querySelector('#vg-tooltip-element.visible')?.textContent.includes('Rule')")
+    shown = tab.locator("#vg-tooltip-element").inner_text()
+    assert all(text in shown for text in ("global magnitude", "(levels 10 and 15 %)", "tolerance"))
+    assert content.headline.rows[0][3].split("\n")[0] in shown
+
+
+@needs_chromium
+def test_a_knee_that_is_missing_has_its_reason_below_the_choices(tab: Any) -> None:
+    knees = frames.knees()
+    missing = knees[knees["seed"].isna() & knees["knee"].isna() & (knees["model"] == frames.BERT)]
+    row = missing[missing["checkpoint"] == "step000000"].iloc[0]
+    tab.locator("#curve-model").select_option(frames.BERT)
+    tab.locator("#curve-checkpoint").select_option(row["checkpoint"])
+    tab.locator("#curve-rule").select_option(row["rule"])
+    assert f"{frames.METHOD_LABELS[row['method']]} ({row['flags']})" in tab.locator("#curve-status").inner_text()
+    tab.locator("#curve-rule").select_option("tolerance")
+    tab.locator("#curve-model").select_option(frames.SMOLLM)
+    tab.wait_for_function("document.querySelectorAll('#levels tbody tr').length === 27")
+
+
+@needs_chromium
 def test_the_slider_changes_the_map_by_keyboard(tab: Any) -> None:
     cells = "#map-chart .mark-rect.role-mark path"
     fills = f"[...document.querySelectorAll('{cells}')].map((cell) => cell.getAttribute('fill')).join()"

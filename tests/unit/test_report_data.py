@@ -34,7 +34,7 @@ def test_knees_are_those_of_the_mean_curves_the_headline_first() -> None:
     assert {tuple(knee["rule"] for knee in curve["knees"]) for curve in data} == {tuple(frames.SETTINGS["rules"])}
     found = sorted(knee["knee"] for curve in data for knee in curve["knees"] if knee["knee"] is not None)
     expected = sorted(100 * knees.loc[knees["seed"].isna(), "knee"].dropna())
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=0.051)
 
 
 def test_what_is_not_finite_is_null() -> None:

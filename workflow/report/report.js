@@ -16,6 +16,14 @@
     return metric.unit ? `${metric.label} (${metric.unit})` : metric.label;
   };
 
+  // A knee in words: outside the levels it is only a bound, and by the rule `tolerance` two levels enclose it.
+  function kneeText(knee) {
+    const beyond = { left: "before the first level tried", right: "at least: the last level tried" }[knee.censored];
+    const between = knee.gridLow === null || knee.gridHigh === null ? null : `levels ${knee.gridLow} and ${knee.gridHigh} %`;
+    const note = beyond ?? between;
+    return note ? `${knee.knee} % (${note})` : `${knee.knee} %`;
+  }
+
   // --- charts: one element each, drawn anew only where the specification changes -----------------------------------
 
   class Chart {
@@ -142,7 +150,7 @@
     const drawable = levels.filter((row) => row.value !== null && (axis !== "logarithmic" || row.low > 0));
     const knees = shown.flatMap((c) => c.knees.filter((k) => k.rule === rule && k.knee !== null && k.value !== null).map((k) => ({
       method: c.method, knee: k.knee, value: k.value, low: k.low ?? k.knee, high: k.high ?? k.knee,
-      Method: methodLabel(c.method), Knee: `${k.knee} %`, Interval: range(k.low, k.high), Rule: labels.rules[rule],
+      Method: methodLabel(c.method), Knee: kneeText(k), Interval: range(k.low, k.high), Rule: labels.rules[rule],
     })));
     const dense = here[0].sparsity[0] === 0 ? here[0].value[0] : null;
     const [low, high] = dense === null ? [0, 1] : near[labels.metrics[metric].kind](dense);
@@ -152,7 +160,8 @@
       { levels: drawable, knees, dense: dense === null ? [] : [{ value: dense }] },
       { last, low, high, heading: `${metricTitle(metric)}, ${axis === "close-up" ? "near the dense model" : `${axis} axis`}` },
     );
-    const missing = shown.filter((c) => !c.knees.some((k) => k.rule === rule && k.knee !== null)).map((c) => methodLabel(c.method));
+    const missing = shown.flatMap((c) => c.knees.filter((k) => k.rule === rule && k.knee === null)
+      .map((k) => `${methodLabel(c.method)} (${k.flags})`));
     const none = missing.length ? ` No knee by this rule: ${missing.join(", ")}.` : "";
     get("curve-status").textContent = `${shown.length} of ${here.length} methods, ${levels.length} values shown.${none}`;
     fillLevels(levels, metric);
@@ -242,7 +251,7 @@
     const rule = options(get("emergence-rule"), Object.keys(labels.rules), (r) => labels.rules[r]);
     const steps = ofModel.filter((c) => c.task === task).flatMap((c) => c.knees.filter((k) => k.rule === rule && k.knee !== null).map((k) => ({
       method: c.method, x: stepOf.get(c.checkpoint), knee: k.knee, low: k.low ?? k.knee, high: k.high ?? k.knee,
-      Method: methodLabel(c.method), Checkpoint: checkpointLabel(c.checkpoint), Knee: `${k.knee} %`, Interval: range(k.low, k.high),
+      Method: methodLabel(c.method), Checkpoint: checkpointLabel(c.checkpoint), Knee: kneeText(k), Interval: range(k.low, k.high),
     })));
     const charts = updateEmergence.chart ??= new Chart("emergence-chart");
     charts.draw("emergence", { steps }, { ...stepTicks(steps.map((row) => row.x)), heading: `Knee by ${labels.rules[rule]} (% of prunable weights)` });

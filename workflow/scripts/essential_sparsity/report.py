@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def render_report(template: Path, content: ReportContent, data: Mapping[str, Any
     )  # fmt: skip
 
 
+@cache
 def chart_library() -> str:
     """Return Vega, Vega-Lite and vega-embed as one script that needs no network.
 

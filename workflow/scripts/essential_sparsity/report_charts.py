@@ -74,7 +74,7 @@ def curves_chart(looks: Looks, axis: str) -> Spec:
         x=x("low"), x2="high:Q", y=y("value"), color=colour
     )
     knee = knees.mark_point(
-        size=_KNEE_SIZE, shape="stroke", angle=90, strokeWidth=3, opacity=1, clip=clip, aria=False
+        size=_KNEE_SIZE, shape="stroke", angle=90, strokeWidth=4, opacity=1, clip=clip, aria=False
     ).encode(x=x("knee"), y=y("value"), color=colour, tooltip=["Method:N", "Knee:N", "Interval:N", "Rule:N"])
     chart = alt.layer(band, dense.encode(y=y("value")), line, bar, points, knee).properties(
         width="container", height=360, title=alt.Title(text=alt.ExprRef("heading"), anchor="start", frame="group")

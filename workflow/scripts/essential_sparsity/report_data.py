@@ -67,7 +67,8 @@ _VALUES = {"value": "value", "low": "ci_low", "high": "ci_high"}
 
 def _knee(row: Mapping[str, Any], scale: float) -> dict[str, Any]:
     places = {"knee": "knee", "low": "ci_low", "high": "ci_high", "gridLow": "grid_low", "gridHigh": "grid_high"}
-    found = {name: _number(row[column], 100) for name, column in places.items()}
+    # As everywhere in the report, a knee has one decimal of a per cent.
+    found = {name: None if pd.isna(row[column]) else round(100 * row[column], 1) for name, column in places.items()}
     text = {name: row[name] for name in ("rule", "censored", "flags")}
     return {**text, **found, "value": _number(row["value_at_knee"], scale)}
 
