@@ -176,6 +176,7 @@ def test_bands_are_the_intervals_of_the_table_of_curves(model: str, task: str) -
         for method, own in rows.groupby("method"):
             drawn = {tuple(np.round(point, 6)) for point in bands[f"band:{method}"].get_paths()[0].vertices}
             for name in ("ci_low", "ci_high"):
+                assert panel.get_ylim()[0] <= own[name].min() and own[name].max() <= panel.get_ylim()[1]
                 assert set(zip(own["sparsity"].round(6), own[name].round(6), strict=True)) <= drawn
 
 

@@ -156,7 +156,7 @@ def plot_curves(
         for part in range(len(heights)):
             grid[unused // columns * len(heights) + part, unused % columns].remove()
 
-    reach = _reach(evaluations, metric)
+    reach = _reach(evaluations, metric, bands)
     chance = float(evaluations["chance"].iloc[0])
     chance_shown = reach[0] <= chance <= reach[1]
     for i, checkpoint in enumerate(checkpoints):
@@ -268,9 +268,11 @@ def _transform(value: float, metric: str) -> float:
     return float(np.log(value)) if metric_of(metric).logarithmic else value
 
 
-def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
-    """Return the limits of the y axis: the finite values with a margin of 7 %."""
-    finite = evaluations.loc[np.isfinite(evaluations["value"]), "value"]
+def _reach(evaluations: pd.DataFrame, metric: str, bands: pd.DataFrame | None = None) -> tuple[float, float]:
+    """Return the limits of the y axis: the finite values and bounds of intervals with a margin of 7 %."""
+    bounds = [] if bands is None else [bands["ci_low"], bands["ci_high"]]
+    shown = pd.concat([evaluations["value"], *bounds]).astype(float)
+    finite = shown[np.isfinite(shown)]
     low, high = _transform(float(finite.min()), metric), _transform(float(finite.max()), metric)
     margin = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
     # The line at chance matters most just beside the data, where a curve ends on it.
