@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from essential_sparsity.analysis import ONE_SEED, UNEVEN_SEEDS, Analysis, analyse
+from essential_sparsity.analysis import ONE_SEED, TWO_SEEDS, UNEVEN_SEEDS, Analysis, analyse
 from essential_sparsity.metrics import compute_metric
 from essential_sparsity.samples import Examples, examples_at
 from essential_sparsity.table_schema import write_table
@@ -137,6 +137,7 @@ def test_the_table_of_curves_has_every_level_with_its_interval(study: Study) -> 
     assert (found["ci_low"] <= found["value"]).all()
     assert (found["value"] <= found["ci_high"]).all()
     assert set(found["n_seeds"]) == {2}
+    assert TWO_SEEDS in study.mean()["flags"]
     assert set(found["n"]) == {N}
 
 
