@@ -208,6 +208,20 @@ def test_draws_without_a_knee_are_counted() -> None:
     assert (found.low, found.high, found.flags) == (None, None, ("no interval: 60% of the draws have no knee",))
 
 
+def test_draws_without_a_threshold_are_left_out() -> None:
+    # Above chance at 0.7 by two standard errors: a few dense models of the draws are not, and have no tolerance.
+    scores = falling(0.0) - 0.1 * (LEVELS == 0)
+    scores[:, 0] += 0.05 * np.random.default_rng(0).normal(size=len(scores))
+    settings = {**SETTINGS, "loss": "above_chance", "tolerance": 0.3}
+    knee = find_knee(LEVELS, scores.mean(axis=0), "tolerance", settings, 0.7)
+    readings = find_many(LEVELS, scores, "tolerance", settings, 0.7)
+    assert 0 < np.isnan(readings.knee).mean() < 0.05
+    found = knee_interval(LEVELS, scores, knee, readings, "tolerance", settings, 0.7)
+    assert found.low is not None
+    assert found.high is not None
+    assert LEVELS[0] < found.low < knee.knee < found.high < LEVELS[-1]
+
+
 def test_a_curve_without_a_knee_has_no_interval() -> None:
     scores = falling(0.01)
     readings = find_many(LEVELS, scores, "tolerance", SETTINGS)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from essential_sparsity.analysis import ONE_SEED, UNEVEN_SEEDS, Analysis, analyse
+from essential_sparsity.analysis import ONE_SEED, TWO_SEEDS, UNEVEN_SEEDS, Analysis, analyse
 from essential_sparsity.metrics import compute_metric
 from essential_sparsity.samples import Examples, examples_at
 from essential_sparsity.table_schema import write_table
@@ -137,6 +137,7 @@ def test_the_table_of_curves_has_every_level_with_its_interval(study: Study) -> 
     assert (found["ci_low"] <= found["value"]).all()
     assert (found["value"] <= found["ci_high"]).all()
     assert set(found["n_seeds"]) == {2}
+    assert TWO_SEEDS in study.mean()["flags"]
     assert set(found["n"]) == {N}
 
 
@@ -198,6 +199,25 @@ def test_levels_with_different_seeds_have_a_knee_but_no_interval(study: Study) -
     assert found["flags"] == UNEVEN_SEEDS
     assert not math.isnan(found["knee"])
     assert math.isnan(found["ci_low"])
+
+
+def test_a_level_that_no_seed_has_a_value_for_leaves_no_knee(study: Study) -> None:
+    study.dense("finetune", (0, 1))
+    study.curve("magnitude", "finetune", (0, 1))
+    study.rows = [{**row, "value": math.nan} if row["sparsity"] == 0.4 else row for row in study.rows]
+    found = study.mean()
+    assert pd.isna([found["knee"], found["ci_low"], found["ci_high"], found["interval"]]).all()
+    assert "40 %" in found["flags"]
+    curve = study.analysis().curves
+    assert curve.loc[curve["sparsity"] == 0.4, ["value", "ci_low", "ci_high"]].isna().to_numpy().all()
+
+
+def test_dense_models_of_other_seeds_are_no_sample(study: Study) -> None:
+    study.dense("finetune", (0, 1))
+    study.curve("magnitude", "finetune", (2,))
+    found = study.mean()
+    assert math.isnan(found["ci_low"])
+    assert found["flags"] == "a level with several values of one seed: no interval"
 
 
 def test_methods_are_compared_on_the_same_draws(study: Study) -> None:

@@ -22,6 +22,7 @@ from essential_sparsity.tables import CURVES, DIFFERENCES, KNEES, curves, mean_c
 from essential_sparsity.task_checks import draws as task_draws
 
 ONE_SEED = "one seed: the spread over seeds is not in the interval"
+TWO_SEEDS = "two seeds: their spread is hardly known, and the interval wide"
 UNEVEN_SEEDS = "levels with different seeds"
 
 
@@ -135,7 +136,7 @@ def _read_curve(
     several = rows["seed"].nunique() > 1
     resampled = None if sample is None else resampled_values(sample, settings["draws"])
     mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
-    doubts = (*why, ONE_SEED) if mean and not several and _seed_matters(rows) else why
+    doubts = (*why, *_few_seeds(rows)) if mean else why
     curve = _curve(axes, rows, mean, doubts)
     readings = [_read(curve, rule, settings) for rule in settings["rules"]]
     knees = []
@@ -152,6 +153,14 @@ def _read_curve(
 
 def _table(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(schema.columns))
+
+
+def _few_seeds(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Say that one seed, where another would have given another curve, or two are few."""
+    seeds = rows["seed"].nunique()
+    if seeds == 1:
+        return (ONE_SEED,) if _seed_matters(rows) else ()
+    return (TWO_SEEDS,) if seeds == 2 else ()
 
 
 def _seed_matters(rows: pd.DataFrame) -> bool:

@@ -64,6 +64,8 @@ def inverted(
     says, whatever the slope: the knee itself, a ratio, may have draws that are far from normal.
     """
     fine = np.interp(np.arange((len(sparsity) - 1) * _STEPS + 1) / _STEPS, np.arange(len(sparsity)), sparsity)
+    # Without a knee are draws that have no threshold.
+    scores = scores[~np.isnan(readings.knee)]
     above = scores - tolerated_score(scores[:, :1], settings, chance)
     right = np.clip(np.searchsorted(sparsity, fine), 1, len(sparsity) - 1)
     share = (fine - sparsity[right - 1]) / (sparsity[right] - sparsity[right - 1])

@@ -60,8 +60,10 @@ def sample_of(axes: Mapping[str, Any], rows: pd.DataFrame, examples: Examples) -
         value is missing; no features where examples are missing, differ between levels or seeds, or do not give the
         values of the table.
     """
+    if rows.duplicated(["sparsity", "seed"]).any():
+        return None, ("a level with several values of one seed: no interval",)
     wide = rows.pivot_table(index="sparsity", columns="seed", values="value", aggfunc="first", dropna=False)
-    if len(wide) * len(wide.columns) != len(rows) or wide.isna().to_numpy().any():
+    if wide.isna().to_numpy().any():
         return None, ()
     sparsity, seeds = wide.index.to_numpy(float), tuple(int(seed) for seed in wide.columns)
     values = wide.to_numpy(float)

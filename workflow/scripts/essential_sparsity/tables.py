@@ -108,7 +108,9 @@ CURVES = Schema(
         "task": _text(description="Name in the registry of tasks."),
         "metric": _text(description="What the values are."),
         "sparsity": _fraction(description="The level; 0 for the dense model, where every curve starts."),
-        "value": _number(description="The metric, in its own unit: the mean over the seeds."),
+        "value": _number(
+            nullable=True, description="The metric, in its own unit: the mean over the seeds; null if no seed has one."
+        ),
         "ci_low": _number(nullable=True, description="Lower bound of the value's interval; null if there is none."),
         "ci_high": _number(nullable=True, description="Upper bound of the value's interval; null if there is none."),
         "n_seeds": _count(description="Seeds behind the value."),
