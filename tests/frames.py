@@ -12,7 +12,17 @@ import pandas as pd
 
 from essential_sparsity.analysis import find_knees
 from essential_sparsity.table_schema import Schema
-from essential_sparsity.tables import COSTS, EVALUATIONS, KNEES, LAYERS, WEIGHTS
+from essential_sparsity.tables import (
+    COSTS,
+    CURVES,
+    DIFFERENCES,
+    EVALUATIONS,
+    KNEES,
+    LAYERS,
+    WEIGHTS,
+    curves,
+    mean_curve,
+)
 from essential_sparsity.trajectory import step_name, step_of
 
 SMOLLM, BERT = "smollm2-135m-instruct", "bert-mini-reviews"
@@ -25,6 +35,7 @@ METHOD_LABELS = {
 TASK_LABELS = {PLOTS: "film plots", GENRE: "plot or review"}
 SETTINGS: Mapping[str, Any] = {
     "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "loss": "relative", "sensitivity": 1.0,
+    "confidence": 0.95, "draws": 200,
 }  # fmt: skip
 STEPS = (0, 79, 144, 264, 484, 888, 1634, 3000)
 
@@ -114,12 +125,63 @@ def knees(frame: pd.DataFrame | None = None, settings: Mapping[str, Any] = SETTI
     """Return the knees of evaluations, those of the default study if none are given."""
     if frame is None and settings is SETTINGS:
         return _knees().copy()
-    return typed(find_knees(evaluations() if frame is None else frame, settings), KNEES)
+    return with_intervals(find_knees(evaluations() if frame is None else frame, settings))
 
 
 @cache
 def _knees() -> pd.DataFrame:
-    return typed(find_knees(_evaluations(), SETTINGS), KNEES)
+    return with_intervals(find_knees(_evaluations(), SETTINGS))
+
+
+def with_intervals(found: pd.DataFrame) -> pd.DataFrame:
+    """Return knees with made-up intervals of two points on each side of the mean curves', within the sparsities."""
+    mean = found["seed"].isna() & found["knee"].notna()
+    knee = found["knee"].astype(float)
+    return typed(
+        found.assign(
+            ci_low=(knee - 0.02).clip(lower=0).where(mean),
+            ci_high=(knee + 0.02).clip(upper=1).where(mean),
+            interval=mean.map({True: "examples", False: None}),
+        ),
+        KNEES,
+    )
+
+
+def levels() -> pd.DataFrame:
+    """Return the table of curves of the default study, with made-up intervals of 3 % on each side."""
+    return _levels().copy()
+
+
+@cache
+def _levels() -> pd.DataFrame:
+    rows = []
+    for axes, part in curves(_evaluations()):
+        mean = mean_curve(part)
+        for sparsity, value in zip(mean["sparsity"], mean["value"], strict=True):
+            rows.append({
+                **axes, "sparsity": sparsity, "value": value, "ci_low": 0.97 * value, "ci_high": 1.03 * value,
+                "n_seeds": part["seed"].nunique(), "n": part["n"].iloc[0],
+            })  # fmt: skip
+    return typed(pd.DataFrame(rows), CURVES)
+
+
+def differences() -> pd.DataFrame:
+    """Return one comparison of each kind: one told apart, one undecided, one that cannot be said."""
+    common = {"rule": "tolerance", "flags": ""}
+    smollm = {"model": SMOLLM, "checkpoint": "final", "task": PLOTS, "other_model": SMOLLM, "other_checkpoint": "final"}
+    bert = {"model": BERT, "task": GENRE, "other_model": BERT}
+    last, start = "step003000", "step000000"
+    rows = [
+        {"kind": "methods", **smollm, "method": "magnitude-global", "other_method": "random-global", **common,
+         "difference": 0.08, "ci_low": 0.05, "ci_high": 0.11, "p_value": 0.0002, "p_adjusted": 0.0006},
+        {"kind": "checkpoints", **bert, "checkpoint": last, "method": "magnitude-global", "other_checkpoint": start,
+         "other_method": "magnitude-global", **common, "difference": -0.03, "ci_low": -0.09, "ci_high": 0.04,
+         "p_value": 0.3, "p_adjusted": 0.6},
+        {"kind": "models", **smollm, "method": "magnitude-global", "other_method": "magnitude-global", **common,
+         "other_model": BERT, "other_checkpoint": last, "difference": math.nan, "ci_low": math.nan,
+         "ci_high": math.nan, "p_value": math.nan, "p_adjusted": math.nan, "flags": "no dense value"},
+    ]  # fmt: skip
+    return typed(pd.DataFrame(rows), DIFFERENCES)
 
 
 def _matrices(model: str) -> list[tuple[str, tuple[int, int]]]:

@@ -15,6 +15,7 @@ from essential_sparsity.tables import KNEES, curves, stack
 
 SETTINGS: dict[str, Any] = {
     "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "sensitivity": 1.0,
+    "confidence": 0.95, "draws": 200,
 }  # fmt: skip
 LEVELS = np.round(np.arange(0.1, 1.0, 0.1), 3)
 
@@ -29,7 +30,8 @@ def rows(
             {
                 "model": model, "checkpoint": checkpoint, "method": method, "task": "t", "metric": metric,
                 "sparsity": sparsity, "value": value, "seed": seed, "flags": flags,
-                "chance": 49152.0 if metric == "perplexity" else 0.5,
+                "chance": 49152.0 if metric == "perplexity" else 0.5, "n": 1000, "protocol": "perplexity",
+                "score": None if method == "dense" else "magnitude",
             }
             for sparsity, value in values.items()
         ]
@@ -130,7 +132,7 @@ def test_perplexity_is_read_on_the_scale_of_its_logarithm() -> None:
 def test_a_loss_above_chance_is_told_what_chance_is(metric: str, dense: float, bound: float) -> None:
     values = {0.1: dense, 0.2: 0.6 if metric == "accuracy" else 1e4, 0.3: 0.5 if metric == "accuracy" else 2e4}
     evaluations = pd.concat([rows("dense", {0.0: dense}, metric=metric), rows("m", values, metric=metric)])
-    found = find_knees(evaluations, {"rules": ["tolerance"], "tolerance": 0.1, "loss": "above_chance"})
+    found = find_knees(evaluations, {**SETTINGS, "rules": ["tolerance"], "tolerance": 0.1, "loss": "above_chance"})
     assert found["value_at_knee"].tolist() == pytest.approx([bound, bound])
 
 

@@ -210,7 +210,14 @@ def test_summary_is_a_table_for_a_terminal() -> None:
     assert text.isascii()
     assert "Knees at 2 % tolerance (range: over tolerance, kneedle, two-segment)" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("global random"))
-    assert line.split() == ["global", "random", "<", "5", "%", "-", "0.1", "to", "50", "%"]
+    low, high = (findings.percent(float(knee)) for knee in bounds_of_random(rows))
+    assert line.split()[:8] == ["global", "random", "<", "5", "%", *f"{low.removesuffix(' %')} to {high}".split()[:3]]
+    assert next(line for line in text.splitlines() if "method" in line).split()[2:5] == ["95", "%", "interval"]
+
+
+def bounds_of_random(rows: pd.DataFrame) -> tuple[float, float]:
+    row = rows[(rows["model"] == SMOLLM) & (rows["method"] == "global random")].iloc[0]
+    return row["ci_low"], row["ci_high"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -20,6 +21,8 @@ from essential_sparsity import plots
 from essential_sparsity.knee import RULES
 from essential_sparsity.metrics import METRICS
 from essential_sparsity.tables import EVALUATIONS
+from essential_sparsity.trajectory import checkpoint_label
+from essential_sparsity.weight_places import matrix_places
 
 LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
 LONG_LABELS = {
@@ -158,9 +161,54 @@ def test_curves_mark_the_knees_of_the_mean_curves_where_they_are(model: str, tas
     assert not found
 
 
+@pytest.mark.parametrize(("model", "task"), CURVES)
+def test_bands_are_the_intervals_of_the_table_of_curves(model: str, task: str) -> None:
+    levels = frames.levels()
+    levels = levels[(levels["model"] == model) & (levels["task"] == task)]
+    evaluations, knees = (table[table["model"] == model] for table in (frames.evaluations(), frames.knees()))
+    figure = plots.plot_curves(
+        evaluations, knees, frames.METHOD_LABELS, "task", model, frames.SETTINGS, bands=levels
+    )  # fmt: skip
+    for title, rows in levels.groupby(levels["checkpoint"].map(checkpoint_label)):
+        (panel,) = panels_titled(figure, str(title))
+        bands = {c.get_gid(): c for c in panel.collections if str(c.get_gid()).startswith("band:")}
+        assert set(bands) == {f"band:{method}" for method in rows["method"]}
+        for method, own in rows.groupby("method"):
+            drawn = {tuple(np.round(point, 6)) for point in bands[f"band:{method}"].get_paths()[0].vertices}
+            for name in ("ci_low", "ci_high"):
+                assert panel.get_ylim()[0] <= own[name].min() and own[name].max() <= panel.get_ylim()[1]
+                assert set(zip(own["sparsity"].round(6), own[name].round(6), strict=True)) <= drawn
+
+
+def test_intervals_of_knees_lie_in_the_strip() -> None:
+    figure = curves_figure(frames.SMOLLM, frames.PLOTS)
+    lines = {c.get_gid(): c.get_segments()[0] for a in figure.axes for c in a.collections
+             if str(c.get_gid()).startswith("interval:")}  # fmt: skip
+    knees = frames.knees()
+    knees = knees[(knees["model"] == frames.SMOLLM) & knees["seed"].isna() & knees["ci_low"].notna()]
+    assert set(lines) == {f"interval:{row.method}:{row.rule}" for row in knees.itertuples()}
+    for row in knees.itertuples():
+        assert lines[f"interval:{row.method}:{row.rule}"][:, 0] == pytest.approx([row.ci_low, row.ci_high])
+
+
+def test_a_method_looks_the_same_in_every_figure_of_a_study() -> None:
+    colours = [
+        {str(c.get_gid()).split(":")[1]: tuple(c.get_edgecolor()[0]) for a in figure.axes for c in a.collections
+         if str(c.get_gid()).startswith("strip:")}
+        for figure in (curves_figure(*place) for place in CURVES)
+    ]  # fmt: skip
+    shared = set(colours[0]) & set(colours[1])
+    assert shared == {"magnitude-global", "random-global"}
+    looks = plots.method_looks(frames.METHOD_LABELS)
+    for method in shared:
+        assert colours[0][method] == colours[1][method]
+        assert to_hex(colours[0][method]) == looks[method]["colour"]
+
+
 def test_a_censored_knee_is_hollow_and_a_found_one_is_filled() -> None:
     figure = curves_figure(frames.SMOLLM, frames.PLOTS)
-    faces = {c.get_gid(): c.get_facecolor()[0] for a in figure.axes for c in a.collections if c.get_gid()}
+    faces = {c.get_gid(): c.get_facecolor()[0] for a in figure.axes for c in a.collections
+             if str(c.get_gid()).startswith("strip:")}  # fmt: skip
     assert list(faces["strip:random-global:tolerance"][:3]) == [1, 1, 1]
     assert list(faces["strip:magnitude-global:tolerance"][:3]) != [1, 1, 1]
 
@@ -373,15 +421,15 @@ def test_shown_level(levels: list[float], knee: float | None, expected: tuple[fl
 
 def test_places_of_matrices() -> None:
     names = ["bert.encoder.layer.11.attention.self.query.weight", "model.layers.3.mlp.gate_proj.weight", "head.weight"]
-    places = plots.matrix_places(names[:1])
+    places = matrix_places(names[:1])
     assert places.to_dict("records") == [{"name": names[0], "block": 11, "kind": "attention.self.query"}]
-    assert plots.matrix_places(names[1:2])[["block", "kind"]].to_numpy().tolist() == [[3, "mlp.gate_proj"]]
-    assert plots.matrix_places(names[2:])[["block", "kind"]].to_numpy().tolist() == [[0, "head"]]
+    assert matrix_places(names[1:2])[["block", "kind"]].to_numpy().tolist() == [[3, "mlp.gate_proj"]]
+    assert matrix_places(names[2:])[["block", "kind"]].to_numpy().tolist() == [[0, "head"]]
 
 
 def test_two_stacks_of_blocks_do_not_share_a_cell() -> None:
     names = [f"{stack}.block.{b}.layer.0.SelfAttention.q.weight" for stack in ("encoder", "decoder") for b in (0, 1)]
-    places = plots.matrix_places(names)
+    places = matrix_places(names)
     assert len(places[["block", "kind"]].drop_duplicates()) == 4
     assert set(places["kind"]) == {"encoder: layer.0.SelfAttention.q", "decoder: layer.0.SelfAttention.q"}
 
@@ -405,7 +453,7 @@ def test_weights_of_one_checkpoint_go_over_the_blocks() -> None:
     assert "all, weighted by size" not in legend_texts(figure)
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png"])
+@pytest.mark.parametrize("suffix", [".svg", ".pdf", ".png"])
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     paths = [tmp_path / f"{i}" / f"figure{suffix}" for i in range(2)]
     for path in paths:
@@ -416,8 +464,8 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"svg or \.png"):
-        plots.save_figure(Figure(), tmp_path / "figure.pdf")
+    with pytest.raises(ValueError, match=r"svg or \.pdf or \.png"):
+        plots.save_figure(Figure(), tmp_path / "figure.jpg")
     assert not list(tmp_path.iterdir())
 
 

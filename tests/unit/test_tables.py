@@ -32,7 +32,7 @@ DENSE = {
 
 
 def test_the_tables_of_the_issue_are_declared() -> None:
-    assert set(SCHEMAS) == {"evaluations", "knees", "layers", "weights", "costs"}
+    assert set(SCHEMAS) == {"evaluations", "knees", "curves", "differences", "layers", "weights", "costs"}
     asked = (
         "study, model, source, revision, checkpoint, step, method, score, allocation, scope, pattern, "
         "refinement, update, compat, calibration, propagate, options, sparsity, "
@@ -95,12 +95,13 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
 def test_a_knee_that_does_not_exist_is_null(tmp_path: Path) -> None:
     row = {
         "model": "m", "checkpoint": "final", "method": "x", "task": "t", "metric": "accuracy", "seed": pd.NA,
-        "rule": "kneedle", "knee": math.nan, "grid_low": math.nan, "grid_high": math.nan, "censored": "none",
+        "rule": "kneedle", "knee": math.nan, "grid_low": math.nan, "grid_high": math.nan, "ci_low": math.nan,
+        "ci_high": math.nan, "interval": None, "censored": "none",
         "dense_value": 0.9, "value_at_knee": math.nan, "n_seeds": 2, "flags": "flat curve",
     }  # fmt: skip
     read = write_table(pd.DataFrame([row]), KNEES, tmp_path / "k.parquet")
     assert read["knee"].isna().all()
-    assert read["seed"].isna().all()
+    assert read[["seed", "ci_low", "ci_high", "interval"]].isna().to_numpy().all()
     with pytest.raises(ValueError, match="censored"):
         write_table(pd.DataFrame([{**row, "censored": "perhaps"}]), KNEES, tmp_path / "k2.parquet")
 

@@ -108,6 +108,15 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
     assert (tables["costs"]["seconds"] > 0).all()
 
 
+def test_every_figure_is_there_for_papers(finished: Any) -> None:
+    folder = finished.work / "results/studies/tiny/plots"
+    figures = {path.with_suffix("") for path in folder.rglob("*.svg")}
+    assert len(figures) == 5
+    for figure in figures:
+        assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert figure.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_provenance_names_the_source(finished: Any) -> None:
     provenance = json.loads((finished.work / "results/checkpoints/tiny-llama/final/provenance.json").read_text())
     assert provenance["source"] == "path:llama"
@@ -128,7 +137,8 @@ def test_a_browser_without_network_shows_the_report(finished: Any, tmp_path: Pat
     summary = (finished.work / "results/studies/tiny/summary.txt").read_text()
     first = " ".join(summary.split("\n- ")[0].removeprefix("- ").split())
     assert first.replace(" %", "%") in shown.replace("\N{NO-BREAK SPACE}", " ").replace(" %", "%")
-    sources = re.findall(r"""(?:src|href)=["']([^"']*)""", page.read_text())
+    markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    sources = re.findall(r"""(?:src|href)=["']([^"']*)""", markup)
     # Two plots for each of two models and tasks, and one of the weights.
     assert sum(source.startswith("data:image/svg+xml") for source in sources) == 5
     assert all(source.startswith(("data:", "#")) for source in sources)

@@ -25,20 +25,27 @@ rule collect_evaluations:
 rule find_knees:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
+        examples=lambda wildcards: [examples_path(e) for e in present().evaluations],
     output:
-        table="results/studies/{study}/tables/knees.parquet",
-        csv="results/studies/{study}/tables/knees.csv",
+        knees="results/studies/{study}/tables/knees.parquet",
+        knees_csv="results/studies/{study}/tables/knees.csv",
+        curves="results/studies/{study}/tables/curves.parquet",
+        differences="results/studies/{study}/tables/differences.parquet",
+        differences_csv="results/studies/{study}/tables/differences.csv",
     log:
         "results/studies/{study}/logs/find_knees.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=lambda wildcards, input: 2000 + resampling_mb(input.examples),
+        runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
     params:
         code=code("find_knees.py"),
         knees=canonical(study.config["knees"]),
+        positive=canonical(
+            {name: study.tasks[name].get("positive") for name in study.used_tasks()}
+        ),
     message:
         "Finding the knees of {wildcards.study}"
     script:

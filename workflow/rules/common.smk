@@ -21,7 +21,10 @@ EVALUATORS = {
     "finetune": "finetune_model",
 }
 SCRIPTS = ROOT / "workflow" / "scripts"
-TEMPLATE = ROOT / "workflow" / "report" / "report.html.j2"
+TEMPLATE_PARTS = [
+    ROOT / "workflow" / "report" / f"report.{suffix}"
+    for suffix in ("html.j2", "css", "js")
+]
 
 try:
     study = Study(
@@ -75,6 +78,13 @@ def unpacked_mb(files):
     whole = [file for file in files if not file.endswith(".safetensors")]
     # Four-bit weights become floats, and are there twice.
     return sum(16 * os.path.getsize(file) // 1_000_000 for file in whole)
+
+
+def resampling_mb(files):
+    """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
+    # A compressed row takes 20 bytes or more; a draw counts it in one, and twelve levels of five seeds hold 16 each.
+    largest = max(map(os.path.getsize, files), default=0)
+    return largest // 20 * (study.config["knees"]["draws"] + 2000) // 1_000_000
 
 
 def missing_steps(model):
@@ -177,6 +187,11 @@ def evaluation_path(e):
     return f"results/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.parquet"
 
 
+def examples_path(e):
+    """Return the file of the examples of one evaluation."""
+    return f"{evaluation_path(e).removesuffix('.parquet')}.examples.parquet"
+
+
 def benchmark_paths(study):
     """Return the benchmark file of every job whose result the study's tables hold."""
     folder = "results/benchmarks"
@@ -218,6 +233,14 @@ def benchmark_paths(study):
             f"{folder}/download_package/{source['package']}-{source['version']}.jsonl"
         )
     return sorted(paths)
+
+
+def used_methods():
+    """Return what plots call the study's methods; their order gives each its colour in all figures."""
+    used = {e.method for e in study.evaluations}
+    return {
+        name: label for name, label in study.labels("methods").items() if name in used
+    }
 
 
 def plot_paths(study, kind, suffix):

@@ -5,6 +5,7 @@ rule plot_curves:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
         knees="results/studies/{study}/tables/knees.parquet",
+        levels="results/studies/{study}/tables/curves.parquet",
     output:
         report(
             "results/studies/{study}/plots/curves/{model}/{task}.svg",
@@ -12,6 +13,7 @@ rule plot_curves:
             category="Curves",
             labels={"model": "{model}", "task": "{task}"},
         ),
+        "results/studies/{study}/plots/curves/{model}/{task}.pdf",
         "results/studies/{study}/plots/curves/{model}/{task}.png",
     log:
         "results/studies/{study}/logs/plot_curves/{model}/{task}.log",
@@ -23,7 +25,7 @@ rule plot_curves:
         runtime=15,
     params:
         code=code("plot_curves.py"),
-        methods=canonical(study.labels("methods")),
+        methods=canonical(used_methods()),
         label=lambda wildcards: study.tasks[wildcards.task]["label"],
         knees=canonical(study.config["knees"]),
     message:
@@ -43,6 +45,7 @@ rule plot_layers:
             category="Matrices",
             labels={"model": "{model}", "task": "{task}"},
         ),
+        "results/studies/{study}/plots/layers/{model}/{task}.pdf",
         "results/studies/{study}/plots/layers/{model}/{task}.png",
     log:
         "results/studies/{study}/logs/plot_layers/{model}/{task}.log",
@@ -54,7 +57,7 @@ rule plot_layers:
         runtime=15,
     params:
         code=code("plot_layers.py"),
-        methods=canonical(study.labels("methods")),
+        methods=canonical(used_methods()),
         label=lambda wildcards: study.tasks[wildcards.task]["label"],
         rule_name=study.config["knees"]["rules"][0],
     message:
@@ -73,6 +76,7 @@ rule plot_weights:
             category="Weights",
             labels={"model": "{model}"},
         ),
+        "results/studies/{study}/plots/weights/{model}.pdf",
         "results/studies/{study}/plots/weights/{model}.png",
     log:
         "results/studies/{study}/logs/plot_weights/{model}.log",
@@ -94,6 +98,8 @@ rule write_report:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
         knees="results/studies/{study}/tables/knees.parquet",
+        levels="results/studies/{study}/tables/curves.parquet",
+        differences="results/studies/{study}/tables/differences.parquet",
         weights="results/studies/{study}/tables/weights.parquet",
         layers="results/studies/{study}/tables/layers.parquet",
         costs="results/studies/{study}/tables/costs.parquet",
@@ -125,10 +131,10 @@ rule write_report:
         runtime=15,
     params:
         code=code("write_report.py"),
-        template=sha256_of(TEMPLATE),
+        template=[sha256_of(part) for part in TEMPLATE_PARTS],
         title=study.config["title"],
         knees=canonical(study.config["knees"]),
-        methods=canonical(study.labels("methods")),
+        methods=canonical(used_methods()),
         tasks=canonical({name: study.tasks[name] for name in study.used_tasks()}),
     message:
         "Writing the report of {wildcards.study}"

@@ -6,19 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.analysis import find_knees
+from essential_sparsity.analysis import analyse
 from essential_sparsity.files import atomic_path
 from essential_sparsity.job import run_job
+from essential_sparsity.samples import examples_at
 from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import KNEES, stack
+from essential_sparsity.tables import CURVES, DIFFERENCES, KNEES
 
 
 def main(snakemake: Any) -> None:
-    """Write the table of knees."""
-    knees = find_knees(pd.read_parquet(snakemake.input.evaluations), json.loads(snakemake.params.knees))
-    written = write_table(stack([knees] if len(knees) else [], KNEES), KNEES, Path(snakemake.output.table))
-    with atomic_path(snakemake.output.csv) as temporary:
-        written.to_csv(temporary, index=False)
+    """Write the tables of knees, of curves and of differences between knees."""
+    examples = examples_at(snakemake.input.examples, json.loads(snakemake.params.positive))
+    found = analyse(pd.read_parquet(snakemake.input.evaluations), json.loads(snakemake.params.knees), examples)
+    write_table(found.curves, CURVES, Path(snakemake.output.curves))
+    for frame, schema, name in ((found.knees, KNEES, "knees"), (found.differences, DIFFERENCES, "differences")):
+        written = write_table(frame, schema, Path(snakemake.output[name]))
+        with atomic_path(snakemake.output[f"{name}_csv"]) as temporary:
+            written.to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":

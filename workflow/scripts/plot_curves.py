@@ -11,14 +11,14 @@ from essential_sparsity.plots import apply_style, plot_curves, save_figure
 
 
 def main(snakemake: Any) -> None:
-    """Write the figure as SVG and PNG."""
+    """Write the figure as SVG, PDF and PNG."""
     apply_style()
     axes = dict(snakemake.wildcards.items())
-    tables = [pd.read_parquet(snakemake.input[name]) for name in ("evaluations", "knees")]
-    evaluations, knees = (t[(t["model"] == axes["model"]) & (t["task"] == axes["task"])] for t in tables)
+    tables = [pd.read_parquet(snakemake.input[name]) for name in ("evaluations", "knees", "levels")]
+    evaluations, knees, levels = (t[(t["model"] == axes["model"]) & (t["task"] == axes["task"])] for t in tables)
     figure = plot_curves(
         evaluations, knees, json.loads(snakemake.params.methods), snakemake.params.label, axes["model"],
-        json.loads(snakemake.params.knees),
+        json.loads(snakemake.params.knees), levels,
     )  # fmt: skip
     for path in snakemake.output:
         save_figure(figure, Path(path))

@@ -11,7 +11,7 @@ from essential_sparsity.plots import apply_style, plot_layers, save_figure
 
 
 def main(snakemake: Any) -> None:
-    """Write the figure as SVG and PNG."""
+    """Write the figure as SVG, PDF and PNG."""
     apply_style()
     model, task = snakemake.wildcards.model, snakemake.wildcards.task
     layers, knees = pd.read_parquet(snakemake.input.layers), pd.read_parquet(snakemake.input.knees)

@@ -10,7 +10,7 @@ from essential_sparsity.plots import apply_style, plot_weights, save_figure
 
 
 def main(snakemake: Any) -> None:
-    """Write the figure as SVG and PNG."""
+    """Write the figure as SVG, PDF and PNG."""
     apply_style()
     weights, model = pd.read_parquet(snakemake.input.weights), snakemake.wildcards.model
     figure = plot_weights(weights[weights["model"] == model], model)

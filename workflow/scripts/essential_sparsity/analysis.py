@@ -1,53 +1,224 @@
-"""From evaluations to knees."""
+"""From evaluations to knees, with intervals from the examples behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from essential_sparsity.knee import find_knee, value_at
-from essential_sparsity.metrics import performance, value_of
-from essential_sparsity.tables import curves, mean_curve
+from essential_sparsity.differences import CurveKnee, difference_rows
+from essential_sparsity.intervals import Interval, knee_interval, value_bounds
+from essential_sparsity.knee import find_knee, find_many, value_at
+from essential_sparsity.metrics import Floats, performance, value_of
+from essential_sparsity.readings import Knee, Readings
+from essential_sparsity.resampling import Draws, Sample, draw_mean, draw_seed, resampled_values
+from essential_sparsity.samples import Examples, sample_of
+from essential_sparsity.scores import SCORES
+from essential_sparsity.table_schema import Schema
+from essential_sparsity.tables import CURVES, DIFFERENCES, KNEES, curves, mean_curve
+from essential_sparsity.task_checks import draws as task_draws
+
+ONE_SEED = "one seed: the spread over seeds is not in the interval"
+TWO_SEEDS = "two seeds: their spread is hardly known, and the interval wide"
+UNEVEN_SEEDS = "levels with different seeds"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is read off the curves of a study: the tables :data:`tables.KNEES`, ``CURVES`` and ``DIFFERENCES``."""
+
+    knees: pd.DataFrame
+    curves: pd.DataFrame
+    differences: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A curve as rules read it: that of a seed, or the mean over the seeds.
+
+    Attributes:
+        sparsity: Its levels (levels,).
+        value: The metric (levels,).
+        metric: Its name.
+        chance: The performance of a model that knows nothing; None where it is not known.
+        draws: Draws of its performance; None where nothing could be resampled.
+        flags: What to doubt of it, whatever the rule.
+    """
+
+    sparsity: Floats
+    value: Floats
+    metric: str
+    chance: float | None
+    draws: Draws | None
+    flags: tuple[str, ...]
+
+    @property
+    def score(self) -> Floats:
+        """Its performance (levels,)."""
+        return performance(self.value, self.metric)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a rule reads off a curve and off its draws; without draws, no readings and an empty interval."""
+
+    rule: str
+    knee: Knee
+    draws: Readings | None
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read off one mean curve, and the rows of the table of knees, those of its seeds included."""
+
+    axes: Mapping[str, Any]
+    rows: pd.DataFrame
+    curve: _Curve
+    readings: list[_Reading]
+    knees: list[dict[str, Any]]
+    doubts: tuple[str, ...]
 
 
 def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the knees as :func:`analyse` does, without intervals."""
+    read = (_read_curve(axes, rows, settings, None, ()) for axes, rows in curves(evaluations))
+    return _table([row for curve in read for row in curve.knees], KNEES)
+
+
+def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Examples) -> Analysis:
     """Read the knees of every curve: by each rule, for each seed and for the mean curve over the seeds.
+
+    A level that no seed has a value for, and a missing dense model, leave a curve without a knee, and the flag says
+    why. Where levels have different seeds the mean curve is read and flagged, but has no interval: its steps are
+    differences between seeds, too.
 
     Args:
         evaluations: Rows of the table of evaluations.
-        settings: The study's ``knees``: ``rules`` and what they need.
-
-    Returns:
-        Rows of the table of knees.
+        settings: The study's ``knees``: ``rules`` and what they need, ``confidence`` and ``draws``.
+        examples: The examples of the evaluations; where there are none seeds alone are resampled.
     """
-    rows: list[dict[str, Any]] = []
-    for axes, frame in curves(evaluations):
-        seeds = sorted(frame["seed"].unique())
-        parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
-        for seed, part in [*parts, (pd.NA, frame)]:
-            flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
-            seeds_of_levels = seeds_by_level(part)
-            if seeds_of_levels[seeds_of_levels > 0].nunique() > 1:
-                flags.append("levels with different seeds")
-            curve = mean_curve(part)
-            sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
-            score = performance(value, axes["metric"])
-            chance = chance_score(part, axes["metric"])
-            for rule in settings["rules"]:
-                found = find_knee(sparsity, score, rule, settings, chance)
-                rows.append({
-                    **axes, "seed": seed, "rule": rule, "knee": np.nan if found.knee is None else found.knee,
-                    "grid_low": np.nan if found.grid_low is None else found.grid_low,
-                    "grid_high": np.nan if found.grid_high is None else found.grid_high, "censored": found.censored,
-                    "dense_value": value[0] if len(sparsity) and sparsity[0] == 0 else np.nan,
-                    # On the scale of the score, on which the rules see a line between two levels.
-                    "value_at_knee": float(value_of(np.array(value_at(sparsity, score, found.knee)), axes["metric"])),
-                    "n_seeds": part["seed"].nunique(), "flags": "; ".join([*flags, *found.flags]),
-                })  # fmt: skip
-    return pd.DataFrame(rows)
+    read = [
+        _read_curve(axes, rows, settings, *sample_of(axes, rows, examples)) for axes, rows in curves(evaluations)
+    ]  # fmt: skip
+    levels = [_level_rows(r.axes, r.rows, r.curve, settings["confidence"]) for r in read]
+    found = [
+        CurveKnee(
+            r.axes["model"], r.axes["checkpoint"], r.axes["method"], r.axes["task"], reading.rule, reading.knee,
+            reading.draws, r.doubts,
+        )
+        for r in read
+        for reading in r.readings
+    ]  # fmt: skip
+    return Analysis(
+        _table([row for r in read for row in r.knees], KNEES),
+        pd.concat(levels, ignore_index=True) if levels else _table([], CURVES),
+        difference_rows(found, settings["confidence"])[list(DIFFERENCES.columns)],
+    )
+
+
+def _read_curve(
+    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Mapping[str, Any], sample: Sample | None,
+    why: tuple[str, ...],
+) -> _Read:  # fmt: skip
+    """Read a mean curve and those of its seeds.
+
+    Args:
+        axes: What names the curve.
+        rows: Its rows, as :func:`tables.curves` gives them.
+        settings: The study's ``knees``.
+        sample: What it was measured on; None where nothing is to be resampled.
+        why: Why something is not.
+    """
+    several = rows["seed"].nunique() > 1
+    resampled = None if sample is None else resampled_values(sample, settings["draws"])
+    mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
+    doubts = (*why, *_few_seeds(rows)) if mean else why
+    curve = _curve(axes, rows, mean, doubts)
+    readings = [_read(curve, rule, settings) for rule in settings["rules"]]
+    knees = []
+    for seed in sorted(rows["seed"].unique()):
+        part = rows[rows["seed"] == seed]
+        drawn = None if sample is None else draw_seed(sample, resampled, int(seed))
+        own = _curve(axes, part, drawn, why)
+        # The mean over one seed is that seed's curve, and is not read twice.
+        of_seed = [_read(own, rule, settings) for rule in settings["rules"]] if several else readings
+        knees += [_knee_row(axes, seed, 1, own, reading) for reading in of_seed]
+    knees += [_knee_row(axes, pd.NA, rows["seed"].nunique(), curve, reading) for reading in readings]
+    return _Read(axes, rows, curve, readings, knees, doubts)
+
+
+def _table(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(schema.columns))
+
+
+def _few_seeds(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Say that one seed, where another would have given another curve, or two are few."""
+    seeds = rows["seed"].nunique()
+    if seeds == 1:
+        return (ONE_SEED,) if _seed_matters(rows) else ()
+    return (TWO_SEEDS,) if seeds == 2 else ()
+
+
+def _seed_matters(rows: pd.DataFrame) -> bool:
+    """Say whether another seed would have given another curve: the task draws, or the method's score does."""
+    pruned = rows[rows["sparsity"] > 0].iloc[0]
+    return task_draws({"protocol": pruned["protocol"]}) or SCORES[pruned["score"]].stochastic
+
+
+def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> _Curve:
+    flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
+    seeds_of_levels = seeds_by_level(rows)
+    if seeds_of_levels[seeds_of_levels > 0].nunique() > 1:
+        flags.append(UNEVEN_SEEDS)
+    means = mean_curve(rows)
+    sparsity, value = means["sparsity"].to_numpy(float), means["value"].to_numpy(float)
+    return _Curve(sparsity, value, axes["metric"], chance_score(rows, axes["metric"]), draws, (*flags, *why))
+
+
+def _read(curve: _Curve, rule: str, settings: Mapping[str, Any]) -> _Reading:
+    knee = find_knee(curve.sparsity, curve.score, rule, settings, curve.chance)
+    if curve.draws is None or knee.knee is None:
+        return _Reading(rule, knee, None, Interval())
+    scores = curve.draws.scores
+    readings = find_many(curve.sparsity, scores, rule, settings, curve.chance)
+    interval = knee_interval(curve.sparsity, scores, knee, readings, rule, settings, curve.chance)
+    return _Reading(rule, knee, readings, interval)
+
+
+def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: _Curve, reading: _Reading) -> dict[str, Any]:
+    """Return a row of the table of knees."""
+    knee, interval = reading.knee, reading.interval
+    return {
+        **axes, "seed": seed, "rule": reading.rule, "knee": _number(knee.knee), "grid_low": _number(knee.grid_low),
+        "grid_high": _number(knee.grid_high), "ci_low": _number(interval.low), "ci_high": _number(interval.high),
+        "interval": None if curve.draws is None or interval.low is None else curve.draws.resampled,
+        "censored": knee.censored,
+        "dense_value": curve.value[0] if len(curve.sparsity) and curve.sparsity[0] == 0 else np.nan,
+        # On the scale of the score, on which the rules see a line between two levels.
+        "value_at_knee": float(value_of(np.array(value_at(curve.sparsity, curve.score, knee.knee)), curve.metric)),
+        "n_seeds": n_seeds,
+        "flags": "; ".join([*curve.flags, *knee.flags, *interval.flags]),
+    }  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: _Curve, confidence: float) -> pd.DataFrame:
+    """Return the rows of the table of curves for a mean curve."""
+    bounds = np.full((2, len(curve.sparsity)), np.nan)
+    if curve.draws:
+        bounds = value_bounds(curve.draws.scores, curve.metric, confidence)
+    frame = pd.DataFrame({
+        **axes, "sparsity": curve.sparsity, "value": curve.value, "ci_low": bounds[0], "ci_high": bounds[1],
+        "n_seeds": seeds_by_level(rows).to_numpy(), "n": rows.groupby("sparsity")["n"].max().to_numpy(),
+    })  # fmt: skip
+    return frame[list(CURVES.columns)]
 
 
 def seeds_by_level(rows: pd.DataFrame) -> pd.Series[int]:

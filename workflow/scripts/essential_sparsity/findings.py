@@ -42,11 +42,11 @@ def finding_rows(
         task_labels: What a task is called, by its name in the registry.
 
     Returns:
-        ``model, checkpoint, task, method, metric, dense_value, knee, grid_low, grid_high, value_at_knee, lowest,
-        highest`` (over the rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule), ``censored, flags,
-        seeds, first_level, value_at_first, last_level, score, scope, chance, task_name, method_name``; models and
-        tasks in the order of the evaluations, checkpoints in that of pre-training, the largest knee first. Sparsities
-        are fractions.
+        ``model, checkpoint, task, method, metric, dense_value, knee, grid_low, grid_high, ci_low, ci_high, interval,
+        value_at_knee, lowest, highest`` (over the rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule),
+        ``censored, flags, seeds, first_level, value_at_first, last_level, score, scope, chance, task_name,
+        method_name``; models and tasks in the order of the evaluations, checkpoints in that of pre-training, the
+        largest knee first. Sparsities are fractions.
     """
     found = headline(knees, rule).rename(columns={"task": "task_name", "method": "method_name", "n_seeds": "seeds"})
     own = knees[knees["seed"].notna() & (knees["rule"] == rule)]
@@ -78,9 +78,9 @@ def finding_rows(
 
 
 _COLUMNS = [
-    "model", "checkpoint", "task", "method", "metric", "dense_value", "knee", "grid_low", "grid_high", "value_at_knee",
-    "lowest", "highest", "seed_lowest", "seed_highest", "censored", "flags", "seeds", "first_level", "value_at_first",
-    "last_level", "score", "scope", "chance", "task_name", "method_name",
+    "model", "checkpoint", "task", "method", "metric", "dense_value", "knee", "grid_low", "grid_high", "ci_low",
+    "ci_high", "interval", "value_at_knee", "lowest", "highest", "seed_lowest", "seed_highest", "censored", "flags",
+    "seeds", "first_level", "value_at_first", "last_level", "score", "scope", "chance", "task_name", "method_name",
 ]  # fmt: skip
 
 
@@ -168,12 +168,12 @@ def reading_note(settings: Mapping[str, Any]) -> str:
     """Say how the headline's knees are defined, for the line below their table."""
     if settings["rules"][0] != "tolerance":
         name = RULE_NAMES.get(settings["rules"][0], settings["rules"][0])
-        return f"Knees of the mean curve over the seeds by the rule {name}; range: over all rules."
+        return f"Knees of the mean curve over the seeds by the rule {name}."
     loss = _LOSSES[settings.get("loss", DEFAULT_LOSS)]
     lost = loss.format(share=percent(settings["tolerance"]), points=_points(settings))
     return (
         f"A knee is the sparsity at which the mean curve over the seeds, linearly interpolated between levels, first "
-        f"loses more than {lost}. Range: over all rules."
+        f"loses more than {lost}."
     )
 
 
@@ -505,18 +505,19 @@ def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     """
     how = rule_text(settings)
     lines = [f"Knees {how[0].lower()}{how[1:]} (range: over {', '.join(settings['rules'])})", ""]
-    width = min(40, max([6, *rows["method"].str.len()]))
-    columns = f"  {'method':<{width}}  {'knee':>9}  {'value there':>12}  {'range':>14}  flags"
+    width = min(28, max([6, *rows["method"].str.len()]))
+    interval = f"{percent(settings.get('confidence', 0.95))} interval"
+    columns = f"  {'method':<{width}}  {'knee':>9}  {interval:>15}  {'value there':>11}  {'range':>14}  flags"
     for group in _groups(rows, ["model", "task_name", "checkpoint"]):
         first = group[0]
         dense = f"dense {first['metric']} {value_text(first['dense_value'], first['metric'])}"
         lines += textwrap.wrap(f"{_subject(first)} on {first['task']}: {dense}", SUMMARY_COLUMNS)
         lines.append(columns)
         for row in group:
-            value = value_at_knee_text(row)
+            bounds: str = "-" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
             line = (
-                f"  {_shortened(row['method'], width):<{width}}  {knee_text(row):>9}  {value:>12}  "
-                f"{range_text(row['lowest'], row['highest']):>14}  {row['flags']}"
+                f"  {_shortened(row['method'], width):<{width}}  {knee_text(row):>9}  {bounds:>15}  "
+                f"{value_at_knee_text(row):>11}  {range_text(row['lowest'], row['highest']):>14}  {row['flags']}"
             )
             lines.append(_shortened(line.rstrip(), SUMMARY_COLUMNS))
         lines.append("")

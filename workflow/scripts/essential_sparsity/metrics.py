@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from essential_sparsity import weighted
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 
 Floats = npt.NDArray[np.float64]
@@ -24,9 +25,6 @@ KINDS = ("classes", "scores", "spans", "tokens", "choices")
 
 # The flag of a dense model that knows nothing.
 DENSE_AT_CHANCE = "dense at chance"
-
-# Beyond this, exp() overflows a float64.
-_LARGEST_EXPONENT = 709.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class Metric:
             messages. None where labels do not say it and the protocol must: an even guess over the vocabulary or the
             choices.
         margin: How far beyond chance a value must lie to be believed, from the chance and the number of examples.
+        features: From what ``compute`` takes, the numbers (examples, k) of each example that ``weighted`` reads.
+        weighted: The metric of examples that are drawn several times or not at all.
     """
 
     label: str
@@ -68,6 +68,8 @@ class Metric:
     compute: Callable[[pd.DataFrame, str | None, str], Value]
     chance: Callable[[pd.Series, str | None, str], float] | None
     margin: Callable[[float, int], float]
+    features: Callable[[pd.DataFrame, str | None, str], Floats]
+    weighted: weighted.Weighted
 
     @property
     def higher_is_better(self) -> bool:
@@ -122,6 +124,36 @@ def compute_metric(metric: str, examples: pd.DataFrame, where: str, positive: st
     if examples.empty:
         raise UserError(where, "no examples", "at least one", "check the dataset's split")
     return metric_of(metric).compute(examples, positive, where)
+
+
+def metric_features(metric: str, examples: pd.DataFrame, where: str, positive: str | None = None) -> Floats:
+    """Return the numbers of each example (examples, k) that a metric's draws are computed from.
+
+    Args:
+        metric: Its name.
+        examples: As :func:`compute_metric` takes them.
+        where: What is evaluated, for messages.
+        positive: The class that F1 is of.
+
+    Raises:
+        UserError: As in :func:`compute_metric`.
+    """
+    return metric_of(metric).features(examples, positive, where)
+
+
+def weighted_values(metric: str, weights: Floats, features: Floats) -> Floats:
+    """Compute a metric of examples that are drawn several times or not at all.
+
+    Args:
+        metric: Its name.
+        weights: How often each draw has each example (draws, examples).
+        features: Of :func:`metric_features`, one array for each evaluation of these examples (curves, examples, k).
+
+    Returns:
+        The metric (curves, draws): what :func:`compute_metric` gives of the repeated rows. A correlation that is 0 / 0
+        counts as 0, also where a draw has one label alone.
+    """
+    return metric_of(metric).weighted(weights, features)
 
 
 def chance_of(metric: str, labels: pd.Series, where: str, positive: str | None = None) -> float:
@@ -233,12 +265,15 @@ def _mean_score(examples: pd.DataFrame, positive: str | None, where: str) -> Val
 
 
 def _exact_match(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
+    return Value(float(np.mean(_exactly_right(examples, where))))
+
+
+def _exactly_right(examples: pd.DataFrame, where: str) -> list[bool]:
     from essential_sparsity.squad import normalised
 
     labels, predictions = _texts(examples, "label", where), _present(examples, "prediction", where)
     golds = [[normalised(answer) for answer in gold_answers(label, where)] for label in labels]
-    right = [normalised(given) in (gold or [""]) for given, gold in zip(predictions, golds, strict=True)]
-    return Value(float(np.mean(right)))
+    return [normalised(given) in (gold or [""]) for given, gold in zip(predictions, golds, strict=True)]
 
 
 def _mean_loss(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
@@ -250,7 +285,7 @@ def _mean_loss(examples: pd.DataFrame, positive: str | None, where: str) -> Valu
 
 def _exp_mean_loss(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
     mean = _mean_loss(examples, positive, where).value
-    return Value(math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf)
+    return Value(math.exp(mean) if mean < weighted.LARGEST_EXPONENT else math.inf)
 
 
 def _undefined(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], where: str) -> Value | None:
@@ -327,6 +362,59 @@ def _failed(examples: pd.DataFrame, which: npt.NDArray[np.bool_], column: str, w
     )
 
 
+# --- what draws are computed from -----------------------------------------------------------------------------------
+
+
+def _columns(*columns: npt.ArrayLike) -> Floats:
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+
+
+def _right_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    right = _texts(examples, "label", where) == _texts(examples, "prediction", where)
+    return _columns(np.ones(len(examples)), right)
+
+
+def _f1_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    labels, predictions = (_texts(examples, column, where) == positive for column in ("label", "prediction"))
+    return _columns(labels & predictions, predictions, labels)
+
+
+def _matthews_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    labels, predictions = _texts(examples, "label", where), _texts(examples, "prediction", where)
+    classes = sorted({*labels, *predictions})
+    ones = [column for name in classes for column in (labels == name, predictions == name)]
+    return _columns(np.ones(len(examples)), labels == predictions, *ones)
+
+
+def _pearson_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    # A correlation knows no shift and no scale; sums of squares far from zero would lose digits.
+    x, y = (_standardised(_numbers(examples, column, where)) for column in ("label", "prediction"))
+    return _columns(np.ones(len(examples)), x, y, x**2, y**2, x * y)
+
+
+def _standardised(values: Floats) -> Floats:
+    centred = values - values.mean()
+    spread = float(np.abs(centred).max())
+    return centred / spread if spread > 0 else np.zeros_like(values)
+
+
+def _spearman_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    return _columns(_numbers(examples, "label", where), _numbers(examples, "prediction", where))
+
+
+def _score_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    return _columns(np.ones(len(examples)), _numbers(examples, "score", where))
+
+
+def _exact_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    return _columns(np.ones(len(examples)), _exactly_right(examples, where))
+
+
+def _loss_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
+    losses, counts = _numbers(examples, "loss", where), _numbers(examples, "n", where)
+    return _columns(counts, counts * losses)
+
+
 # --- chance ---------------------------------------------------------------------------------------------------------
 
 
@@ -394,32 +482,58 @@ def _none(chance: float, n: int) -> float:
 
 # --- the registry ---------------------------------------------------------------------------------------------------
 
+_MEAN, _EXP_MEAN = weighted.of_sums(weighted.mean), weighted.of_sums(weighted.exp_mean)
+
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("Accuracy", "fraction", ("classes", "choices"), _accuracy, _majority, _two_binomial_errors),
+    "accuracy": Metric(
+        "Accuracy", "fraction", ("classes", "choices"), _accuracy, _majority, _two_binomial_errors,
+        _right_features, _MEAN,
+    ),
     # Of a choice by log-likelihood divided by the length of the choice, as lm-evaluation-harness has it.
     "accuracy_norm": Metric(
-        "Length-normalised accuracy", "fraction", ("choices",), _mean_score, None, _two_binomial_errors
+        "Length-normalised accuracy", "fraction", ("choices",), _mean_score, None, _two_binomial_errors,
+        _score_features, _MEAN,
     ),
-    "f1": Metric("F1", "fraction", ("classes",), _f1, _always_positive, _two_errors_of_f1),
+    "f1": Metric(
+        "F1", "fraction", ("classes",), _f1, _always_positive, _two_errors_of_f1,
+        _f1_features, weighted.of_sums(weighted.f1),
+    ),
     "matthews": Metric(
-        "Matthews correlation", "correlation", ("classes",), _matthews, _no_correlation, _two_errors_of_a_correlation
+        "Matthews correlation", "correlation", ("classes",), _matthews, _no_correlation, _two_errors_of_a_correlation,
+        _matthews_features, weighted.of_sums(weighted.matthews),
     ),
     "pearson": Metric(
-        "Pearson correlation", "correlation", ("scores",), _pearson, _no_correlation, _two_errors_of_a_correlation
+        "Pearson correlation", "correlation", ("scores",), _pearson, _no_correlation, _two_errors_of_a_correlation,
+        _pearson_features, weighted.of_sums(weighted.pearson),
     ),
     "spearman": Metric(
-        "Spearman correlation", "correlation", ("scores",), _spearman, _no_correlation, _two_errors_of_a_correlation
+        "Spearman correlation", "correlation", ("scores",), _spearman, _no_correlation, _two_errors_of_a_correlation,
+        _spearman_features, weighted.spearman,
     ),
     # Fractions, where the official scripts and `evaluate` report per cent.
-    "exact_match": Metric("Exact match", "fraction", ("spans",), _exact_match, _unanswerable, _two_binomial_errors),
-    "squad_f1": Metric("F1 of answers", "fraction", ("spans",), _mean_score, _unanswerable, _two_binomial_errors),
-    "perplexity": Metric("Token perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none),
+    "exact_match": Metric(
+        "Exact match", "fraction", ("spans",), _exact_match, _unanswerable, _two_binomial_errors,
+        _exact_features, _MEAN,
+    ),
+    "squad_f1": Metric(
+        "F1 of answers", "fraction", ("spans",), _mean_score, _unanswerable, _two_binomial_errors,
+        _score_features, _MEAN,
+    ),
+    "perplexity": Metric(
+        "Token perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none, _loss_features, _EXP_MEAN
+    ),
     # The same formula: a row is a document, and what it counts are words.
-    "word_perplexity": Metric("Word perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none),
-    "masked_loss": Metric("Loss of masked tokens", "nats", ("tokens",), _mean_loss, None, _none),
-}
+    "word_perplexity": Metric(
+        "Word perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none, _loss_features, _EXP_MEAN
+    ),
+    "masked_loss": Metric(
+        "Loss of masked tokens", "nats", ("tokens",), _mean_loss, None, _none, _loss_features, _MEAN
+    ),
+}  # fmt: skip
 
 
 def metric_of(name: str) -> Metric:
     """Return a metric; of a name that only lm-evaluation-harness knows, the mean of the examples' scores."""
-    return METRICS.get(name) or Metric(name, "fraction", ("choices",), _mean_score, None, _two_binomial_errors)
+    return METRICS.get(name) or Metric(
+        name, "fraction", ("choices",), _mean_score, None, _two_binomial_errors, _score_features, _MEAN
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -23,6 +24,7 @@ from essential_sparsity.knee_tolerance import DEFAULT_LOSS, tolerated_score
 from essential_sparsity.metrics import metric_of, performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
+from essential_sparsity.weight_places import STATISTICS, matrix_places, weighted_mean
 
 RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^", "curvature": "d", "bayes": "*"}
 # How the axis of a metric is scaled, by its unit.
@@ -30,17 +32,12 @@ AXES_OF_UNITS = {
     "fraction": " (%)", "correlation": " (-1 to 1)", "perplexity": " (log axis)", "nats": " (nats a token)",
 }  # fmt: skip
 SPARSITY_LABEL = "Sparsity (% of prunable weights removed)"
-STATISTICS = {
-    "fraction_below_0.001": "|w| < 0.001 (% of weights)",
-    "fraction_below_0.01": "|w| < 0.01 (% of weights)",
-    "fraction_below_0.1_std": "|w| < 0.1 std (% of weights)",
-    "kurtosis": "Excess kurtosis (0 = normal)",
-    "hoyer": "Hoyer sparsity (0 to 1)",
-}
-
 _LINE_STYLES = ("-", "--", "-.", ":")
 _LEVEL_MARKERS = ("D", "X", "P", "v", "*", "p", "<", ">")
 _OTHER_RULE_MARKER = "h"
+# The same line styles and about the same markers in Vega.
+_DASHES = ([1, 0], [7, 3], [7, 3, 2, 3], [2, 2])
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _GREY, _BLACK = "0.35", "black"
 _LEGEND_WIDTH_IN = 2.6
 # Characters of a line of a method's name beside the strip of knees.
@@ -53,7 +50,7 @@ _CLOSE_UP_TOLERANCES = 5.0
 _PANELS = 5
 # More rows than this leave no room for numbers in the cells of a heat map.
 _ANNOTATED_BLOCKS = 8
-_DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "essential-sparsity", "svg.fonttype": "path"}
+_DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "essential-sparsity", "svg.fonttype": "path", "pdf.fonttype": 42}
 
 
 def apply_style() -> None:
@@ -73,12 +70,14 @@ def apply_style() -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix, ``.svg`` or ``.png``, atomically and without a date.
+    """Write a figure in the format of the path's suffix, ``.svg``, ``.pdf`` or ``.png``, atomically and undated.
 
     Raises:
         ValueError: The suffix is another one.
     """
-    metadata: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {"Software": None}}
+    metadata: dict[str, dict[str, Any]] = {
+        ".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None},
+    }  # fmt: skip
     if path.suffix not in metadata:
         raise ValueError(f"{path}: a figure is saved as {' or '.join(metadata)}")
     with mpl.rc_context(_DETERMINISTIC), atomic_path(path) as temporary:
@@ -116,6 +115,7 @@ def plot_curves(
     task_label: str,
     model: str,
     settings: Mapping[str, Any],
+    bands: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw the metric over sparsity, a panel a checkpoint and a line a method, and the knees by every rule.
 
@@ -129,13 +129,14 @@ def plot_curves(
         task_label: What the task is called.
         model: What the model is called.
         settings: The study's ``knees``: ``tolerance`` and ``loss``.
+        bands: Rows of the table of curves, of the same model and task, whose intervals are drawn; None for none.
     """
     metric = str(evaluations["metric"].iloc[0])
     lines = {(axes["checkpoint"], axes["method"]): frame for axes, frame in curves(evaluations)}
     methods = _sort_methods({method for _, method in lines}, method_labels)
     checkpoints = sort_checkpoints(checkpoint for checkpoint, _ in lines)
     labels = {m: method_labels.get(m, m) for m in methods}
-    looks = _curve_looks(methods, [(method, frame) for (_, method), frame in lines.items()])
+    looks = _curve_looks(methods, method_labels, [(method, frame) for (_, method), frame in lines.items()])
     close_up = _needs_close_up(evaluations, metric, settings)
     many_seeds = any(frame["seed"].nunique() > 1 for frame in lines.values())
 
@@ -155,7 +156,7 @@ def plot_curves(
         for part in range(len(heights)):
             grid[unused // columns * len(heights) + part, unused % columns].remove()
 
-    reach = _reach(evaluations, metric)
+    reach = _reach(evaluations, metric, bands)
     chance = float(evaluations["chance"].iloc[0])
     chance_shown = reach[0] <= chance <= reach[1]
     for i, checkpoint in enumerate(checkpoints):
@@ -167,14 +168,16 @@ def plot_curves(
         limit, edge = (tolerated_value(dense, metric, settings, chance, n) for n in (1.0, _CLOSE_UP_TOLERANCES))
         for panel in panels[:-1]:
             _draw_lines(panel, here, looks, many_seeds)
+            if bands is not None:
+                _draw_bands(panel, bands[bands["checkpoint"] == checkpoint], looks)
             _draw_levels(panel, dense, limit, chance if chance_shown else None)
             _scale_metric(panel, metric, reach)
-        _mark_knees(panels[0], mean_knees, methods)
+        _mark_knees(panels[0], mean_knees, looks)
         panels[0].set_ylim(*reach)
         panels[0].set_title(checkpoint_label(checkpoint))
         if close_up:
             _look_closer(panels[1], dense, edge, metric)
-        _draw_knees(panels[-1], mean_knees, methods, labels)
+        _draw_knees(panels[-1], mean_knees, looks, labels)
         first = i % columns == 0
         panels[-1].set_xlabel(SPARSITY_LABEL if columns < 3 else "Sparsity (% removed)")
         panels[-1].tick_params(labelbottom=True)
@@ -221,8 +224,32 @@ def _line_look(position: int, count: int) -> dict[str, Any]:
     }
 
 
-def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, dict[str, Any]]:
+def method_looks(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return how an interactive figure tells methods apart: as drawn figures do, in the words of Vega.
+
+    Args:
+        labels: What a method is called, by its name in the registry, for the study's methods.
+
+    Returns:
+        For each method its ``colour``, ``dash`` and ``shape``.
+    """
+    return {
+        name: {"colour": colour, "dash": _DASHES[i % len(_DASHES)], "shape": _SHAPES[i % len(_SHAPES)]}
+        for i, (name, colour) in enumerate(zip(labels, palette(len(labels)), strict=True))
+    }
+
+
+def palette(count: int) -> list[str]:
+    """Return the colours of lines as ``#rrggbb``."""
+    return [to_hex(colour) for colour in _colours(count)]
+
+
+def _curve_looks(
+    methods: Sequence[str], labels: Mapping[str, str], frames: Sequence[tuple[str, pd.DataFrame]]
+) -> dict[str, dict[str, Any]]:
     """Return the look of each method's curve: levels are dots, since larger shapes mark the knees.
+
+    It goes by the method's place among all that have a label, so that it is the same in all figures of a study.
 
     A method with one level besides the dense model, as of N:M, has a marker of its own and no line: nothing is known in
     between, and it has no knee.
@@ -230,7 +257,8 @@ def _curve_looks(methods: Sequence[str], frames: Sequence[tuple[str, pd.DataFram
     levels = {
         method: max(frame["sparsity"].nunique() for name, frame in frames if name == method) for method in methods
     }
-    looks = {method: _line_look(i, len(methods)) for i, method in enumerate(methods)}
+    known = _sort_methods({*labels, *methods}, labels)
+    looks = {method: _line_look(known.index(method), len(known)) for method in methods}
     single, several = {"linestyle": "none", "markersize": 6}, {"marker": ".", "markersize": 7}
     return {method: {**look, **(single if levels[method] <= 2 else several)} for method, look in looks.items()}
 
@@ -240,9 +268,11 @@ def _transform(value: float, metric: str) -> float:
     return float(np.log(value)) if metric_of(metric).logarithmic else value
 
 
-def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
-    """Return the limits of the y axis: the finite values with a margin of 7 %."""
-    finite = evaluations.loc[np.isfinite(evaluations["value"]), "value"]
+def _reach(evaluations: pd.DataFrame, metric: str, bands: pd.DataFrame | None = None) -> tuple[float, float]:
+    """Return the limits of the y axis: the finite values and bounds of intervals with a margin of 7 %."""
+    bounds = [] if bands is None else [bands["ci_low"], bands["ci_high"]]
+    shown = pd.concat([evaluations["value"], *bounds]).astype(float)
+    finite = shown[np.isfinite(shown)]
     low, high = _transform(float(finite.min()), metric), _transform(float(finite.max()), metric)
     margin = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
     # The line at chance matters most just beside the data, where a curve ends on it.
@@ -277,6 +307,16 @@ def _draw_lines(
         if many_seeds:
             rows = frames[method]
             panel.scatter(rows["sparsity"], rows["value"], s=9, color=look["color"], alpha=0.55, linewidth=0, zorder=2)
+
+
+def _draw_bands(panel: Axes, bands: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Draw the intervals of the mean curves."""
+    known = bands[bands["ci_low"].notna() & bands["ci_high"].notna()].sort_values("sparsity")
+    for method, look in looks.items():
+        rows = known[known["method"] == method]
+        if len(rows) and look["linestyle"] != "none":
+            x, low, high = (rows[name].to_numpy(float) for name in ("sparsity", "ci_low", "ci_high"))
+            panel.fill_between(x, low, high, color=look["color"], alpha=0.16, linewidth=0, gid=f"band:{method}")
 
 
 def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) -> None:
@@ -324,11 +364,11 @@ def _look_closer(panel: Axes, dense: float, edge: float, metric: str) -> None:
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.{decimals}f}"))
 
 
-def _mark_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str]) -> None:
+def _mark_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
     """Mark on the curves where each rule reads the knee, the first rule on top."""
     rules = list(dict.fromkeys(knees["rule"]))
     for row in knees[knees["knee"].notna()].to_dict("records"):
-        colour = _colours(len(methods))[methods.index(row["method"])]
+        colour = looks[row["method"]]["color"]
         panel.scatter(
             row["knee"], row["value_at_knee"], zorder=6 - 0.1 * rules.index(row["rule"]), clip_on=False,
             gid=f"curve:{row['method']}:{row['rule']}", **_knee_look(row["rule"], row["censored"], colour),
@@ -343,18 +383,29 @@ def _knee_look(rule: str, censored: str, colour: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str], labels: Mapping[str, str]) -> None:
-    """Draw a row a method with the knees of its mean curve, a marker a rule; hollow where the true one is outside."""
+def _draw_knees(
+    panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, Any]], labels: Mapping[str, str]
+) -> None:
+    """Draw a row a method with the knees of its mean curve, a marker a rule; hollow where the true one is outside.
+
+    A thin line through a marker is the knee's interval.
+    """
     rules = list(dict.fromkeys(knees["rule"]))
-    for position, method in enumerate(methods):
+    methods = list(looks)
+    for position, (method, look) in enumerate(looks.items()):
         read = knees[knees["method"] == method]
         rows = read[read["knee"].notna()]
-        colour = _colours(len(methods))[position]
+        colour = look["color"]
         if len(rows) > 1:
             ends = rows["knee"].min(), rows["knee"].max()
             panel.hlines(position, *ends, color=colour, linewidth=5, alpha=0.25, zorder=1)
         for row in rows.to_dict("records"):
             offset = min(0.27, 0.8 / len(rules)) * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
+            if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])):
+                panel.hlines(
+                    position + offset, row["ci_low"], row["ci_high"], color=colour, linewidth=1.2,
+                    gid=f"interval:{method}:{row['rule']}",
+                )  # fmt: skip
             panel.scatter(
                 row["knee"], position + offset, zorder=3, clip_on=False, gid=f"strip:{method}:{row['rule']}",
                 **_knee_look(row["rule"], row["censored"], colour),
@@ -426,27 +477,6 @@ def _title(figure: Figure, title: str, width_in: float) -> None:
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------
-
-
-def matrix_places(names: Iterable[str]) -> pd.DataFrame:
-    """Return ``name, block, kind`` of tensors, in the order given.
-
-    The block is the first integer in the name, and the kind is what follows it: ``attention.self.query``. Where a model
-    has several stacks of blocks, such as an encoder and a decoder, the kind starts with the stack's name.
-    """
-    rows = []
-    for name in dict.fromkeys(names):
-        parts = name.removesuffix(".weight").split(".")
-        first = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        if first is None:
-            rows.append({"name": name, "stack": "", "block": 0, "kind": ".".join(parts)})
-            continue
-        stack, kind = ".".join(parts[:first]), ".".join(parts[first + 1 :]) or name
-        rows.append({"name": name, "stack": stack, "block": int(parts[first]), "kind": kind})
-    places = pd.DataFrame(rows, columns=["name", "stack", "block", "kind"])
-    if places["stack"].nunique() > 1:
-        places["kind"] = places["stack"].str.split(".").str[0] + ": " + places["kind"]
-    return places[["name", "block", "kind"]]
 
 
 def shown_level(levels: Iterable[float], knee: float | None) -> tuple[float, bool]:
@@ -619,17 +649,6 @@ def plot_weights(weights: pd.DataFrame, model: str) -> Figure:
                       fontsize=9 if len(kinds) <= 10 else 7)  # fmt: skip
     _title(figure, title, 10.0)
     return figure
-
-
-def weighted_mean(weights: pd.DataFrame, along: str, statistic: str) -> pd.Series[float]:
-    """Return a statistic's mean over the matrices at each ``along``, each weighted by its number of weights.
-
-    For a fraction this is the fraction of the whole model; for kurtosis and Hoyer sparsity it is only a mean.
-    """
-    size = weights["n"].astype(float)
-    parts = pd.DataFrame({along: weights[along], "product": weights[statistic] * size, "size": size})
-    sums = parts.groupby(along)[["product", "size"]].sum()
-    return sums["product"] / sums["size"]
 
 
 def _scale_steps(panel: Axes, steps: Sequence[float]) -> None:

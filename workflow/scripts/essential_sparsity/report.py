@@ -1,37 +1,34 @@
-"""The report of a study: one HTML file that needs nothing beside it, the findings first."""
+"""The report of a study: one HTML file that needs nothing beside it, the answer first."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import vl_convert
+from altair import VEGALITE_VERSION
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from essential_sparsity.findings import (
-    knee_text,
-    percent,
-    range_text,
-    records,
-    resolution_text,
-    value_at_knee_text,
-    value_text,
-)
-from essential_sparsity.knee import RULE_NAMES
-from essential_sparsity.trajectory import checkpoint_label
+from essential_sparsity.report_data import as_json
+from essential_sparsity.report_tables import Table
 
-# Its digest is among the parameters of the rule that writes the report.
+# Their digests are among the parameters of the rule that writes the report.
 TEMPLATE = Path(__file__).resolve().parents[2] / "report" / "report.html.j2"
+# Drawn figures are a few hundred kB each; further ones lie beside the report, in the study's folder of plots.
+DRAWN_FIGURES = 24
 
 CAPTIONS = {
     "curves": (
-        "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds); the further right "
-        "a line stays within the grey band, the more weights can go. Where the band is too thin to be seen, the middle "
-        "panel looks closer. The strip below shows where each rule reads the knee of the mean curve; its bar spans the "
-        "rules, and a hollow mark means that the true knee lies outside the levels tried. Take care: between "
+        "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds) with its interval; "
+        "the further right a line stays within the grey band, the more weights can go. Where that band is too thin to "
+        "be seen, the middle panel looks closer. The strip below shows where each rule reads the knee of the mean "
+        "curve, a thin line being its interval; the pale bar spans the rules, and a hollow mark means that the true "
+        "knee lies outside the levels tried. Take care: between "
         "levels a curve is not known, so one step between two methods decides nothing, and rules that lie far apart "
         "mean a curve without a clear knee."
     ),
@@ -53,33 +50,16 @@ CAPTIONS = {
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of finished texts.
-
-    Attributes:
-        columns: The headings.
-        rows: One text a column.
-        numeric: The columns to set flush right.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numeric: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class ReportFigure:
     """A figure of the report.
 
     Attributes:
-        section: The heading it stands under; figures of one section follow each other.
         title: Its own heading.
         caption: How to read it, and what to conclude with care.
         alt: What it shows, for those who do not see it.
         image: The file's content, SVG or PNG.
     """
 
-    section: str
     title: str
     caption: str
     alt: str
@@ -99,36 +79,62 @@ class ReportContent:
     Attributes:
         title: The study's title, a question.
         study: The study's name.
-        sentences: The findings in words, the most important first.
+        answer: The answer, one sentence.
+        headline: The table of the first screen.
+        headline_caption: Its caption.
+        others: The same for all other curves.
         note: How the headline's knees are defined.
-        headline: The headline table.
+        sentences: The findings in words, the most important first.
         departures: Where the study departs from the paper.
-        figures: In the order of the page.
+        curves: Drawn figures of performance over sparsity, for paper and for browsers without scripts.
+        layers: Drawn figures of the matrices.
+        weights: Drawn figures of the weights.
         knees: The knees by all rules.
+        differences: The comparisons of knees.
         costs: Time and memory, a row a rule.
         provenance: Where the models came from.
         versions: Names and versions of the software.
+        data_note: What the interactive figures leave out; empty if nothing.
+        files_note: Where the figures and tables lie as files.
+        emergence: Whether a knee is known at several steps of pre-training.
+        statistics: Whether statistics of the weights are known.
     """
 
     title: str
     study: str
-    sentences: tuple[str, ...]
-    note: str
+    answer: str
     headline: Table
+    headline_caption: str
+    others: Table
+    note: str
+    sentences: tuple[str, ...]
     departures: tuple[str, ...]
-    figures: tuple[ReportFigure, ...]
+    curves: tuple[ReportFigure, ...]
+    layers: tuple[ReportFigure, ...]
+    weights: tuple[ReportFigure, ...]
     knees: Table
+    differences: Table
     costs: Table
     provenance: Table
     versions: Mapping[str, str]
+    data_note: str
+    files_note: str
+    emergence: bool
+    statistics: bool
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether there is anything to say of pre-training."""
+        return self.emergence or self.statistics
 
 
-def render_report(template: Path, content: ReportContent) -> str:
+def render_report(template: Path, content: ReportContent, data: Mapping[str, Any]) -> str:
     """Return the report as one HTML page.
 
     Args:
-        template: The Jinja2 template.
+        template: The Jinja2 template; the style sheet and the script lie beside it.
         content: What to fill in; every text is escaped.
+        data: What the script draws from.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),
@@ -139,118 +145,45 @@ def render_report(template: Path, content: ReportContent) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["unbroken"] = unbroken
-    sections: dict[str, list[ReportFigure]] = {}
-    for figure in content.figures:
-        sections.setdefault(figure.section, []).append(figure)
-    return environment.get_template(template.name).render(content=content, sections=sections)
+    style, script = (template.with_name(f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js"))
+    library = chart_library()
+    return environment.get_template(template.name).render(
+        content=content, data=as_json(data), style=style, script=script, library=library,
+        policy=content_policy(style, (library, script)),
+    )  # fmt: skip
+
+
+@cache
+def chart_library() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script that needs no network.
+
+    Raises:
+        ValueError: The script cannot stand inside a page.
+    """
+    library: str = vl_convert.javascript_bundle(
+        "window.vegaEmbed = vegaEmbed;", vl_version=VEGALITE_VERSION.rpartition(".")[0]
+    )
+    if "</script" in library.lower() or "<!--" in library:
+        raise ValueError("vl_convert: the bundle of Vega holds text that would end its <script> element")
+    return library
+
+
+def content_policy(style: str, scripts: tuple[str, ...]) -> str:
+    """Return the Content-Security-Policy: nothing but this style sheet, these scripts and images inside the page.
+
+    Vega's expressions are interpreted, not compiled, so that no script needs ``unsafe-eval``.
+    """
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hashed(style)}; "
+        f"script-src {' '.join(map(_hashed, scripts))}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hashed(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def unbroken(text: str) -> str:
     """Keep a number and its per cent sign on one line."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def headline_table(rows: pd.DataFrame) -> Table:
-    """Return the headline as texts.
-
-    Args:
-        rows: What :func:`essential_sparsity.findings.finding_rows` returns.
-    """
-    # A column that says nothing takes the room of those that do.
-    flagged, seeded = bool((rows["flags"] != "").any()), bool((rows["seeds"] > 1).any())
-    columns = ["Model", "Checkpoint", "Task", "Method", "Dense", "Knee", "At the knee", "Over rules"]
-    columns += ["Over seeds"] * seeded + ["Flags"] * flagged
-    texts = []
-    for row in records(rows):
-        task = f"{row['task']} ({row['metric']})"
-        seeds = f"{range_text(row['seed_lowest'], row['seed_highest'])} ({row['seeds']})" if row["seeds"] > 1 else "-"
-        texts.append((
-            row["model"], checkpoint_label(row["checkpoint"]), task, row["method"],
-            value_text(row["dense_value"], row["metric"]), _signs(knee_text(row)), value_at_knee_text(row),
-            range_text(row["lowest"], row["highest"]), *([seeds] * seeded), *([row["flags"]] * flagged),
-        ))  # fmt: skip
-    numeric = frozenset({"Dense", "Knee", "At the knee", "Over rules", "Over seeds"})
-    return Table(tuple(columns), tuple(texts), numeric)
-
-
-def knees_table(
-    knees: pd.DataFrame,
-    rules: Sequence[str],
-    method_labels: Mapping[str, str],
-    task_labels: Mapping[str, str],
-) -> Table:
-    """Return the knees of the mean curves by every rule, a row a curve.
-
-    Args:
-        knees: The table of knees.
-        rules: The study's rules, the headline's first.
-        method_labels: What a method is called, by its name in the registry.
-        task_labels: What a task is called, by its name in the registry.
-    """
-    mean = knees[knees["seed"].isna()]
-    names = tuple(_capital(RULE_NAMES.get(rule, rule)) for rule in rules)
-    texts = []
-    for key, part in mean.groupby(["model", "task", "checkpoint", "method"], sort=False):
-        model, task, checkpoint, method = map(str, key)
-        read = {row["rule"]: row for row in records(part)}
-        remarks = dict.fromkeys(flag for flag in part["flags"] if flag)
-        texts.append((
-            model, checkpoint_label(checkpoint), task_labels.get(task, task), method_labels.get(method, method),
-            *(_reading(read[rule]) if rule in read else "-" for rule in rules), "; ".join(remarks),
-        ))  # fmt: skip
-    return Table(("Model", "Checkpoint", "Task", "Method", *names, "Remarks"), tuple(texts), frozenset(names))
-
-
-def _reading(row: Mapping[str, Any]) -> str:
-    """Write one rule's knee, with where it is censored, or the levels that enclose it where the rule rests on two."""
-    if pd.isna(row["knee"]):
-        return "none"
-    ends = {"left": " (levels start above it)", "right": " (levels end below it)"}
-    between = resolution_text(row)
-    levels = "" if between == "-" else f" (levels: {between})"
-    return percent(row["knee"]) + ends.get(row["censored"], levels)
-
-
-def costs_table(costs: pd.DataFrame) -> Table:
-    """Return time and memory, a row a rule, the longest first, and the total.
-
-    Args:
-        costs: The table of costs.
-    """
-    columns = ("Rule", "Jobs", "Total (s)", "Longest job (s)", "Peak memory (MB)")
-    if costs.empty:
-        return Table(columns, (), frozenset(columns[1:]))
-    sums = costs.groupby("rule").agg(
-        jobs=("job", "size"), total=("seconds", "sum"), longest=("seconds", "max"), peak=("max_rss_mb", "max")
-    )
-    rows = [
-        (str(rule), f"{row['jobs']:,.0f}", f"{row['total']:,.1f}", f"{row['longest']:,.1f}", _memory(row["peak"]))
-        for rule, row in sums.sort_values("total", ascending=False).iterrows()
-    ]
-    total = ("all", f"{len(costs):,}", f"{costs['seconds'].sum():,.1f}", f"{costs['seconds'].max():,.1f}")
-    return Table(columns, (*rows, (*total, _memory(costs["max_rss_mb"].max()))), frozenset(columns[1:]))
-
-
-def _memory(megabytes: float) -> str:
-    # Snakemake cannot measure a job that ends within a second.
-    return "-" if pd.isna(megabytes) else f"{megabytes:,.0f}"
-
-
-def provenance_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Return where the models came from.
-
-    Args:
-        rows: For each model ``model, source, revision, sha256, licence``; a value that is missing becomes a dash.
-    """
-    keys = ("model", "source", "revision", "sha256", "licence")
-    texts = tuple(tuple(str(row.get(key) or "-") for key in keys) for row in rows)
-    return Table(("Model", "Source", "Revision", "SHA-256", "Licence"), texts)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _signs(text: str) -> str:
-    """Set the comparison signs of plain text as a printer would."""
-    return text.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("<=", "\N{LESS-THAN OR EQUAL TO}")

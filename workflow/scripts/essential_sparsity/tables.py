@@ -80,6 +80,13 @@ KNEES = Schema(
             nullable=True, description="Rule `tolerance`: the last level before the first beyond it; else null."
         ),
         "grid_high": _fraction(nullable=True, description="Rule `tolerance`: the first level beyond it; else null."),
+        "ci_low": _fraction(nullable=True, description="Lower bound of the knee's interval; null if there is none."),
+        "ci_high": _fraction(nullable=True, description="Upper bound of the knee's interval; null if there is none."),
+        "interval": _text(
+            nullable=True,
+            among=("examples", "seeds", "seeds and examples"),
+            description="What was resampled for the interval; null if there is none.",
+        ),
         "censored": _text(
             among=("none", "left", "right"),
             description="`left`: below the first level; `right`: above the last level.",
@@ -91,6 +98,56 @@ KNEES = Schema(
     },
     unique=["model", "checkpoint", "method", "task", "seed", "rule"],
 )
+
+CURVES = Schema(
+    "curves",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "method": _text(description="Name in the registry of methods."),
+        "task": _text(description="Name in the registry of tasks."),
+        "metric": _text(description="What the values are."),
+        "sparsity": _fraction(description="The level; 0 for the dense model, where every curve starts."),
+        "value": _number(
+            nullable=True, description="The metric, in its own unit: the mean over the seeds; null if no seed has one."
+        ),
+        "ci_low": _number(nullable=True, description="Lower bound of the value's interval; null if there is none."),
+        "ci_high": _number(nullable=True, description="Upper bound of the value's interval; null if there is none."),
+        "n_seeds": _count(description="Seeds behind the value."),
+        "n": _count(least=1, description="Predictions behind the value of one seed."),
+    },
+    unique=["model", "checkpoint", "method", "task", "sparsity"],
+)
+
+DIFFERENCES = Schema(
+    "differences",
+    {
+        "kind": _text(
+            among=("methods", "checkpoints", "models"),
+            description="What differs: `methods`, `checkpoints` (each from the last), or `models` at the last.",
+        ),
+        "model": _text(description="Model of the first knee."),
+        "checkpoint": _text(description="Checkpoint of the first knee."),
+        "method": _text(description="Method of the first knee."),
+        "task": _text(description="Task of both."),
+        "other_model": _text(description="Model of the second knee."),
+        "other_checkpoint": _text(description="Checkpoint of the second knee."),
+        "other_method": _text(description="Method of the second knee."),
+        "rule": _text(description="The rule that read both."),
+        "difference": _number(
+            nullable=True, least=-1.0, most=1.0,
+            description="The first knee minus the second; null if one is null or censored.",
+        ),
+        "ci_low": _number(nullable=True, description="Lower bound of the interval; null if there is none."),
+        "ci_high": _number(nullable=True, description="Upper bound of the interval; null if there is none."),
+        "p_value": _fraction(nullable=True, description="Two-sided, of no difference; null if there is no interval."),
+        "p_adjusted": _fraction(nullable=True, description="Holm's, over the study's comparisons by the rule."),
+        "flags": _text(description="Why there is no difference or test, what bound is known, or what to doubt."),
+    },
+    unique=[
+        "kind", "model", "checkpoint", "method", "task", "other_model", "other_checkpoint", "other_method", "rule",
+    ],
+)  # fmt: skip
 
 LAYERS = Schema(
     "layers",
@@ -162,7 +219,7 @@ EXAMPLES = Schema(
     unique=["group", "id"],
 )
 
-SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, LAYERS, WEIGHTS, COSTS)}
+SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
 
 
 def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:
@@ -184,8 +241,10 @@ def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataF
     """Yield each curve: its model, checkpoint, method, task and metric, and its rows with the dense model's first.
 
     The dense model is evaluated once for all methods and, where nothing is drawn, once for all seeds: a seed's curve
-    takes the dense row of its seed, or else the only one there is.
+    takes the dense row of its seed, or else the only one there is. ``evaluated_seed`` is the seed that a row was
+    evaluated with.
     """
+    evaluations = evaluations.assign(evaluated_seed=evaluations["seed"])
     axes = ["model", "checkpoint", "method", "task", "metric"]
     dense = evaluations[evaluations["method"] == "dense"]
     for key, rows in evaluations[evaluations["method"] != "dense"].groupby(axes, sort=True):
