@@ -20,8 +20,8 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 	@test $(SUMMARY) -nt .venv/demo.started || cat $(SUMMARY)
 
 test: .venv/dev.stamp ## Run all tests
-	@echo "==> Running the tests"
-	@$(BIN)/python -m pytest
+	@echo "==> Running the tests, a process a core"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/dev.stamp ## Check style, types, formatting and that every configuration plans
 	@echo "==> ruff"
