@@ -99,10 +99,10 @@ rule write_report:
         costs="results/studies/{study}/tables/costs.parquet",
         curves=lambda wildcards: plot_paths(present(), "curves", "svg"),
         matrices=lambda wildcards: plot_paths(present(), "layers", "svg"),
-        statistics=lambda wildcards: plot_paths(present(), "weights", "svg"),
+        statistics=lambda wildcards: plot_paths(existing(), "weights", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
-            for model, checkpoint in present().used_checkpoints()
+            for model, checkpoint in existing().used_checkpoints()
         ],
         steps=[
             f"results/sources/hub/models/{model}/steps.json"

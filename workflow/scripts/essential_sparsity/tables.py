@@ -88,6 +88,22 @@ KNEES = Schema(
     unique=["model", "checkpoint", "method", "task", "seed", "rule"],
 )
 
+LEVELS = Schema(
+    "levels",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "method": _text(description="Name in the registry of methods."),
+        "task": _text(description="Name in the registry of tasks."),
+        "round": _count(least=1, description="The round that evaluated the level; 1 is the start."),
+        "sparsity": _fraction(description="The level."),
+        "low": _fraction(nullable=True, description="In the end, the last level before the first beyond tolerance."),
+        "high": _fraction(nullable=True, description="In the end, the first level beyond tolerance; null if none is."),
+        "reason": _text(description="Why no further levels were placed for the curve."),
+    },
+    unique=["model", "checkpoint", "method", "task", "sparsity"],
+)
+
 LAYERS = Schema(
     "layers",
     {
@@ -158,6 +174,7 @@ EXAMPLES = Schema(
     unique=["group", "id"],
 )
 
+# The tables that every study has; one whose levels are placed has LEVELS besides.
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, LAYERS, WEIGHTS, COSTS)}
 
 
@@ -192,6 +209,14 @@ def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataF
             own = same[same["seed"] == seed]
             starts.append((own if len(own) else same).assign(seed=seed))
         yield curve, pd.concat([*starts, rows], ignore_index=True).sort_values(["seed", "sparsity"])
+
+
+def level_rows(placed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of ``levels`` for one curve, from what its last round wrote."""
+    ends = {key: math.nan if placed[key] is None else placed[key] for key in ("low", "high")}
+    axes = {key: placed[key] for key in ("model", "checkpoint", "method", "task", "reason")} | ends
+    rounds = enumerate(placed["rounds"], start=1)
+    return [{**axes, "round": number, "sparsity": level} for number, levels in rounds for level in levels]
 
 
 def layer_rows(
