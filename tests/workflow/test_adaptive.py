@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from essential_sparsity.files import read_json
 from essential_sparsity.tables import LEVELS
 
 CURVE = "results/studies/tiny/levels/tiny-llama/final/magnitude-layer/tiny-perplexity"
@@ -21,12 +20,12 @@ KNEES = f"{TABLES}/knees.parquet"
 
 
 def learn(folder: Path, texts: Path) -> None:
-    """Train the random Llama for a second, so that it has something to lose."""
+    """Train the blocks of the random Llama for a second, so that they have something to lose."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, tokenizer = LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = torch.tensor([tokenizer(text)["input_ids"][:12] for text in pd.read_csv(texts)["text"]])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    optimiser = torch.optim.AdamW(model.model.layers.parameters(), lr=0.01)
     for _ in range(60):
         optimiser.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
@@ -36,9 +35,9 @@ def learn(folder: Path, texts: Path) -> None:
 
 def adapt(config: dict[str, Any]) -> None:
     """Leave one curve, whose levels are placed."""
-    adaptive = {"start": [0.4, 0.8], "budget": 5, "per_round": 1, "width": 0.02}
+    adaptive = {"tolerance": 0.005, "start": [0.8], "budget": 4, "per_round": 1, "width": 0.02}
     config["curves"] = [{**config["curves"][0], "methods": ["magnitude-layer"], "sparsities": {"adaptive": adaptive}}]
-    config["weights"] = []
+    config.update(weights=[], knees={"rules": ["tolerance"], "tolerance": 0.005})
 
 
 def evaluated(jobs: set[str]) -> set[str]:
@@ -65,42 +64,39 @@ def adaptive(make_clone: Callable[[Path], Any], tmp_path_factory: pytest.TempPat
 
 
 def test_levels_are_placed_round_by_round(adaptive: Any) -> None:
-    plan = adaptive.run("--dry-run", KNEES)
-    assert "Adaptive: at most 5 evaluations in 3 rounds for 1 curve (5 levels each)." in plan
-
     # As if it were cut off after the first round.
     first = adaptive.executed(f"{CURVE}/1.json")
-    assert evaluated(first) == {"0.000", "0.400", "0.800"}
+    assert evaluated(first) == {"0.000", "0.800"}
     rest = adaptive.executed(KNEES)
     assert not evaluated(first) & evaluated(rest), "nothing is evaluated twice"
-    assert len(evaluated(rest)) == 2
     assert (placed_after(first), placed_after(rest)) == ({1}, {2, 3})
 
     levels = LEVELS.typed(pd.read_parquet(adaptive.work / TABLES / "levels.parquet"))
     assert known(adaptive.work) == [0.0, *sorted(levels["sparsity"])]
-    assert levels.groupby("round").size().to_dict() == {1: 2, 2: 1, 3: 1}
+    assert levels["round"].tolist() == [1, 2, 3]
     assert set(levels["reason"]) == {"budget spent"}
-    knees = pd.read_parquet(adaptive.work / KNEES)
-    (knee,) = knees.loc[knees["seed"].isna() & (knees["rule"] == "tolerance"), "knee"]
+    (knee,) = pd.read_parquet(adaptive.work / KNEES).query("seed.isna()")["knee"]
     assert levels["low"].iloc[0] <= knee <= levels["high"].iloc[0]
 
-    assert "Nothing to be done" in adaptive.run("--dry-run", KNEES)
+    again = adaptive.run("--dry-run", KNEES)
+    assert "Nothing to be done" in again
+    assert "Adaptive: at most 4 evaluations in 3 rounds for 1 curve (4 levels each)." in again
 
     # A larger budget goes on from there; a wider bracket is there already.
     before = known(adaptive.work)
-    adaptive.configure(lambda config: config["curves"][0]["sparsities"]["adaptive"].update(budget=6))
+    adaptive.configure(lambda config: config["curves"][0]["sparsities"]["adaptive"].update(budget=5))
     more = adaptive.executed(KNEES)
     assert len(evaluated(more)) == 1
     assert placed_after(more) == {1, 2, 3, 4}
     assert not [job for job in more if job.startswith(("Extracting", "Preparing", "Listing"))]
     assert set(before) < set(known(adaptive.work))
-    width = read_json(adaptive.work / CURVE / "4.json")
-    wide = width["high"] - width["low"] + 0.001
-    adaptive.configure(lambda config: config["curves"][0]["sparsities"]["adaptive"].update(width=round(wide, 3)))
-    assert not evaluated(adaptive.planned())
+    adaptive.configure(lambda config: config["curves"][0]["sparsities"]["adaptive"].update(width=0.5))
+    planned = adaptive.planned(KNEES)
+    assert 1 in placed_after(planned)
+    assert not evaluated(planned)
 
     # Another study places levels of its own, and evaluates none of those that are there.
     adaptive.configure(lambda config: config.update(study="another"))
-    planned = set(re.findall(r"^Job \d+: (.*)$", adaptive.run("--dry-run", KNEES.replace("tiny", "another", 1)), re.M))
+    planned = adaptive.planned(KNEES.replace("tiny", "another", 1))
     assert placed_after(planned) == {1}
     assert not evaluated(planned)
