@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from essential_sparsity.knee import threshold
+from essential_sparsity.knee_tolerance import tolerated_score
 from essential_sparsity.levels import ALL
 from essential_sparsity.metrics import Floats
 
@@ -72,7 +72,7 @@ def next_levels(
     if not np.isfinite(score).all():
         return Placement((), None, None, NOT_FINITE)
     known = [round(s * _UNIT) for s in sparsity]
-    allowed = threshold(float(score[0]), settings, chance)
+    allowed = float(tolerated_score(score[:1], settings, chance)[0])
     # Also where the threshold is NaN, as chance is not known.
     if not allowed < score[0]:
         return Placement((), None, None, NOTHING_TO_LOSE)

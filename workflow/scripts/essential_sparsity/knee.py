@@ -39,30 +39,13 @@ class Knee:
     flags: tuple[str, ...] = ()
 
 
-def threshold(dense: float, settings: Mapping[str, Any], chance: float | None = None) -> float:
-    """Return the score below which a level loses more than the tolerance.
-
-    Args:
-        dense: The score of the dense model.
-        settings: ``tolerance``, and ``loss``: what it is a fraction of, ``relative`` (the dense score), ``absolute``
-            (1) or ``above_chance`` (the dense score minus chance).
-        chance: The score of a model that knows nothing.
-    """
-    whole = {
-        "relative": abs(dense),
-        "absolute": 1.0,
-        "above_chance": math.nan if chance is None else dense - chance,
-    }
-    return dense - float(settings["tolerance"]) * whole[settings.get("loss", "relative")]
-
-
 def tolerance_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
     """Return the last level before the first that loses more than a tolerance, relative to the dense model.
 
     ``score(s) >= score(0) - tolerance * |score(0)|``; the paper reads its curves at a drop of 1 %. It stops at the
     first failure: a later level that happens to recover does not count.
     """
-    allowed = threshold(float(score[0]), settings)
+    allowed = score[0] - settings["tolerance"] * abs(score[0])
     failed = np.flatnonzero(score < allowed)
     if failed.size == 0:
         return Knee(float(sparsity[-1]), RIGHT)
