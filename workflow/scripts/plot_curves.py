@@ -18,7 +18,7 @@ def main(snakemake: Any) -> None:
     evaluations, knees = (t[(t["model"] == axes["model"]) & (t["task"] == axes["task"])] for t in tables)
     figure = plot_curves(
         evaluations, knees, json.loads(snakemake.params.methods), snakemake.params.label, axes["model"],
-        json.loads(snakemake.params.knees)["tolerance"],
+        json.loads(snakemake.params.knees),
     )  # fmt: skip
     for path in snakemake.output:
         save_figure(figure, Path(path))

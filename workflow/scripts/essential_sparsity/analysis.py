@@ -29,21 +29,39 @@ def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Dat
         parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
         for seed, part in [*parts, (pd.NA, frame)]:
             flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
-            if part.groupby("sparsity")["seed"].nunique().nunique() > 1:
+            if seeds_by_level(part).nunique() > 1:
                 flags.append("levels with different seeds")
             curve = mean_curve(part)
             sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
             score = performance(value, axes["metric"])
+            chance = chance_score(part, axes["metric"])
             for rule in settings["rules"]:
-                found = find_knee(sparsity, score, rule, settings)
+                found = find_knee(sparsity, score, rule, settings, chance)
                 rows.append({
                     **axes, "seed": seed, "rule": rule, "knee": np.nan if found.knee is None else found.knee,
-                    "censored": found.censored,
+                    "grid_low": np.nan if found.grid_low is None else found.grid_low,
+                    "grid_high": np.nan if found.grid_high is None else found.grid_high, "censored": found.censored,
                     "dense_value": value[0] if len(sparsity) and sparsity[0] == 0 else np.nan,
                     "value_at_knee": value_at(sparsity, value, found.knee),
                     "n_seeds": part["seed"].nunique(), "flags": "; ".join([*flags, *found.flags]),
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def seeds_by_level(rows: pd.DataFrame) -> pd.Series[int]:
+    """Return how many seeds have a value at each level of a curve."""
+    return rows.assign(seed=rows["seed"].where(rows["value"].notna())).groupby("sparsity")["seed"].nunique()
+
+
+def chance_score(rows: pd.DataFrame, metric: str) -> float | None:
+    """Return the performance of a model that knows nothing, on the scale of a curve's score; None if not known.
+
+    Args:
+        rows: The rows of a curve.
+        metric: What their values are.
+    """
+    chance = float(rows["chance"].mean())
+    return float(performance(np.array([chance]), metric)[0]) if np.isfinite(chance) else None
 
 
 def headline(knees: pd.DataFrame, rule: str) -> pd.DataFrame:

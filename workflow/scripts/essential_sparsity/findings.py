@@ -11,6 +11,7 @@ import pandas as pd
 
 from essential_sparsity.analysis import headline
 from essential_sparsity.knee import LEFT, RIGHT, RULE_NAMES
+from essential_sparsity.knee_tolerance import DEFAULT_LOSS
 from essential_sparsity.metrics import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, step_of
@@ -41,10 +42,10 @@ def finding_rows(
         task_labels: What a task is called, by its name in the registry.
 
     Returns:
-        ``model, checkpoint, task, method, metric, dense_value, knee, value_at_knee, lowest, highest`` (over the
-        rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule), ``censored, flags, seeds, first_level,
-        value_at_first, last_level, score, scope, chance, task_name, method_name``; models and tasks in the order of
-        the evaluations, checkpoints in that of pre-training, the largest knee first. Sparsities are fractions.
+        ``model, checkpoint, task, method, metric, dense_value, knee, grid_low, grid_high, value_at_knee, lowest,
+        highest`` (over the rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule), ``censored, flags,
+        seeds, first_level, value_at_first, last_level, score, scope, chance, task_name, method_name``; models and
+        tasks in the order of the evaluations, checkpoints in that of pre-training, the largest knee first. Sparsities are fractions.
     """
     found = headline(knees, rule).rename(columns={"task": "task_name", "method": "method_name", "n_seeds": "seeds"})
     own = knees[knees["seed"].notna() & (knees["rule"] == rule)]
@@ -76,9 +77,9 @@ def finding_rows(
 
 
 _COLUMNS = [
-    "model", "checkpoint", "task", "method", "metric", "dense_value", "knee", "value_at_knee", "lowest", "highest",
-    "seed_lowest", "seed_highest", "censored", "flags", "seeds", "first_level", "value_at_first", "last_level", "score",
-    "scope", "chance", "task_name", "method_name",
+    "model", "checkpoint", "task", "method", "metric", "dense_value", "knee", "grid_low", "grid_high", "value_at_knee",
+    "lowest", "highest", "seed_lowest", "seed_highest", "censored", "flags", "seeds", "first_level", "value_at_first",
+    "last_level", "score", "scope", "chance", "task_name", "method_name",
 ]  # fmt: skip
 
 
@@ -131,9 +132,35 @@ def range_text(lowest: float, highest: float) -> str:
     return f"{percent(lowest).removesuffix(' %')} to {percent(highest)}"
 
 
-def rule_text(rule: str, tolerance: float) -> str:
-    """Write how the headline's knees are read: ``At 2 % tolerance`` or ``By the rule Kneedle``."""
-    return f"At {percent(tolerance)} tolerance" if rule == "tolerance" else f"By the rule {RULE_NAMES.get(rule, rule)}"
+def rule_text(settings: Mapping[str, Any]) -> str:
+    """Write how the headline's knees are read: ``At 2 % tolerance`` or ``By the rule Kneedle``.
+
+    Args:
+        settings: The study's ``knees``: ``rules``, the headline's first, and what the first needs.
+    """
+    rule = settings["rules"][0]
+    if rule != "tolerance":
+        return f"By the rule {RULE_NAMES.get(rule, rule)}"
+    loss = settings.get("loss", DEFAULT_LOSS)
+    return "At " + _TOLERANCES[loss].format(share=percent(settings["tolerance"]), points=_points(settings))
+
+
+_TOLERANCES = {
+    "relative": "{share} tolerance",
+    "absolute": "a tolerance of {points}",
+    "above_chance": "{share} tolerance above chance",
+}
+
+_LOSSES = {
+    "relative": "{share} relative to the dense model: of accuracy, or of the logarithm of perplexity",
+    "absolute": "{points}",
+    "above_chance": "{share} of what the dense model has above chance: in accuracy, or in the logarithm of perplexity",
+}
+
+
+def _points(settings: Mapping[str, Any]) -> str:
+    """Write an absolute tolerance: ``2 points (of perplexity, 0.02 nats)``."""
+    return f"{round(100 * settings['tolerance'], 6):g} points (of perplexity, {settings['tolerance']:g} nats)"
 
 
 def reading_note(settings: Mapping[str, Any]) -> str:
@@ -141,11 +168,24 @@ def reading_note(settings: Mapping[str, Any]) -> str:
     if settings["rules"][0] != "tolerance":
         name = RULE_NAMES.get(settings["rules"][0], settings["rules"][0])
         return f"Knees of the mean curve over the seeds by the rule {name}; range: over all rules."
-    share = percent(settings["tolerance"])
+    loss = _LOSSES[settings.get("loss", DEFAULT_LOSS)]
+    lost = loss.format(share=percent(settings["tolerance"]), points=_points(settings))
     return (
-        f"A knee is the last level before the first at which the mean curve over the seeds loses more than {share} "
-        f"relative to the dense model: of accuracy, or of the logarithm of perplexity. Range: over all rules."
+        f"A knee is the sparsity at which the mean curve over the seeds, linearly interpolated between levels, first "
+        f"loses more than {lost}. Range: over all rules."
     )
+
+
+def resolution_text(row: Mapping[str, Any]) -> str:
+    """Write the levels between which a knee by the rule ``tolerance`` lies: ``70 to 80 %``; a dash where none do."""
+    if pd.isna(row["grid_low"]) or pd.isna(row["grid_high"]):
+        return "-"
+    return f"{percent(row['grid_low']).removesuffix(' %')} to {percent(row['grid_high'])}"
+
+
+def _levels(row: Mapping[str, Any]) -> str:
+    """Say which levels enclose a knee, for a sentence: ``70 and 80 %``; empty where no two do."""
+    return resolution_text(row).strip("-").replace(" to ", " and ")
 
 
 def _below_first(row: Mapping[str, Any]) -> bool:
@@ -184,7 +224,7 @@ def finding_sentences(
     Args:
         evaluations: The table of evaluations.
         knees: The table of knees, read from it.
-        settings: The study's ``knees``: ``rules``, the headline's first, and ``tolerance``.
+        settings: The study's ``knees``: ``rules``, the headline's first, and what the first needs.
         method_labels: What a method is called, by its name in the registry.
         task_labels: What a task is called, by its name in the registry.
     """
@@ -232,7 +272,7 @@ def _subject(row: Row) -> str:
 
 def _headline_sentence(group: Sequence[Row], settings: Mapping[str, Any]) -> str:
     """Say the knees of all methods on one checkpoint and task."""
-    lead = f"{rule_text(settings['rules'][0], settings['tolerance'])} on {group[0]['task']}, "
+    lead = f"{rule_text(settings)} on {group[0]['task']}, "
     return lead + "; ".join([_full_clause(group[0]), *map(_short_clause, group[1:])]) + "."
 
 
@@ -243,7 +283,8 @@ def _full_clause(row: Row) -> str:
     dense = f"dense {value_text(row['dense_value'], metric)}{seeds}"
     if pd.isna(row["knee"]):
         return f"{row['method']} has no knee on {_subject(row)}: {row['flags']} ({metric}, {dense})"
-    removes = f"{row['method']} removes {_amount(row)} of the prunable weights of {_subject(row)}"
+    levels = f" (levels {_levels(row)})" if _levels(row) else ""
+    removes = f"{row['method']} removes {_amount(row)}{levels} of the prunable weights of {_subject(row)}"
     if row["censored"] == LEFT and _below_first(row):
         value = value_text(row["value_at_first"], metric)
         return f"{removes}: at {percent(row['first_level'])}, {_ending(row)}, the {metric} is {value} ({dense})"
@@ -261,7 +302,8 @@ def _short_clause(row: Row) -> str:
         value = f"{value_text(row['value_at_first'], row['metric'])} there"
     else:
         value = value_text(row["value_at_knee"], row["metric"])
-    return f"{row['method']} removes {_amount(row)}{ending} ({value})"
+    levels = f"; levels {_levels(row)}" if _levels(row) else ""
+    return f"{row['method']} removes {_amount(row)}{ending} ({value}{levels})"
 
 
 def _chance_sentence(group: Sequence[Row]) -> str:
@@ -326,15 +368,16 @@ def _comparison(magnitude: Row, random: Row, levels: Mapping[Any, pd.DataFrame])
 
 
 def _values_at_larger_knee(magnitude: Row, random: Row, ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
-    """Say both values at the larger knee's level, the first level where both knees are below it; empty if unshared."""
+    """Say both values at the highest level of both curves within the larger knee, or else at the lowest of both."""
     knees = [row["knee"] for row in (magnitude, random) if not pd.isna(row["knee"])]
-    level = max([*knees, magnitude["first_level"]])
-    values = []
-    for curve in (ours, theirs):
-        value = curve.loc[np.isclose(curve["sparsity"].astype(float), level), "value"]
-        if value.empty:
-            return ""
-        values.append(value_text(float(value.iloc[0]), magnitude["metric"]))
+    shared = sorted({float(s) for s in ours["sparsity"]} & {float(s) for s in theirs["sparsity"]} - {0.0})
+    if not shared:
+        return ""
+    level = max([s for s in shared if s <= max(knees, default=0.0) + _EPSILON], default=shared[0])
+    values = [
+        value_text(float(curve.loc[curve["sparsity"] == level, "value"].iloc[0]), magnitude["metric"])
+        for curve in (ours, theirs)
+    ]
     return f"; at {percent(level)} the {magnitude['metric']} is {values[0]} against {values[1]}"
 
 
@@ -457,9 +500,9 @@ def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
 
     Args:
         rows: What :func:`finding_rows` returns.
-        settings: The study's ``knees``: ``rules``, the headline's first, and ``tolerance``.
+        settings: The study's ``knees``: ``rules``, the headline's first, and what the first needs.
     """
-    how = rule_text(settings["rules"][0], settings["tolerance"])
+    how = rule_text(settings)
     lines = [f"Knees {how[0].lower()}{how[1:]} (range: over {', '.join(settings['rules'])})", ""]
     width = min(40, max([6, *rows["method"].str.len()]))
     columns = f"  {'method':<{width}}  {'knee':>9}  {'value there':>12}  {'range':>14}  flags"

@@ -1,123 +1,80 @@
 """Knees: the essential sparsity of a curve, read by rules that are known to disagree.
 
 A curve is performance over sparsity, dense first. Performance is the metric where higher is better; perplexity is taken
-as minus its logarithm (nats a token), the scale on which losses add up.
+as minus its logarithm (nats a token), the scale on which losses add up. docs/knees.md compares the rules.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from kneed import KneeLocator
 
+from essential_sparsity.knee_bayes import explain_bayes, read_bayes
+from essential_sparsity.knee_curvature import explain_curvature, read_curvature
+from essential_sparsity.knee_kneedle import explain_kneedle, read_kneedle
+from essential_sparsity.knee_segments import explain_two_segments, read_two_segments
+from essential_sparsity.knee_tolerance import enclosing_levels, explain_tolerance, read_tolerance
 from essential_sparsity.metrics import Floats
+from essential_sparsity.readings import (
+    CODES,
+    LEFT,
+    NOT_CENSORED,
+    RIGHT,
+    Explain,
+    Knee,
+    Readings,
+    ReadMany,
+    Settings,
+    nothing,
+)  # fmt: skip
 
-# What float64 leaves of an exact zero after a least-squares fit, relative to the values that are fitted.
-_ROUNDING = 1e-9
+__all__ = [
+    "LEFT", "NOT_CENSORED", "RIGHT", "RULES", "RULE_NAMES", "Knee", "Readings", "Rule", "find_knee", "find_many",
+    "value_at",
+]  # fmt: skip
 
-NOT_CENSORED, LEFT, RIGHT = "none", "left", "right"
+
+def _between_no_levels(
+    sparsity: Floats, score: Floats, settings: Settings, chance: float | None
+) -> tuple[float | None, float | None]:
+    return None, None
 
 
 @dataclass(frozen=True)
-class Knee:
-    """A rule's reading of a curve.
+class Rule:
+    """A rule that reads knees.
 
     Attributes:
-        knee: The essential sparsity, in [0, 1); None where the rule finds none.
-        censored: ``left`` if the first level already lies beyond it, ``right`` if the last level still lies before
-            it, so that the true knee is outside the grid; else ``none``.
-        flags: Why there is no knee, or why it should be doubted; empty if nothing is to be said.
+        label: What a reader calls it.
+        least_levels: With fewer levels, the dense model among them, it says nothing.
+        read: Reads the knees of many curves; its docstring gives formula, source and failure modes.
+        explain: Says of a curve why it has no knee, or why its knee should be doubted.
+        enclose: The levels that enclose a knee, where the rule rests on two of them.
     """
 
-    knee: float | None
-    censored: str = NOT_CENSORED
-    flags: tuple[str, ...] = ()
+    label: str
+    least_levels: int
+    read: ReadMany
+    explain: Explain
+    enclose: Callable[[Floats, Floats, Settings, float | None], tuple[float | None, float | None]] = _between_no_levels
 
-
-def tolerance_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
-    """Return the last level before the first that loses more than a tolerance, relative to the dense model.
-
-    ``score(s) >= score(0) - tolerance * |score(0)|``; the paper reads its curves at a drop of 1 %. It stops at the
-    first failure: a later level that happens to recover does not count.
-    """
-    allowed = score[0] - settings["tolerance"] * abs(score[0])
-    failed = np.flatnonzero(score < allowed)
-    if failed.size == 0:
-        return Knee(float(sparsity[-1]), RIGHT)
-    first = int(failed[0])
-    return Knee(float(sparsity[first - 1]), LEFT if first == 1 else NOT_CENSORED)
-
-
-def kneedle_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
-    """Return the knee of Satopää et al. 2011 (Kneedle) for a concave, decreasing curve.
-
-    It measures the distance from the chord between the curve's ends, so it depends on the plotted range, and it finds
-    a knee in a curve that has no plateau.
-    """
-    if float(score.max() - score.min()) == 0.0:
-        return Knee(None, flags=("flat curve",))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = KneeLocator(sparsity, score, S=settings["sensitivity"], curve="concave", direction="decreasing").knee
-    if found is None:
-        return Knee(None, flags=("Kneedle finds no knee",))
-    # The last level as a knee means that the fall, if there is one, lies beyond the grid.
-    return Knee(float(found), RIGHT if found == sparsity[-1] else LEFT if found == sparsity[0] else NOT_CENSORED)
-
-
-def two_segment_knee(sparsity: Floats, score: Floats, settings: Mapping[str, Any]) -> Knee:
-    """Return the joint of the best continuous fit of two lines, by least squares.
-
-    ``score(s) = a + b s + c max(0, s - knee)``; the knee is searched on a fine grid between the second and the last
-    but one level, since a line through a single level fits anything.
-    """
-    if len(sparsity) < 5:
-        return Knee(None, flags=("fewer than 5 levels for two segments",))
-    candidates = np.linspace(sparsity[1], sparsity[-2], 1001)
-    errors = np.array([_two_segment_error(sparsity, score, c) for c in candidates])
-    best = int(np.argmin(errors))
-    # A curve that is flat or straight bends by rounding alone.
-    fall = -_bend(sparsity, score, float(candidates[best])) * float(sparsity[-1] - sparsity[0])
-    if fall <= _ROUNDING * float(np.abs(score).max()):
-        return Knee(None, flags=("the curve does not fall faster after the joint",))
-    censored = LEFT if best == 0 else RIGHT if best == len(candidates) - 1 else NOT_CENSORED
-    return Knee(float(candidates[best]), censored)
-
-
-def _design(sparsity: Floats, joint: float) -> Floats:
-    return np.stack([np.ones_like(sparsity), sparsity, np.maximum(0.0, sparsity - joint)], axis=1)
-
-
-def _two_segment_error(sparsity: Floats, score: Floats, joint: float) -> float:
-    design = _design(sparsity, joint)
-    coefficients = np.linalg.lstsq(design, score, rcond=None)[0]
-    return float(((design @ coefficients - score) ** 2).sum())
-
-
-def _bend(sparsity: Floats, score: Floats, joint: float) -> float:
-    """Return the change of slope at the joint of the best fit."""
-    return float(np.linalg.lstsq(_design(sparsity, joint), score, rcond=None)[0][2])
-
-
-Rule = Callable[[Floats, Floats, Mapping[str, Any]], Knee]
 
 RULES: dict[str, Rule] = {
-    "tolerance": tolerance_knee,
-    "kneedle": kneedle_knee,
-    "two-segment": two_segment_knee,
+    "tolerance": Rule("tolerance", 3, read_tolerance, explain_tolerance, enclosing_levels),
+    "kneedle": Rule("Kneedle", 4, read_kneedle, explain_kneedle),
+    "two-segment": Rule("two segments", 5, read_two_segments, explain_two_segments),
+    "curvature": Rule("largest curvature", 5, read_curvature, explain_curvature),
+    "bayes": Rule("Bayes", 7, read_bayes, explain_bayes),
 }
 
-
 # What a reader calls the rules.
-RULE_NAMES = {"tolerance": "tolerance", "kneedle": "Kneedle", "two-segment": "two segments"}
+RULE_NAMES = {name: rule.label for name, rule in RULES.items()}
 
 
-def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Mapping[str, Any]) -> Knee:
+def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Settings, chance: float | None = None) -> Knee:
     """Apply a rule to a curve.
 
     Args:
@@ -125,18 +82,56 @@ def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Mapping[str,
         score: Performance at each level, higher is better.
         rule: A key of :data:`RULES`.
         settings: The study's ``knees``.
+        chance: The performance of a model that knows nothing, on the scale of ``score``; None where it is not known.
 
     Returns:
-        The knee; null with the reason where the curve has no dense value, a value that is not finite, or fewer than
-        three levels.
+        The knee; null with the reason where the rule finds none, or where the curve has no dense value, too few levels
+        for the rule, or a value that is not finite.
     """
+    if fault := _fault(sparsity, rule) or _not_finite(sparsity, score):
+        return Knee(None, flags=(fault,))
+    applied = RULES[rule]
+    readings = applied.read(sparsity, score[None], settings, chance)
+    knee = None if np.isnan(readings.knee[0]) else float(readings.knee[0])
+    flags = applied.explain(sparsity, score, settings, chance, knee)
+    if knee is None:
+        return Knee(None, flags=flags)
+    censored = next(name for name, code in CODES.items() if code == readings.censored[0])
+    return Knee(knee, censored, flags, *applied.enclose(sparsity, score, settings, chance))
+
+
+def find_many(sparsity: Floats, scores: Floats, rule: str, settings: Settings, chance: float | None = None) -> Readings:
+    """Apply a rule to many curves on one grid, as :func:`find_knee` does to each.
+
+    Args:
+        sparsity: Ascending levels, of shape (levels,); the first must be 0, the dense model.
+        scores: Performance of each curve at each level, of shape (draws, levels), higher is better.
+        rule: A key of :data:`RULES`.
+        settings: The study's ``knees``.
+        chance: The performance of a model that knows nothing, on the scale of ``scores``; None where it is not known.
+    """
+    found = nothing(len(scores))
+    finite = np.isfinite(scores).all(axis=1)
+    if _fault(sparsity, rule) or not finite.any():
+        return found
+    readings = RULES[rule].read(sparsity, scores[finite], settings, chance)
+    found.knee[finite] = readings.knee
+    found.censored[finite] = readings.censored
+    return found
+
+
+def _fault(sparsity: Floats, rule: str) -> str:
+    """Say why a rule cannot be applied to a grid; empty if it can."""
     if len(sparsity) == 0 or sparsity[0] != 0:
-        return Knee(None, flags=("no dense value",))
-    if len(sparsity) < 3:
-        return Knee(None, flags=("fewer than 3 levels",))
-    if not np.isfinite(score).all():
-        return Knee(None, flags=("a value that is not finite",))
-    return RULES[rule](sparsity, score, settings)
+        return "no dense value"
+    least = RULES[rule].least_levels
+    return f"fewer than {least} levels for {RULES[rule].label}" if len(sparsity) < least else ""
+
+
+def _not_finite(sparsity: Floats, score: Floats) -> str:
+    """Say at which levels a curve has no finite value; empty if there are none."""
+    levels = ", ".join(f"{100 * level:g} %" for level in sparsity[~np.isfinite(score)])
+    return f"no finite value at {levels}" if levels else ""
 
 
 def value_at(sparsity: Floats, value: Floats, knee: float | None) -> float:

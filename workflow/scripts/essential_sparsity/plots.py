@@ -19,11 +19,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from essential_sparsity.files import atomic_path
 from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
+from essential_sparsity.knee_tolerance import DEFAULT_LOSS, tolerated_score
 from essential_sparsity.metrics import metric_of, performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 
-RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^"}
+RULE_MARKERS = {"tolerance": "o", "kneedle": "s", "two-segment": "^", "curvature": "d", "bayes": "*"}
 # How the axis of a metric is scaled, by its unit.
 AXES_OF_UNITS = {
     "fraction": " (%)", "correlation": " (-1 to 1)", "perplexity": " (log axis)", "nats": " (nats a token)",
@@ -89,13 +90,20 @@ def sort_checkpoints(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=checkpoint_age)
 
 
-def tolerated_value(dense: float, metric: str, tolerance: float) -> float:
-    """Return the worst value that the rule ``tolerance`` accepts, in the metric's unit.
+def tolerated_value(dense: float, metric: str, settings: Mapping[str, Any], chance: float, times: float = 1.0) -> float:
+    """Return the worst value that the rule ``tolerance`` accepts, in the metric's unit; NaN where it accepts none.
 
-    For perplexity this is ``dense ** (1 + tolerance)``, since the tolerance is on its logarithm.
+    For perplexity and a relative loss this is ``dense ** (1 + tolerance)``, since the tolerance is on its logarithm.
+
+    Args:
+        dense: The value of the dense model.
+        metric: What it is.
+        settings: The study's ``knees``: ``tolerance`` and ``loss``.
+        chance: The value of a model that knows nothing.
+        times: How many tolerances below the dense model.
     """
-    score = performance(np.array([dense]), metric)
-    return float(value_of(score - tolerance * np.abs(score), metric)[0])
+    score, bottom = performance(np.array([dense, chance]), metric)
+    return float(value_of(tolerated_score(np.array([score]), settings, float(bottom), times), metric)[0])
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
@@ -107,7 +115,7 @@ def plot_curves(
     method_labels: Mapping[str, str],
     task_label: str,
     model: str,
-    tolerance: float,
+    settings: Mapping[str, Any],
 ) -> Figure:
     """Draw the metric over sparsity, a panel a checkpoint and a line a method, and the knees by every rule.
 
@@ -120,7 +128,7 @@ def plot_curves(
         method_labels: What a method is called, by its name in the registry.
         task_label: What the task is called.
         model: What the model is called.
-        tolerance: The study's ``knees.tolerance``, a fraction of the dense performance.
+        settings: The study's ``knees``: ``tolerance`` and ``loss``.
     """
     metric = str(evaluations["metric"].iloc[0])
     lines = {(axes["checkpoint"], axes["method"]): frame for axes, frame in curves(evaluations)}
@@ -128,7 +136,7 @@ def plot_curves(
     checkpoints = sort_checkpoints(checkpoint for checkpoint, _ in lines)
     labels = {m: method_labels.get(m, m) for m in methods}
     looks = _curve_looks(methods, [(method, frame) for (_, method), frame in lines.items()])
-    close_up = _needs_close_up(evaluations, metric, tolerance)
+    close_up = _needs_close_up(evaluations, metric, settings)
     many_seeds = any(frame["seed"].nunique() > 1 for frame in lines.values())
 
     # A line of a method's name takes 0.16 inches, and every method the room of the longest name.
@@ -156,7 +164,7 @@ def plot_curves(
         here = {m: lines[checkpoint, m] for m in methods if (checkpoint, m) in lines}
         mean_knees = knees[(knees["checkpoint"] == checkpoint) & knees["seed"].isna()]
         dense = float(np.mean([mean_curve(frame)["value"].iloc[0] for frame in here.values()]))
-        limit = tolerated_value(dense, metric, tolerance)
+        limit, edge = (tolerated_value(dense, metric, settings, chance, n) for n in (1.0, _CLOSE_UP_TOLERANCES))
         for panel in panels[:-1]:
             _draw_lines(panel, here, looks, many_seeds)
             _draw_levels(panel, dense, limit, chance if chance_shown else None)
@@ -165,7 +173,7 @@ def plot_curves(
         panels[0].set_ylim(*reach)
         panels[0].set_title(checkpoint_label(checkpoint))
         if close_up:
-            _look_closer(panels[1], dense, tolerated_value(dense, metric, _CLOSE_UP_TOLERANCES * tolerance), metric)
+            _look_closer(panels[1], dense, edge, metric)
         _draw_knees(panels[-1], mean_knees, methods, labels)
         first = i % columns == 0
         panels[-1].set_xlabel(SPARSITY_LABEL if columns < 3 else "Sparsity (% removed)")
@@ -184,7 +192,7 @@ def plot_curves(
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
     _title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
-    _curves_legend(figure, looks, labels, rules, metric, tolerance, chance if chance_shown else None, many_seeds)
+    _curves_legend(figure, looks, labels, rules, metric, settings, chance if chance_shown else None, many_seeds)
     return figure
 
 
@@ -245,12 +253,13 @@ def _reach(evaluations: pd.DataFrame, metric: str) -> tuple[float, float]:
     return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if metric_of(metric).logarithmic else limits
 
 
-def _needs_close_up(evaluations: pd.DataFrame, metric: str, tolerance: float) -> bool:
+def _needs_close_up(evaluations: pd.DataFrame, metric: str, settings: Mapping[str, Any]) -> bool:
     """Say whether the tolerance is too thin to be seen on the axis that holds every value."""
     low, high = (_transform(v, metric) for v in _reach(evaluations, metric))
     dense = float(evaluations.loc[evaluations["method"] == "dense", "value"].mean())
-    band = abs(_transform(tolerated_value(dense, metric, tolerance), metric) - _transform(dense, metric))
-    return band < _VISIBLE_BAND * (high - low)
+    limit = tolerated_value(dense, metric, settings, float(evaluations["chance"].iloc[0]))
+    # Without a limit there is nothing to look at.
+    return abs(_transform(limit, metric) - _transform(dense, metric)) < _VISIBLE_BAND * (high - low)
 
 
 def _draw_lines(
@@ -272,7 +281,8 @@ def _draw_lines(
 
 def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) -> None:
     """Draw the dense level, the tolerance below it, and the level of a model that knows nothing."""
-    panel.axhspan(min(dense, limit), max(dense, limit), color="0.85", linewidth=0, zorder=0)
+    if np.isfinite(limit):
+        panel.axhspan(min(dense, limit), max(dense, limit), color="0.85", linewidth=0, zorder=0)
     panel.axhline(dense, color=_GREY, linewidth=1.0, zorder=1)
     if chance is not None:
         panel.axhline(chance, color=_BLACK, linewidth=1.0, linestyle=":", zorder=1)
@@ -344,7 +354,7 @@ def _draw_knees(panel: Axes, knees: pd.DataFrame, methods: Sequence[str], labels
             ends = rows["knee"].min(), rows["knee"].max()
             panel.hlines(position, *ends, color=colour, linewidth=5, alpha=0.25, zorder=1)
         for row in rows.to_dict("records"):
-            offset = 0.27 * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
+            offset = min(0.27, 0.8 / len(rules)) * (rules.index(row["rule"]) - (len(rules) - 1) / 2)
             panel.scatter(
                 row["knee"], position + offset, zorder=3, clip_on=False, gid=f"strip:{method}:{row['rule']}",
                 **_knee_look(row["rule"], row["censored"], colour),
@@ -366,7 +376,7 @@ def _curves_legend(
     labels: Mapping[str, str],
     rules: Sequence[str],
     metric: str,
-    tolerance: float,
+    settings: Mapping[str, Any],
     chance: float | None,
     many_seeds: bool,
 ) -> None:
@@ -377,8 +387,7 @@ def _curves_legend(
     if many_seeds:
         entries.append((_marker(".", _GREY, True), "one seed (line: mean)"))
     entries.append((Line2D([], [], color=_GREY, linewidth=1.0), "dense model"))
-    of = f"{'log ' if metric_of(metric).logarithmic else ''}{metric.replace('_', ' ')}"
-    entries.append((Patch(facecolor="0.85"), _wrapped(f"tolerance: {100 * tolerance:g} % of the dense {of}", 26)))
+    entries.append((Patch(facecolor="0.85"), _wrapped(f"tolerance: {_tolerance_text(metric, settings)}", 26)))
     if chance is not None:
         entries.append((Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"), "chance"))
     for rule in rules:
@@ -389,6 +398,16 @@ def _curves_legend(
         [handle for handle, _ in entries], [label for _, label in entries], loc="outside right upper", frameon=False,
         alignment="left", handlelength=2.4, labelspacing=0.7,
     )  # fmt: skip
+
+
+def _tolerance_text(metric: str, settings: Mapping[str, Any]) -> str:
+    """Say how much of a metric is tolerated: ``2 % of the dense accuracy``."""
+    tolerance, loss = settings["tolerance"], settings.get("loss", DEFAULT_LOSS)
+    of = f"{'log ' if metric_of(metric).logarithmic else ''}{metric.replace('_', ' ')}"
+    if loss == "absolute":
+        points = metric_of(metric).unit == "fraction"
+        return f"{100 * tolerance:g} points of {of}" if points else f"{tolerance:g} of {of}"
+    return f"{100 * tolerance:g} % of the dense {of}" + (" above chance" if loss == "above_chance" else "")
 
 
 def _marker(marker: str, colour: str, filled: bool) -> Line2D:

@@ -16,6 +16,7 @@ from essential_sparsity.findings import (
     percent,
     range_text,
     records,
+    resolution_text,
     value_at_knee_text,
     value_text,
 )
@@ -30,9 +31,9 @@ CAPTIONS = {
         "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds); the further right "
         "a line stays within the grey band, the more weights can go. Where the band is too thin to be seen, the middle "
         "panel looks closer. The strip below shows where each rule reads the knee of the mean curve; its bar spans the "
-        "rules, and a hollow mark means that the true knee lies outside the levels tried. Take care: a knee is only as "
-        "fine as the levels, so one step between two methods decides nothing, and rules that lie far apart mean a "
-        "curve without a clear knee."
+        "rules, and a hollow mark means that the true knee lies outside the levels tried. Take care: between "
+        "levels a curve is not known, so one step between two methods decides nothing, and rules that lie far apart "
+        "mean a curve without a clear knee."
     ),
     "layers": (
         "How to read it: one cell is one weight matrix, its colour the share of its weights that is removed at the "
@@ -201,11 +202,13 @@ def knees_table(
 
 
 def _reading(row: Mapping[str, Any]) -> str:
-    """Write one rule's knee, with where it is censored."""
+    """Write one rule's knee, with where it is censored, or the levels that enclose it where the rule rests on two."""
     if pd.isna(row["knee"]):
         return "none"
     ends = {"left": " (levels start above it)", "right": " (levels end below it)"}
-    return percent(row["knee"]) + ends.get(row["censored"], "")
+    between = resolution_text(row)
+    levels = "" if between == "-" else f" (levels: {between})"
+    return percent(row["knee"]) + ends.get(row["censored"], levels)
 
 
 def costs_table(costs: pd.DataFrame) -> Table:

@@ -76,6 +76,10 @@ KNEES = Schema(
         "seed": _count(nullable=True, description="Seed of the curve; null for the mean curve over the seeds."),
         "rule": _text(description="The rule that read the knee."),
         "knee": _fraction(nullable=True, description="The essential sparsity; null if there is none."),
+        "grid_low": _fraction(
+            nullable=True, description="Rule `tolerance`: the last level before the first beyond it; else null."
+        ),
+        "grid_high": _fraction(nullable=True, description="Rule `tolerance`: the first level beyond it; else null."),
         "censored": _text(
             among=("none", "left", "right"),
             description="`left`: below the first level; `right`: above the last level.",
