@@ -117,7 +117,8 @@ def last_round(sweep):
     """Return the input function that asks for one round of a sweep after the other, and returns the last."""
 
     def asked(wildcards):
-        if sweep not in existing().sweeps:
+        trajectory = sweep.model in study.trajectories()
+        if trajectory and (sweep.model, sweep.checkpoint) in missing_steps(sweep.model):
             return []
         paths = (rounds_path(sweep, number) for number in count(1))
         return next(path for path in paths if read_json(path)["reason"])

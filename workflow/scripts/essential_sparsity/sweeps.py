@@ -35,11 +35,6 @@ class Sweep:
         """What names the curve."""
         return self.model, self.checkpoint, self.method, self.task
 
-    @property
-    def path(self) -> str:
-        """The curve as it stands in paths."""
-        return "/".join(self.curve)
-
 
 def checked_settings(adaptive: Mapping[str, Any], tolerance: float, where: str) -> dict[str, Any]:
     """Return the settings of a sweep with what a schema cannot check or fill in.
