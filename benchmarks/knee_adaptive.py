@@ -158,9 +158,7 @@ def with_noise(family: Family) -> list[Found]:
 
 def print_table(found: dict[str, list[Found]], noisy: dict[str, list[Found]]) -> None:
     """Print a row a family, in percentage points of sparsity."""
-    print(
-        "| Curves | | Evaluations, mean and most | Worst error | Sweep with noise, off by: mean, worst | Grid with noise |"
-    )
+    print("| Curves | | Evaluations: mean, most | Worst error | Sweep with noise: mean, worst | Grid with noise |")
     print("|---|---|---|---|---|---|")
     for name, results in found.items():
         counts = [r.evaluations for r in results]
