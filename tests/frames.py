@@ -24,7 +24,7 @@ METHOD_LABELS = {
 }
 TASK_LABELS = {PLOTS: "film plots", GENRE: "plot or review"}
 SETTINGS: Mapping[str, Any] = {
-    "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "sensitivity": 1.0,
+    "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "loss": "relative", "sensitivity": 1.0,
 }  # fmt: skip
 STEPS = (0, 79, 144, 264, 484, 888, 1634, 3000)
 

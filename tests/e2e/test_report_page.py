@@ -25,7 +25,7 @@ def make_content(tmp_path: Path, model: str = frames.BERT) -> report.ReportConte
     for table in (evaluations, knees):
         table["model"] = table["model"].replace(frames.BERT, model)
     mine = evaluations[evaluations["model"] == model], knees[knees["model"] == model]
-    figure = plots.plot_curves(*mine, frames.METHOD_LABELS, "plot or review", model, 0.02)
+    figure = plots.plot_curves(*mine, frames.METHOD_LABELS, "plot or review", model, frames.SETTINGS)
     images = []
     for suffix in (".svg", ".png"):
         plots.save_figure(figure, tmp_path / f"curves{suffix}")

@@ -29,6 +29,7 @@ def rows(
             {
                 "model": model, "checkpoint": checkpoint, "method": method, "task": "t", "metric": metric,
                 "sparsity": sparsity, "value": value, "seed": seed, "flags": flags,
+                "chance": 49152.0 if metric == "perplexity" else 0.5,
             }
             for sparsity, value in values.items()
         ]
@@ -88,11 +89,14 @@ def test_knees_are_read_for_each_seed_and_for_the_mean_curve() -> None:
     )
     knees = find_knees(evaluations, SETTINGS)
     assert len(knees) == 3 * 3, "three rules; two seeds and the mean"
-    assert only(knees, rule="tolerance", seed=0)["knee"] == pytest.approx(0.4)
-    assert only(knees, rule="tolerance", seed=1)["knee"] == pytest.approx(0.6)
+    # 2 % of 0.9 are 0.018, of a fall by 0.1 over a step of 0.1.
+    assert only(knees, rule="tolerance", seed=0)["knee"] == pytest.approx(0.418)
+    assert only(knees, rule="tolerance", seed=1)["knee"] == pytest.approx(0.618)
     mean = only(knees, rule="tolerance", seed=None)
-    # At 0.5 the mean is 0.85, more than 2 % below 0.9.
-    assert mean["knee"] == pytest.approx(0.4)
+    # The mean falls by 0.05 only.
+    assert mean["knee"] == pytest.approx(0.436)
+    assert mean[["grid_low", "grid_high"]].tolist() == pytest.approx([0.4, 0.5])
+    assert knees.loc[knees["rule"] != "tolerance", ["grid_low", "grid_high"]].isna().all(axis=None)
     assert mean["n_seeds"] == 2
     assert only(knees, rule="tolerance", seed=1)["n_seeds"] == 1
 
@@ -112,7 +116,35 @@ def test_perplexity_is_read_on_the_scale_of_its_logarithm() -> None:
     # 2 % of ln 100 are 0.092 nats: up to perplexity 109.6. On perplexity itself the bound would be 102.
     values = {0.1: 105.0, 0.2: 109.0, 0.3: 110.0, 0.4: 400.0}
     evaluations = pd.concat([rows("dense", {0.0: 100.0}, metric="perplexity"), rows("m", values, metric="perplexity")])
-    assert only(find_knees(evaluations, SETTINGS), rule="tolerance", seed=0)["knee"] == pytest.approx(0.2)
+    found = only(find_knees(evaluations, SETTINGS), rule="tolerance", seed=0)
+    share = (1.02 * math.log(100) - math.log(109)) / math.log(110 / 109)
+    assert found["knee"] == pytest.approx(0.2 + 0.1 * share)
+    assert found["value_at_knee"] == pytest.approx(100**1.02), "the tolerated perplexity, by definition"
+
+
+@pytest.mark.parametrize(
+    ("metric", "dense", "bound"),
+    # Of the distance to chance, 10 %: 0.9 to 0.5, and in nats ln 100 to ln 49,152.
+    [("accuracy", 0.9, 0.86), ("perplexity", 100.0, 100 * 491.52**0.1)],
+)
+def test_a_loss_above_chance_is_told_what_chance_is(metric: str, dense: float, bound: float) -> None:
+    values = {0.1: dense, 0.2: 0.6 if metric == "accuracy" else 1e4, 0.3: 0.5 if metric == "accuracy" else 2e4}
+    evaluations = pd.concat([rows("dense", {0.0: dense}, metric=metric), rows("m", values, metric=metric)])
+    found = find_knees(evaluations, {"rules": ["tolerance"], "tolerance": 0.1, "loss": "above_chance"})
+    assert found["value_at_knee"].tolist() == pytest.approx([bound, bound])
+
+
+def test_a_value_that_is_missing_leaves_the_knee_of_its_curve_null() -> None:
+    missing = cliff(0.5) | {0.3: math.nan}
+    dense = [rows("dense", {0.0: 0.9}, seed) for seed in (0, 1)]
+    one = find_knees(pd.concat([*dense, rows("m", missing, 0), rows("m", cliff(0.5), 1)]), SETTINGS)
+    assert set(one.loc[one["seed"] == 0, "flags"]) == {"no finite value at 30 %"}
+    assert one.loc[one["seed"] == 0, "knee"].isna().all()
+    assert one.loc[one["seed"] == 1, "flags"].eq("").any()
+    assert one.loc[one["seed"].isna(), "flags"].str.contains("levels with different seeds").all()
+    both = find_knees(pd.concat([*dense, *(rows("m", missing, seed) for seed in (0, 1))]), SETTINGS)
+    assert both["knee"].isna().all()
+    assert set(both["flags"]) == {"no finite value at 30 %"}
 
 
 def test_a_dense_model_at_chance_is_flagged_on_its_own_curves_alone() -> None:
@@ -158,8 +190,8 @@ def test_curves_of_checkpoints_and_models_are_apart() -> None:
         ]
     )
     knees = find_knees(evaluations, SETTINGS)
-    assert only(knees, rule="tolerance", seed=0, checkpoint="step000000")["knee"] == pytest.approx(0.3)
-    assert only(knees, rule="tolerance", seed=0, checkpoint="step000100")["knee"] == pytest.approx(0.7)
+    assert only(knees, rule="tolerance", seed=0, checkpoint="step000000")["grid_low"] == pytest.approx(0.3)
+    assert only(knees, rule="tolerance", seed=0, checkpoint="step000100")["grid_low"] == pytest.approx(0.7)
 
 
 def test_the_rows_fit_the_schema_and_follow_the_settings() -> None:
@@ -178,7 +210,8 @@ def test_the_headline_shows_how_far_the_rules_disagree() -> None:
     knees = find_knees(evaluations, SETTINGS)
     line = headline(knees, "tolerance")
     mean = knees[knees["seed"].isna()]
-    assert line["knee"].tolist() == pytest.approx([0.5])
+    # 0.018 of a fall by 0.4.
+    assert line["knee"].tolist() == pytest.approx([0.5045])
     assert line["lowest"].item() == mean["knee"].min()
     assert line["highest"].item() == mean["knee"].max()
 

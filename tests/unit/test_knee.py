@@ -10,23 +10,181 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from essential_sparsity.knee import LEFT, NOT_CENSORED, RIGHT, RULES, Knee, find_knee, value_at
+from essential_sparsity.knee import LEFT, NOT_CENSORED, RIGHT, RULE_NAMES, RULES, Knee, find_knee, find_many, value_at
+from essential_sparsity.knee_curvature import BANDWIDTH
+from essential_sparsity.readings import CODES
 
-SETTINGS: dict[str, Any] = {"tolerance": 0.02, "sensitivity": 1.0}
+SETTINGS: dict[str, Any] = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0}
 GRID = np.round(np.arange(0.0, 1.0, 0.05), 3)
+UNEVEN = np.array([0.0, 0.1, 0.3, 0.4, 0.55, 0.6, 0.62, 0.7, 0.85, 0.95])
 FAST = settings(deadline=None, derandomize=True, max_examples=40)
+# Rules that see a curve as it is drawn: on axes from the lowest to the highest value.
+SHAPE_RULES = [rule for rule in RULES if rule != "tolerance"]
 
 
-def broken_line(joint: float, before: float = -0.02, after: float = -1.0, start: float = 0.85) -> np.ndarray:
-    return start + before * GRID + (after - before) * np.maximum(0.0, GRID - joint)
+def broken_line(
+    joint: float, before: float = -0.02, after: float = -1.0, start: float = 0.85, levels: np.ndarray = GRID
+) -> np.ndarray:
+    return start + before * levels + (after - before) * np.maximum(0.0, levels - joint)
+
+
+def sigmoid(levels: np.ndarray = GRID, middle: float = 0.6, width: float = 0.04) -> np.ndarray:
+    """Accuracy that falls from 90 % to chance at 50 %, and stays there."""
+    return 0.5 + 0.4 / (1 + np.exp((levels - middle) / width))
+
+
+def random_curves(draws: int, levels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Curves that mostly fall, some smoothly and some like noise."""
+    draw = np.random.default_rng(seed)
+    joint, fall = draw.uniform(0.2, 0.8, (draws, 1)), draw.uniform(0, 2, (draws, 1))
+    noise = draw.choice([1e-4, 0.01, 0.1], (draws, 1)) * draw.standard_normal((draws, len(levels)))
+    return 0.9 - 0.05 * levels - fall * np.maximum(0, levels - joint) ** draw.integers(1, 3, (draws, 1)) + noise
+
+
+# --- tolerance ------------------------------------------------------------------------------------------------------
+
+
+@FAST
+@given(st.integers(1, 18), st.floats(0.005, 0.2), st.floats(0.01, 0.3), st.lists(st.floats(-0.5, 1.0), min_size=20))
+def test_tolerance_gives_the_place_where_the_interpolated_curve_first_falls_below_the_bound(
+    first: int, tolerance: float, further: float, later: list[float]
+) -> None:
+    # Whatever happens after the first failure, recovery included, does not matter.
+    curve = np.r_[np.full(first, 0.9), 0.9 * (1 - tolerance) - further, np.array(later[first + 1 : GRID.size])]
+    found = find_knee(GRID, curve, "tolerance", {"tolerance": tolerance})
+    dense = np.linspace(0, GRID[-1], 200_001)
+    oracle = dense[np.flatnonzero(np.interp(dense, GRID, curve) < 0.9 * (1 - tolerance))[0]]
+    assert found.knee == pytest.approx(oracle, abs=1e-5)
+    assert (found.grid_low, found.grid_high) == (GRID[first - 1] if first > 1 else None, GRID[first])
+    assert found.censored == (LEFT if first == 1 else NOT_CENSORED)
+
+
+def test_tolerance_is_met_exactly_at_the_bound() -> None:
+    curve = np.array([1.0, 0.9, 0.75, 0.5])
+    found = find_knee(np.array([0.0, 0.1, 0.2, 0.3]), curve, "tolerance", {"tolerance": 0.25})
+    assert found == Knee(pytest.approx(0.2), grid_low=0.2, grid_high=0.3)
+
+
+def test_tolerance_on_negative_scores_allows_a_loss_and_not_a_gain() -> None:
+    # Minus the log of perplexity is negative: a tolerance of 2 % of 3.0 nats allows 3.06.
+    curve = -np.array([3.0, 3.02, 3.05, 3.07, 3.2])
+    levels = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert find_knee(levels, curve, "tolerance", SETTINGS).knee == pytest.approx(0.25)
+
+
+def test_tolerance_is_censored_where_nothing_fails_or_everything_does() -> None:
+    flat = np.full(GRID.size, 0.9)
+    assert find_knee(GRID, flat, "tolerance", SETTINGS) == Knee(GRID[-1], RIGHT, grid_low=GRID[-1])
+    falls = np.r_[0.9, np.full(GRID.size - 1, 0.5)]
+    # 0.018 of a fall of 0.4 over the first step.
+    expected = Knee(pytest.approx(0.05 * 0.018 / 0.4), LEFT, grid_high=0.05)
+    assert find_knee(GRID, falls, "tolerance", SETTINGS) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "knee"),
+    # Of a line from 0.9 down by 0.5 with chance at 0.4: 10 % of 0.9, of 1, of 0.5.
+    [("relative", 0.18), ("absolute", 0.2), ("above_chance", 0.1)],
+)
+def test_a_tolerance_is_a_fraction_of_what_the_loss_says(loss: str, knee: float) -> None:
+    found = find_knee(GRID, 0.9 - 0.5 * GRID, "tolerance", {"tolerance": 0.1, "loss": loss}, chance=0.4)
+    assert found.knee == pytest.approx(knee)
+
+
+def test_the_default_loss_is_relative() -> None:
+    curve = 0.9 - 0.5 * GRID
+    assert find_knee(GRID, curve, "tolerance", {"tolerance": 0.1}).knee == pytest.approx(0.18)
+
+
+@pytest.mark.parametrize(
+    ("chance", "reason"),
+    [
+        (None, "chance is not known"),
+        (math.nan, "chance is not known"),
+        (-math.inf, "chance is not known"),
+        (0.85, "the dense model is not above chance"),
+        (0.9, "the dense model is not above chance"),
+    ],
+)
+def test_without_a_distance_to_chance_there_is_no_loss_above_chance(chance: float | None, reason: str) -> None:
+    asked = {"tolerance": 0.02, "loss": "above_chance"}
+    assert find_knee(GRID, broken_line(0.5), "tolerance", asked, chance) == Knee(None, flags=(reason,))
+    assert np.isnan(find_many(GRID, broken_line(0.5)[None], "tolerance", asked, chance).knee).all()
+
+
+@FAST
+@given(st.floats(0.1, 50.0), st.integers(0, 100))
+def test_relative_losses_do_not_depend_on_the_unit(scale: float, seed: int) -> None:
+    curves = random_curves(5, GRID, seed)
+    one, other = (find_many(GRID, c, "tolerance", SETTINGS) for c in (curves, scale * curves))
+    np.testing.assert_allclose(other.knee, one.knee, atol=1e-9)
+    np.testing.assert_array_equal(other.censored, one.censored)
+
+
+@FAST
+@given(st.floats(0.1, 50.0), st.floats(-20.0, 20.0), st.integers(0, 100))
+def test_losses_above_chance_do_not_depend_on_the_unit_nor_on_its_zero(scale: float, shift: float, seed: int) -> None:
+    asked = {"tolerance": 0.05, "loss": "above_chance"}
+    curves = random_curves(5, GRID, seed)
+    one = find_many(GRID, curves, "tolerance", asked, 0.2)
+    other = find_many(GRID, scale * curves + shift, "tolerance", asked, scale * 0.2 + shift)
+    np.testing.assert_allclose(other.knee, one.knee, atol=1e-6)
+
+
+def test_a_gentle_slope_before_a_cliff_is_beyond_the_tolerance_early() -> None:
+    curve = broken_line(0.7, before=-0.06)
+    tolerance, joint = (find_knee(GRID, curve, rule, SETTINGS).knee for rule in ("tolerance", "two-segment"))
+    assert tolerance is not None and joint is not None
+    assert tolerance == pytest.approx(0.017 / 0.06)
+    assert joint == pytest.approx(0.7)
+
+
+def test_of_two_cliffs_the_tolerance_takes_the_first() -> None:
+    cliffs = np.where(GRID < 0.3, 0.9, np.where(GRID < 0.7, 0.7, 0.5))
+    found = find_knee(GRID, cliffs, "tolerance", SETTINGS)
+    assert (found.grid_low, found.grid_high) == (0.25, 0.3)
+
+
+# --- Kneedle --------------------------------------------------------------------------------------------------------
+
+
+def test_kneedle_finds_the_point_furthest_from_the_chord() -> None:
+    # Of a broken line that is its joint (a grid point), by the definition of Satopää et al. 2011.
+    assert find_knee(GRID, broken_line(0.6), "kneedle", SETTINGS) == Knee(0.6, NOT_CENSORED)
+
+
+def test_kneedle_depends_on_the_plotted_range() -> None:
+    # One smooth curve cut at 0.7, 0.8, 0.9 and 0.95. Of 1 - u^5.5 over its range the distance u - u^5.5 from the chord
+    # is largest at u = 5.5^(-1 / 4.5).
+    levels = np.round(np.arange(0, 0.951, 0.01), 3)
+    curve = 0.9 - 0.8 * levels**5.5
+    for end in (0.7, 0.8, 0.9, 0.95):
+        part = levels <= end
+        found = find_knee(levels[part], curve[part], "kneedle", SETTINGS).knee
+        assert found == pytest.approx(end * 5.5 ** (-1 / 4.5), abs=0.0051)
+
+
+def test_kneedle_takes_the_end_of_a_sigmoid_for_its_knee() -> None:
+    assert find_knee(GRID, sigmoid(), "kneedle", SETTINGS).censored == RIGHT
+
+
+def test_kneedle_finds_a_knee_in_a_straight_decline_with_noise() -> None:
+    noise = 0.01 * np.random.default_rng(0).standard_normal((50, GRID.size))
+    readings = {rule: find_many(GRID, 0.9 - 0.5 * GRID + noise, rule, SETTINGS).knee for rule in ("kneedle", "bayes")}
+    assert np.isfinite(readings["kneedle"]).mean() > 0.5
+    assert np.isfinite(readings["bayes"]).mean() < 0.1
+
+
+# --- two segments ---------------------------------------------------------------------------------------------------
 
 
 @FAST
 @given(st.floats(0.15, 0.8), st.floats(-0.1, 0.05), st.floats(-5.0, -0.3))
 def test_two_segments_recover_the_joint(joint: float, before: float, after: float) -> None:
-    found = find_knee(GRID, broken_line(joint, before, after), "two-segment", SETTINGS)
-    assert found.censored == NOT_CENSORED
-    assert found.knee == pytest.approx(joint, abs=0.01)
+    for levels in (GRID, UNEVEN):
+        found = find_knee(levels, broken_line(joint, before, after, levels=levels), "two-segment", SETTINGS)
+        assert found.censored == NOT_CENSORED
+        assert found.knee == pytest.approx(joint, abs=1e-6)
 
 
 def test_two_segments_recover_the_joint_under_noise() -> None:
@@ -35,84 +193,33 @@ def test_two_segments_recover_the_joint_under_noise() -> None:
     assert found.knee == pytest.approx(0.62, abs=0.03)
 
 
-@FAST
-@given(st.floats(0.15, 0.8), st.floats(0.1, 100.0), st.floats(-50.0, 50.0))
-def test_two_segments_do_not_depend_on_the_unit(joint: float, scale: float, shift: float) -> None:
-    curve = broken_line(joint)
-    one, other = (find_knee(GRID, c, "two-segment", SETTINGS).knee for c in (curve, scale * curve + shift))
-    assert one is not None
-    assert other == pytest.approx(one, abs=1e-3)
+def hinge_fit(levels: np.ndarray, curve: np.ndarray, joint: float) -> tuple[float, bool]:
+    """Return the squared error of the best two lines that join there, and whether they fall faster after it."""
+    design = np.stack([np.ones_like(levels), levels, np.maximum(0.0, levels - joint)], axis=1)
+    coefficients = np.linalg.lstsq(design, curve, rcond=None)[0]
+    error = float(((design @ coefficients - curve) ** 2).sum())
+    return error, coefficients[2] < 0 and coefficients[1] + coefficients[2] < 0
 
 
-@FAST
-@given(st.integers(1, 18), st.floats(0.005, 0.2))
-def test_tolerance_gives_the_last_level_before_the_first_failure(first: int, tolerance: float) -> None:
-    curve = np.full(GRID.size, 0.9)
-    curve[first] = 0.9 * (1 - tolerance) - 1e-6
-    # Whatever happens after the first failure, recovery included, does not matter.
-    found = find_knee(GRID, curve, "tolerance", {"tolerance": tolerance})
-    assert found == Knee(GRID[first - 1], LEFT if first == 1 else NOT_CENSORED)
+@pytest.mark.parametrize("levels", [GRID, UNEVEN], ids=["even", "uneven"])
+def test_no_joint_that_falls_faster_after_it_fits_better(levels: np.ndarray) -> None:
+    candidates = np.linspace(levels[1], levels[-2], 301)
+    for curve in random_curves(12, levels, 3):
+        fits = [hinge_fit(levels, curve, joint) for joint in candidates]
+        best = min((error for error, falls in fits if falls), default=None)
+        found = find_knee(levels, curve, "two-segment", SETTINGS).knee
+        assert (found is None) == (best is None)
+        if found is not None and best is not None:
+            error, falls = hinge_fit(levels, curve, found)
+            assert falls
+            assert levels[1] <= found <= levels[-2]
+            assert error <= best * (1 + 1e-9) + 1e-15
 
 
-def test_tolerance_is_met_exactly_at_the_bound() -> None:
-    curve = np.array([1.0, 0.9, 0.75, 0.5])
-    found = find_knee(np.array([0.0, 0.1, 0.2, 0.3]), curve, "tolerance", {"tolerance": 0.25})
-    assert found.knee == 0.2
-
-
-def test_tolerance_on_negative_scores_allows_a_loss_and_not_a_gain() -> None:
-    # Minus the log of perplexity is negative: a tolerance of 2 % of 3.0 nats allows 3.06.
-    curve = -np.array([3.0, 3.02, 3.05, 3.07, 3.2])
-    levels = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
-    assert find_knee(levels, curve, "tolerance", SETTINGS).knee == 0.2
-
-
-def test_tolerance_is_censored_where_nothing_fails_or_everything_does() -> None:
-    flat = np.full(GRID.size, 0.9)
-    assert find_knee(GRID, flat, "tolerance", SETTINGS) == Knee(GRID[-1], RIGHT)
-    falls = np.r_[0.9, np.full(GRID.size - 1, 0.5)]
-    assert find_knee(GRID, falls, "tolerance", SETTINGS) == Knee(0.0, LEFT)
-
-
-def test_kneedle_finds_the_point_furthest_from_the_chord() -> None:
-    # Of a broken line that is its joint (a grid point), by the definition of Satopää et al. 2011.
-    found = find_knee(GRID, broken_line(0.6), "kneedle", SETTINGS)
-    assert found == Knee(0.6, NOT_CENSORED)
-
-
-def test_kneedle_depends_on_the_plotted_range() -> None:
-    # The reason for reporting several rules: published in shared/reference/parity.md for a smooth curve.
-    curve = 0.9 - GRID**4
-    knees = [find_knee(GRID[:n], curve[:n], "kneedle", SETTINGS).knee for n in (12, 16, 20)]
-    assert all(k is not None for k in knees)
-    assert knees == sorted(knees)
-    assert knees[0] < knees[-1]
-
-
-FLAT = [np.full(GRID.size, v) for v in (0.85, 1 / 3, -3.1415, 0.0)]
-STRAIGHT = [0.9 - 0.5 * GRID, 0.77 - GRID / 3, -2.0 - 7.7 * GRID, 1e6 - 3e5 * GRID]
-
-
-@pytest.mark.parametrize("curve", FLAT)
-def test_a_flat_curve_bends_nowhere(curve: np.ndarray) -> None:
-    for rule in ("kneedle", "two-segment"):
-        found = find_knee(GRID, curve, rule, SETTINGS)
-        assert found.knee is None, rule
-        assert found.flags
-    assert find_knee(GRID, curve, "tolerance", SETTINGS) == Knee(GRID[-1], RIGHT)
-
-
-@pytest.mark.parametrize("curve", STRAIGHT)
-def test_a_straight_decline_bends_nowhere(curve: np.ndarray) -> None:
+@pytest.mark.parametrize("curve", [0.5 + 0.4 * (1 - GRID) ** 6, 0.5 + np.maximum(0, 0.4 - GRID), 0.5 + 0.3 * GRID])
+def test_a_curve_that_does_not_fall_faster_later_has_no_two_segment_knee(curve: np.ndarray) -> None:
     found = find_knee(GRID, curve, "two-segment", SETTINGS)
     assert found == Knee(None, flags=("the curve does not fall faster after the joint",))
-
-
-@pytest.mark.parametrize("curve", [0.5 + 0.4 * (1 - GRID) ** 6, 0.5 + 0.3 * np.maximum(0, 0.4 - GRID)])
-def test_a_curve_that_falls_first_and_then_levels_off_has_no_two_segment_knee(curve: np.ndarray) -> None:
-    found = find_knee(GRID, curve, "two-segment", SETTINGS)
-    assert found.knee is None
-    assert found.flags == ("the curve does not fall faster after the joint",)
 
 
 def test_two_segments_are_censored_at_the_ends_of_the_grid() -> None:
@@ -120,42 +227,173 @@ def test_two_segments_are_censored_at_the_ends_of_the_grid() -> None:
     late = np.r_[np.full(GRID.size - 1, 0.9), 0.1]
     assert find_knee(GRID, late, "two-segment", SETTINGS) == Knee(GRID[-2], RIGHT)
     early = broken_line(0.02, before=0.0)  # before the first level
-    assert find_knee(GRID, early, "two-segment", SETTINGS) == Knee(GRID[1], LEFT)
+    found = find_knee(GRID, early, "two-segment", SETTINGS)
+    assert (found.knee, found.censored) == (GRID[1], LEFT)
 
 
-def test_two_segments_need_five_levels() -> None:
-    found = find_knee(GRID[:4], broken_line(0.1)[:4], "two-segment", SETTINGS)
-    assert found == Knee(None, flags=("fewer than 5 levels for two segments",))
+def test_a_joint_that_noise_explains_is_doubted() -> None:
+    noise = 0.01 * np.random.default_rng(1).standard_normal((40, GRID.size))
+    flagged = {}
+    for name, curve in {"straight": 0.9 - 0.5 * GRID, "broken": broken_line(0.5)}.items():
+        found = [find_knee(GRID, c, "two-segment", SETTINGS) for c in curve + noise]
+        flagged[name] = np.mean([bool(k.flags) for k in found if k.knee is not None])
+    assert flagged["straight"] > 0.5
+    assert flagged["broken"] == 0.0
+
+
+# --- largest curvature ----------------------------------------------------------------------------------------------
+
+
+def numeric_curvature(levels: np.ndarray, falling: np.ndarray) -> float:
+    """Return where the smooth of a falling curve bends most, by quadrature and finite differences."""
+    u, y = levels / levels[-1], (falling - falling[-1]) / (falling[0] - falling[-1])
+    wide = np.linspace(-0.6, 1.6, 4401)
+    line = np.interp(wide, u, y)
+    line += np.where(wide < 0, (wide - u[0]) * (y[1] - y[0]) / (u[1] - u[0]), 0)
+    line += np.where(wide > 1, (wide - u[-1]) * (y[-1] - y[-2]) / (u[-1] - u[-2]), 0)
+    step = wide[1] - wide[0]
+    kernel = np.exp(-((np.arange(-800, 801) * step / BANDWIDTH) ** 2) / 2)
+    smooth = np.convolve(line, kernel / kernel.sum(), mode="same")
+    slope = np.gradient(smooth, step)
+    curvature = np.where((wide >= 0) & (wide <= 1), -np.gradient(slope, step) / (1 + slope**2) ** 1.5, -np.inf)
+    return float(wide[curvature.argmax()] * levels[-1])
+
+
+@pytest.mark.parametrize("levels", [GRID, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("shape", [lambda s: broken_line(0.55, levels=s), sigmoid, lambda s: 0.9 - 0.5 * s**4])
+def test_curvature_is_that_of_the_smooth(levels: np.ndarray, shape: Any) -> None:
+    found = find_knee(levels, shape(levels), "curvature", SETTINGS)
+    assert found.knee == pytest.approx(numeric_curvature(levels, shape(levels)), abs=0.002)
+
+
+@FAST
+@given(st.floats(0.3, 0.8), st.floats(-4.0, -1.0))
+def test_the_largest_curvature_lies_by_a_bandwidth_or_so_before_a_sharp_bend(joint: float, after: float) -> None:
+    found = find_knee(GRID, broken_line(joint, after=after), "curvature", SETTINGS)
+    assert found.knee is not None
+    assert -2 * BANDWIDTH < found.knee - joint < 0.025
+
+
+def test_curvature_does_not_heed_a_bump() -> None:
+    curve = broken_line(0.6)
+    bumped = curve + np.where(np.isclose(GRID, 0.3), 0.005, 0.0)
+    one, other = (find_knee(GRID, c, "curvature", SETTINGS).knee for c in (curve, bumped))
+    assert other == pytest.approx(one, abs=0.01)
+
+
+def test_curvature_of_a_quarter_circle_is_one_everywhere_and_of_a_gentler_arc_no_knee() -> None:
+    levels = np.linspace(0, 1, 41) * 0.9
+    u = levels / 0.9
+    gentle = np.sqrt(4 - (u + 0.2) ** 2)
+    assert find_knee(levels, gentle, "curvature", SETTINGS) == Knee(
+        None, flags=("no bend as sharp as a quarter circle",)
+    )
+    assert find_knee(levels, 0.9 - u**4, "curvature", SETTINGS).knee is not None
+
+
+# --- every rule -----------------------------------------------------------------------------------------------------
+
+FLAT = [np.full(GRID.size, v) for v in (0.85, 1 / 3, -3.1415, 0.0)]
+STRAIGHT = [0.9 - 0.5 * GRID, 0.77 - GRID / 3, -2.0 - 7.7 * GRID, 1e6 - 3e5 * GRID]
+
+
+@pytest.mark.parametrize("curve", FLAT)
+def test_a_flat_curve_bends_nowhere(curve: np.ndarray) -> None:
+    rounded = curve * (1 + 1e-16 * np.random.default_rng(0).standard_normal(GRID.size))
+    for rule in SHAPE_RULES:
+        for flat in (curve, rounded):
+            found = find_knee(GRID, flat, rule, SETTINGS)
+            assert found.knee is None, rule
+            assert found.flags
+    assert find_knee(GRID, curve, "tolerance", SETTINGS).censored == RIGHT
+
+
+@pytest.mark.parametrize("curve", STRAIGHT)
+@pytest.mark.parametrize("rule", ["two-segment", "curvature", "bayes"])
+def test_a_straight_decline_bends_nowhere(curve: np.ndarray, rule: str) -> None:
+    found = find_knee(GRID, curve, rule, SETTINGS)
+    assert found.knee is None
+    assert found.flags
+
+
+@pytest.mark.parametrize("rule", SHAPE_RULES)
+def test_shapes_do_not_depend_on_the_unit(rule: str) -> None:
+    curves = random_curves(60, GRID, 5)
+    one = find_many(GRID, curves, rule, SETTINGS)
+    assert np.isfinite(one.knee).sum() > 10
+    for scale, shift in ((100.0, 0.0), (0.01, -3.0), (7.3, 50.0)):
+        other = find_many(GRID, scale * curves + shift, rule, SETTINGS)
+        np.testing.assert_allclose(other.knee, one.knee, atol=1e-6)
+        np.testing.assert_array_equal(other.censored, one.censored)
+
+
+@pytest.mark.parametrize(
+    ("rule", "loss"),
+    [*((rule, "relative") for rule in RULES), ("tolerance", "absolute"), ("tolerance", "above_chance")],
+)
+@pytest.mark.parametrize("levels", [GRID, UNEVEN], ids=["even", "uneven"])
+def test_many_curves_are_read_as_each_is(rule: str, levels: np.ndarray, loss: str) -> None:
+    asked = {**SETTINGS, "loss": loss}
+    curves = random_curves(40, levels, 7)
+    curves[3, 4], curves[8, 0], curves[9] = math.nan, -math.inf, 0.7
+    many = find_many(levels, curves, rule, asked, 0.2)
+    each = [find_knee(levels, curve, rule, asked, 0.2) for curve in curves]
+    np.testing.assert_allclose(many.knee, [math.nan if k.knee is None else k.knee for k in each], rtol=1e-9)
+    assert many.censored.tolist() == [CODES[k.censored] for k in each]
+    assert many.censored.dtype == np.int8
+    assert all(k.knee is not None or k.flags for k in each)
+
+
+@pytest.mark.parametrize("rule", ["curvature", "bayes"])
+def test_how_many_curves_are_read_at_once_does_not_matter(rule: str) -> None:
+    curves = random_curves(2100, UNEVEN, 11)
+    whole = find_many(UNEVEN, curves, rule, SETTINGS)
+    parts = [find_many(UNEVEN, part, rule, SETTINGS) for part in np.split(curves, [700, 1300])]
+    np.testing.assert_allclose(whole.knee, np.concatenate([part.knee for part in parts]), rtol=1e-9)
+    np.testing.assert_array_equal(whole.censored, np.concatenate([part.censored for part in parts]))
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_value_that_is_not_finite_gives_no_knee(rule: str, bad: float) -> None:
+def test_a_value_that_is_not_finite_gives_no_knee_and_is_named(rule: str, bad: float) -> None:
     curve = broken_line(0.5)
-    curve[7] = bad
-    assert find_knee(GRID, curve, rule, SETTINGS) == Knee(None, flags=("a value that is not finite",))
+    curve[[7, 12]] = bad
+    assert find_knee(GRID, curve, rule, SETTINGS) == Knee(None, flags=("no finite value at 35 %, 60 %",))
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_curve_without_the_dense_model_gives_no_knee(rule: str) -> None:
     assert find_knee(GRID[1:], broken_line(0.5)[1:], rule, SETTINGS) == Knee(None, flags=("no dense value",))
     assert find_knee(np.array([]), np.array([]), rule, SETTINGS) == Knee(None, flags=("no dense value",))
+    assert np.isnan(find_many(GRID[1:], broken_line(0.5)[None, 1:], rule, SETTINGS).knee).all()
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("n", [1, 2])
-def test_fewer_than_three_levels_give_no_knee(rule: str, n: int) -> None:
-    assert find_knee(GRID[:n], broken_line(0.5)[:n], rule, SETTINGS) == Knee(None, flags=("fewer than 3 levels",))
+def test_too_few_levels_for_a_rule_give_no_knee(rule: str) -> None:
+    least = RULES[rule].least_levels
+    curve = broken_line(0.5, levels=UNEVEN)
+    for n in range(1, least):
+        expected = Knee(None, flags=(f"fewer than {least} levels for {RULE_NAMES[rule]}",))
+        assert find_knee(UNEVEN[:n], curve[:n], rule, SETTINGS) == expected
+        assert np.isnan(find_many(UNEVEN[:n], curve[None, :n], rule, SETTINGS).knee).all()
+    # Enough levels are read without an error, whatever is found.
+    found = find_knee(UNEVEN[:least], np.r_[np.full(least - 2, 0.9), 0.6, 0.2], rule, SETTINGS)
+    assert found.knee is not None or found.flags
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_knee_lies_on_the_curve(rule: str) -> None:
-    for seed in range(20):
-        draw = np.random.default_rng(seed)
-        curve = 0.9 - 0.5 * np.sort(draw.random(GRID.size)) + draw.normal(0, 0.02, GRID.size)
-        found = find_knee(GRID, curve, rule, SETTINGS)
-        assert found.knee is not None or found.flags
-        assert found.knee is None or GRID[0] <= found.knee <= GRID[-1]
+def test_a_knee_lies_within_the_levels(rule: str) -> None:
+    found = find_many(GRID, random_curves(200, GRID, 13), rule, SETTINGS).knee
+    assert np.isfinite(found).any()
+    assert (found[np.isfinite(found)] >= GRID[0]).all()
+    assert (found[np.isfinite(found)] <= GRID[-1]).all()
+
+
+def test_a_rule_says_in_its_documentation_what_it_computes_where_it_is_from_and_where_it_fails() -> None:
+    for name, rule in RULES.items():
+        text = rule.read.__doc__ or ""
+        assert "Fails:" in text, name
+        assert "et al." in text or "Source:" in text or "19" in text, name
 
 
 def test_the_value_at_the_knee_is_interpolated() -> None:

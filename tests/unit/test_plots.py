@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -38,7 +39,8 @@ def curves_figure(model: str, task: str, labels: dict[str, str] | None = None, n
     return plots.plot_curves(
         evaluations[(evaluations["model"] == model) & (evaluations["task"] == task)],
         knees[(knees["model"] == model) & (knees["task"] == task)],
-        frames.METHOD_LABELS if labels is None else labels, frames.TASK_LABELS[task], name or model, 0.02,
+        frames.METHOD_LABELS if labels is None else labels, frames.TASK_LABELS[task], name or model,
+        frames.SETTINGS,
     )  # fmt: skip
 
 
@@ -65,7 +67,12 @@ def many_checkpoints_figure() -> Figure:
             rows += curve if method == "magnitude-global" else curve[1:]
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
     return plots.plot_curves(
-        evaluations, frames.knees(evaluations), LONG_LABELS, "a task with a rather long name", LONG_MODEL, 0.02
+        evaluations,
+        frames.knees(evaluations),
+        LONG_LABELS,
+        "a task with a rather long name",
+        LONG_MODEL,
+        frames.SETTINGS,
     )
 
 
@@ -163,7 +170,7 @@ def test_a_method_without_any_knee_says_so() -> None:
     )
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
     knees = frames.knees(evaluations, {**frames.SETTINGS, "rules": ["kneedle"]})
-    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", 0.02)
+    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert "no knee" in [t.get_text() for a in figure.axes for t in a.texts]
 
 
@@ -195,16 +202,50 @@ def test_curves_pass_through_the_means_over_the_seeds() -> None:
 def test_chance_is_shown_only_within_reach(values: dict[float, float], shown: bool) -> None:
     rows = frames.curve_rows(frames.SMOLLM, "final", "random-global", frames.PLOTS, 26.0, values)
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
-    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    figure = plots.plot_curves(
+        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
+    )
     assert ("chance" in legend_texts(figure)) is shown
 
 
 def test_tolerance_of_perplexity_is_on_its_logarithm() -> None:
-    assert plots.tolerated_value(26.0, "perplexity", 0.02) == pytest.approx(26.0**1.02)
-    assert plots.tolerated_value(26.0, "word_perplexity", 0.02) == pytest.approx(26.0**1.02)
-    assert plots.tolerated_value(0.85, "accuracy", 0.02) == pytest.approx(0.833)
-    assert plots.tolerated_value(2.0, "masked_loss", 0.02) == pytest.approx(2.04)
-    assert plots.tolerated_value(-0.5, "matthews", 0.02) == pytest.approx(-0.51)
+    settings = {"tolerance": 0.02, "loss": "relative"}
+    assert plots.tolerated_value(26.0, "perplexity", settings, 5e4) == pytest.approx(26.0**1.02)
+    assert plots.tolerated_value(26.0, "word_perplexity", settings, 5e4) == pytest.approx(26.0**1.02)
+    assert plots.tolerated_value(0.85, "accuracy", settings, 0.5) == pytest.approx(0.833)
+    assert plots.tolerated_value(2.0, "masked_loss", settings, 9.0) == pytest.approx(2.04)
+    assert plots.tolerated_value(-0.5, "matthews", settings, 0.0) == pytest.approx(-0.51)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "perplexity", "text"),
+    [
+        ("relative", 0.85 * 0.9, 26.0**1.1, "10 % of the dense accuracy"),
+        ("absolute", 0.75, 26.0 * math.exp(0.1), "10 points of accuracy"),
+        ("above_chance", 0.85 - 0.035, 26.0 * 1000**0.1, "10 % of the dense accuracy above chance"),
+    ],
+)
+def test_the_band_is_what_the_loss_tolerates(loss: str, accuracy: float, perplexity: float, text: str) -> None:
+    settings = {**frames.SETTINGS, "tolerance": 0.1, "loss": loss}
+    assert plots.tolerated_value(0.85, "accuracy", settings, 0.5) == pytest.approx(accuracy)
+    assert plots.tolerated_value(26.0, "perplexity", settings, 26_000.0) == pytest.approx(perplexity)
+    rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.85, {0.3: 0.8, 0.5: 0.7, 0.9: 0.6})
+    evaluations = frames.typed(pd.DataFrame(rows).assign(chance=0.5), EVALUATIONS)
+    knees = frames.knees(evaluations, settings)
+    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", settings)
+    (band,) = (p for p in figure.axes[0].patches if p.get_facecolor()[:3] == (0.85, 0.85, 0.85))
+    assert band.get_extents().transformed(figure.axes[0].transData.inverted()).y0 == pytest.approx(accuracy)
+    assert f"tolerance: {text}" in legend_texts(figure)
+
+
+def test_where_nothing_is_tolerated_there_is_no_band() -> None:
+    settings = {**frames.SETTINGS, "loss": "above_chance"}
+    rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.5, {0.3: 0.5, 0.5: 0.51, 0.9: 0.5})
+    evaluations = frames.typed(pd.DataFrame(rows).assign(chance=0.5), EVALUATIONS)
+    knees = frames.knees(evaluations, settings)
+    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", settings)
+    assert not figure.axes[0].patches
+    assert set(knees.loc[knees["rule"] == "tolerance", "flags"]) == {"the dense model is not above chance"}
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -214,7 +255,9 @@ def test_every_metric_is_drawn_with_its_name_and_on_its_axis(metric: str) -> Non
     worse = {0.1: dense * 0.99, 0.5: dense * 0.6} if higher else {0.1: dense * 1.01, 0.5: dense * 4}
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, worse)
     evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=0.1), EVALUATIONS)
-    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    figure = plots.plot_curves(
+        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
+    )
     assert_legible(figure)
     assert figure.get_suptitle().startswith(METRICS[metric].label)
     panel = figure.axes[0]
@@ -237,7 +280,9 @@ def test_ticks_of_a_narrow_axis_can_be_told_apart(metric: str, dense: float, wor
     values = {0.1: dense, 0.2: worse, 0.3: dense}
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, values)
     evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=1e9), EVALUATIONS)
-    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    figure = plots.plot_curves(
+        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
+    )
     assert_legible(figure)
     panel = figure.axes[0]
     low, high = panel.get_ylim()
@@ -252,7 +297,9 @@ def test_a_method_that_a_checkpoint_was_not_pruned_by_has_no_missing_knee() -> N
     rows += frames.curve_rows(frames.BERT, "step003000", "random-global", frames.GENRE, 0.85, values)
     rows += frames.curve_rows(frames.BERT, "step003000", "magnitude-global", frames.GENRE, 0.85, values)[1:]
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
-    figure = plots.plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", 0.02)
+    figure = plots.plot_curves(
+        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
+    )
     texts = [t.get_text() for a in figure.axes for t in a.texts]
     assert texts.count("not evaluated") == 1
 
@@ -273,8 +320,8 @@ def test_layers_show_the_level_at_the_knee_and_say_where_there_is_none() -> None
     figure = layers_figure(frames.SMOLLM, frames.PLOTS)
     titles = [" ".join(a.get_title().split()) for a in figure.axes if a.get_title()]
     assert titles == [
-        "global magnitude, final at the knee, 10 %",
-        "layer-wise magnitude, final at the knee, 10 %",
+        "global magnitude, final at 10 %, below the knee of 13.7 %",
+        "layer-wise magnitude, final at 10 %, below the knee of 11.3 %",
         "global random, final knee below the levels: shown at the lowest, 5 %",
     ]
 
@@ -384,7 +431,7 @@ def test_a_method_of_one_level_is_a_marker_without_a_line() -> None:
     evaluations = evaluations[(evaluations["model"] == frames.SMOLLM) & (evaluations["task"] == frames.PLOTS)]
     of_one = evaluations["method"].isin(["dense", "magnitude-global"]) | (evaluations["sparsity"] == 0.2)
     shown = evaluations[of_one]
-    figure = plots.plot_curves(shown, frames.knees(shown), frames.METHOD_LABELS, "a task", "a model", 0.02)
+    figure = plots.plot_curves(shown, frames.knees(shown), frames.METHOD_LABELS, "a task", "a model", frames.SETTINGS)
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) and line.get_marker() not in {"None", ""}]
     singles = [line for line in lines if line.get_linestyle() == "None" and list(line.get_xdata()) == [0.2]]
     others = set(shown["method"]) - {"dense", "magnitude-global"}

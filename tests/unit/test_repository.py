@@ -119,7 +119,7 @@ def test_every_key_of_the_configuration_is_documented_in_its_section(root: Path)
 
 
 def test_links_of_the_documents_resolve(root: Path) -> None:
-    for document in (root / "README.md", root / "config" / "README.md", root / "docs" / "design.md"):
+    for document in (root / "README.md", root / "config" / "README.md", *(root / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
             assert link.startswith("https://") or (document.parent / link).exists(), f"{document}: {link}"
 

@@ -307,7 +307,8 @@ def test_defaults_are_filled_in_at_every_level() -> None:
     study = build()
     assert study.config["title"]
     assert study.config["knees"] == {
-        "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.01, "sensitivity": 1.0,
+        "rules": ["tolerance", "kneedle", "two-segment", "curvature", "bayes"], "tolerance": 0.01, "loss": "relative",
+        "sensitivity": 1.0, "confidence": 0.95, "draws": 1000,
     }  # fmt: skip
     assert study.config["weights"][0]["checkpoints"] == ["all"]
     recipe = study.recipe("own-bert")

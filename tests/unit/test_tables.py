@@ -106,8 +106,8 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
 def test_a_knee_that_does_not_exist_is_null(tmp_path: Path) -> None:
     row = {
         "model": "m", "checkpoint": "final", "method": "x", "task": "t", "metric": "accuracy", "seed": pd.NA,
-        "rule": "kneedle", "knee": math.nan, "censored": "none", "dense_value": 0.9, "value_at_knee": math.nan,
-        "n_seeds": 2, "flags": "flat curve",
+        "rule": "kneedle", "knee": math.nan, "grid_low": math.nan, "grid_high": math.nan, "censored": "none",
+        "dense_value": 0.9, "value_at_knee": math.nan, "n_seeds": 2, "flags": "flat curve",
     }  # fmt: skip
     read = write_table(pd.DataFrame([row]), KNEES, tmp_path / "k.parquet")
     assert read["knee"].isna().all()

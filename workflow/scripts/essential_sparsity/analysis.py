@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from essential_sparsity.knee import find_knee, value_at
-from essential_sparsity.metrics import performance
+from essential_sparsity.metrics import performance, value_of
 from essential_sparsity.tables import curves, mean_curve
 
 
@@ -29,7 +29,8 @@ def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Dat
         parts: Iterator[tuple[Any, pd.DataFrame]] = ((seed, frame[frame["seed"] == seed]) for seed in seeds)
         for seed, part in [*parts, (pd.NA, frame)]:
             flags = sorted({flag for flag in part.loc[part["method"] == "dense", "flags"] if flag})
-            if seeds_by_level(part).nunique() > 1:
+            seeds_of_levels = seeds_by_level(part)
+            if seeds_of_levels[seeds_of_levels > 0].nunique() > 1:
                 flags.append("levels with different seeds")
             curve = mean_curve(part)
             sparsity, value = curve["sparsity"].to_numpy(float), curve["value"].to_numpy(float)
@@ -42,7 +43,8 @@ def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Dat
                     "grid_low": np.nan if found.grid_low is None else found.grid_low,
                     "grid_high": np.nan if found.grid_high is None else found.grid_high, "censored": found.censored,
                     "dense_value": value[0] if len(sparsity) and sparsity[0] == 0 else np.nan,
-                    "value_at_knee": value_at(sparsity, value, found.knee),
+                    # On the scale of the score, on which the rules see a line between two levels.
+                    "value_at_knee": float(value_of(np.array(value_at(sparsity, score, found.knee)), axes["metric"])),
                     "n_seeds": part["seed"].nunique(), "flags": "; ".join([*flags, *found.flags]),
                 })  # fmt: skip
     return pd.DataFrame(rows)

@@ -45,7 +45,8 @@ def finding_rows(
         ``model, checkpoint, task, method, metric, dense_value, knee, grid_low, grid_high, value_at_knee, lowest,
         highest`` (over the rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule), ``censored, flags,
         seeds, first_level, value_at_first, last_level, score, scope, chance, task_name, method_name``; models and
-        tasks in the order of the evaluations, checkpoints in that of pre-training, the largest knee first. Sparsities are fractions.
+        tasks in the order of the evaluations, checkpoints in that of pre-training, the largest knee first. Sparsities
+        are fractions.
     """
     found = headline(knees, rule).rename(columns={"task": "task_name", "method": "method_name", "n_seeds": "seeds"})
     own = knees[knees["seed"].notna() & (knees["rule"] == rule)]

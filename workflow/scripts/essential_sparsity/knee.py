@@ -74,6 +74,10 @@ RULES: dict[str, Rule] = {
 RULE_NAMES = {name: rule.label for name, rule in RULES.items()}
 
 
+# Curves that are read together: some rules need arrays of hundreds of numbers a curve.
+_TOGETHER = 1000
+
+
 def find_knee(sparsity: Floats, score: Floats, rule: str, settings: Settings, chance: float | None = None) -> Knee:
     """Apply a rule to a curve.
 
@@ -111,12 +115,14 @@ def find_many(sparsity: Floats, scores: Floats, rule: str, settings: Settings, c
         chance: The performance of a model that knows nothing, on the scale of ``scores``; None where it is not known.
     """
     found = nothing(len(scores))
-    finite = np.isfinite(scores).all(axis=1)
-    if _fault(sparsity, rule) or not finite.any():
+    if _fault(sparsity, rule):
         return found
-    readings = RULES[rule].read(sparsity, scores[finite], settings, chance)
-    found.knee[finite] = readings.knee
-    found.censored[finite] = readings.censored
+    rows = np.flatnonzero(np.isfinite(scores).all(axis=1))
+    for start in range(0, len(rows), _TOGETHER):
+        part = rows[start : start + _TOGETHER]
+        readings = RULES[rule].read(sparsity, scores[part], settings, chance)
+        found.knee[part] = readings.knee
+        found.censored[part] = readings.censored
     return found
 
 
@@ -135,5 +141,5 @@ def _not_finite(sparsity: Floats, score: Floats) -> str:
 
 
 def value_at(sparsity: Floats, value: Floats, knee: float | None) -> float:
-    """Return the metric at the knee, linearly interpolated between levels; NaN where there is no knee."""
+    """Return the score at the knee, linearly interpolated between levels; NaN where there is no knee."""
     return math.nan if knee is None else float(np.interp(knee, sparsity, value))

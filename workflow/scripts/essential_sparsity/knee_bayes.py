@@ -17,15 +17,15 @@ LEAST_PROBABILITY = 0.8
 # Half of the prior is on shapes without a joint. Two joints serve curves that end on a floor, and fit noise easily.
 PRIOR = {"flat": 1 / 6, "line": 1 / 6, "parabola": 1 / 6, "one joint": 0.4, "two joints": 0.1}
 
+# A joint is a knee only if the segment after it falls by this share of the curve's range: noise around a level is none.
+_LEAST_FALL = 0.05
+
 # Priors on axes scaled to [0, 1]: heights are uniform over twice the curve's range; the variance of the noise is
 # inverse gamma, as if one residual of 1 % of the range had been seen.
 _WIDTH, _NOISE, _SEEN = 2.0, 0.01, 1.0
 
 # Joints are placed in the middle of so many cells of equal width; for pairs of joints, of so many.
 _CELLS, _PAIR_CELLS = 192, 24
-
-# Curves that are read together: what keeps the work within a processor's cache.
-_TOGETHER = 500
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class _Shape:
         heights: How many heights a shape has.
         joints: For each joint in turn, its cell, of shape (designs,); empty for shapes without a joint.
         slopes: The slopes of the segments as linear maps of the scores, each of shape (levels, designs).
+        widths: The widths of the segments, each of shape (designs,).
     """
 
     basis: Floats
@@ -47,6 +48,7 @@ class _Shape:
     heights: int
     joints: tuple[np.ndarray[tuple[int, ...], np.dtype[np.intp]], ...] = ()
     slopes: tuple[Floats, ...] = ()
+    widths: tuple[Floats, ...] = ()
 
     def log_likelihood(self, heights: Floats) -> Floats:
         """Return the logarithm of the marginal likelihood, of shape (draws, designs)."""
@@ -67,8 +69,9 @@ def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: flo
     ``(2 pi)^(k/2) 2^-k |B'B|^(-1/2) Gamma(e) (2 / (RSS + 0.01^2))^e``,  ``e = (n - k + 1) / 2``,
 
     the exact integral over heights and noise but that heights are not cut off at their bounds. The prior of each
-    shape is :data:`PRIOR`. A joint is a knee if the fit falls after it, and faster than before it; the probability of a
-    knee is that of the shapes with such a joint, and the knee is the first of them. Comparing shapes with and without
+    shape is :data:`PRIOR`. A joint is a knee if the segment after it falls faster than the one before it, and by a
+    twentieth of the range or more; the probability of a knee is that of the shapes with such a joint, and the knee is
+    the first of them. Comparing shapes with and without
     a joint follows Tiwari et al., Bayesian model selection for join point regression, JRSS C 2005; the threshold of
     four to one is Kass and Raftery's *positive* evidence, Bayes factors, JASA 1995.
 
@@ -76,15 +79,12 @@ def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: flo
     where it lies after that.
 
     Fails: stairs of several cliffs look like a line; a smooth curve that bends more than a parabola does is given a
-    knee; noise above 3 % of the range hides one; the levels are taken to be equally noisy.
+    knee; noise of a tenth of the range hides two bends in five; the levels are taken to be equally noisy.
     """
     found = nothing(len(scores))
-    for start in range(0, len(scores), _TOGETHER):
-        part = slice(start, start + _TOGETHER)
-        _, density = _posterior(sparsity, scores[part])
-        probability = density.sum(axis=1)
-        median = _median(density) * sparsity[-1]
-        found.knee[part] = np.where(probability >= LEAST_PROBABILITY, median, np.nan)
+    density = _posterior(sparsity, scores)[1]
+    probable = density.sum(axis=1) >= LEAST_PROBABILITY
+    found.knee[probable] = _median(density[probable]) * sparsity[-1]
     found.censored[found.knee < sparsity[1]] = CODES[LEFT]
     found.censored[found.knee > sparsity[-2]] = CODES[RIGHT]
     return Readings(np.clip(found.knee, sparsity[1], sparsity[-2]), found.censored)
@@ -124,8 +124,8 @@ def _posterior(sparsity: Floats, scores: Floats) -> tuple[dict[str, Floats], Flo
     for name, shape in shapes.items():
         taken = np.zeros(weights[name].shape, dtype=bool)
         slopes = [heights @ slope for slope in shape.slopes]
-        for joint, before, after in zip(shape.joints, slopes, slopes[1:], strict=False):
-            knee = (after < 0) & (after < before) & ~taken
+        for joint, before, after, width in zip(shape.joints, slopes[:-1], slopes[1:], shape.widths[1:], strict=True):
+            knee = (after < -_LEAST_FALL / width) & (after < before) & ~taken
             taken |= knee
             cells = _CELLS if len(shape.joints) == 1 else _PAIR_CELLS
             mass = np.where(knee, weights[name], 0.0) @ (joint[:, None] == np.arange(cells))
@@ -135,15 +135,14 @@ def _posterior(sparsity: Floats, scores: Floats) -> tuple[dict[str, Floats], Flo
 
 
 def _median(density: Floats) -> Floats:
-    """Return the medians of distributions over cells of [0, 1], linear within a cell; NaN of empty ones."""
-    total = density.sum(axis=1)
+    """Return the medians of distributions over cells of [0, 1], linear within a cell."""
     sums = np.cumsum(density, axis=1)
-    half = total / 2
-    cell = np.minimum((sums < half[:, None]).sum(axis=1), _CELLS - 1)
+    half = sums[:, -1] / 2
+    # The first cell whose sum reaches the half has a density above 0.
+    cell = (sums < half[:, None]).sum(axis=1)
     draws = np.arange(len(density))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        within = 1 - (sums[draws, cell] - half) / density[draws, cell]
-        return np.where(total > 0, (cell + within) / _CELLS, np.nan)
+    median: Floats = (cell + 1 - (sums[draws, cell] - half) / density[draws, cell]) / _CELLS
+    return median
 
 
 @lru_cache(maxsize=16)
@@ -186,6 +185,7 @@ def _joined(levels: Floats, joints: Floats, cells: np.ndarray[tuple[int, ...], n
         *_constants(basis, triangle),
         joints=tuple(cells[known].T),
         slopes=tuple(np.ascontiguousarray(slopes[:, k].T) for k in range(slopes.shape[1])),
+        widths=tuple(widths.T),
     )
 
 

@@ -18,9 +18,6 @@ LEAST_CURVATURE = 1.0
 # Where the smooth is evaluated, on the axis of sparsity scaled to [0, 1].
 _PLACES = np.linspace(0.0, 1.0, 401)
 
-# Curves that are smoothed together: what keeps the work within a processor's cache.
-_TOGETHER = 1000
-
 
 def read_curvature(sparsity: Floats, scores: Floats, settings: Settings, chance: float | None) -> Readings:
     """Return where decreasing smooths of curves have their largest curvature, ``-y'' / (1 + y'^2)^(3/2)``.
@@ -38,10 +35,9 @@ def read_curvature(sparsity: Floats, scores: Floats, settings: Settings, chance:
     bend a straight decline enough.
     """
     found = nothing(len(scores))
-    for start in range(0, len(scores), _TOGETHER):
-        part = slice(start, start + _TOGETHER)
-        place, curvature = _largest_curvature(sparsity / sparsity[-1], scores[part])
-        found.knee[part] = np.where(curvature >= LEAST_CURVATURE, place * sparsity[-1], np.nan)
+    place, curvature = _largest_curvature(sparsity / sparsity[-1], scores)
+    sharp = curvature >= LEAST_CURVATURE
+    found.knee[sharp] = place[sharp] * sparsity[-1]
     found.censored[found.knee < sparsity[1]] = CODES[LEFT]
     found.censored[found.knee > sparsity[-2]] = CODES[RIGHT]
     return found
