@@ -251,10 +251,7 @@ class Study:
 
     def placing(self, sweep: Sweep) -> dict[str, Any]:
         """Return what the levels of a sweep depend on, besides its curve."""
-        return {
-            **{key: self.config["knees"][key] for key in ("loss",) if key in self.config["knees"]},
-            **sweep.settings,
-        }
+        return {"loss": self.config["knees"]["loss"], **sweep.settings}
 
     def sweep_evaluations(self, sweep: Sweep, levels: Iterable[float]) -> list[Evaluation]:
         """Return the evaluations of some levels of a curve, and of its dense model."""
