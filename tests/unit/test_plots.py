@@ -17,6 +17,7 @@ from matplotlib.text import Text
 
 import frames
 from essential_sparsity import plots
+from essential_sparsity.knee import RULES
 from essential_sparsity.metrics import METRICS
 from essential_sparsity.tables import EVALUATIONS
 
@@ -310,6 +311,23 @@ def test_texts_do_not_overlap(model: str, task: str, name: str | None, labels: d
     assert_legible(curves_figure(model, task, labels, name))
     assert_legible(layers_figure(model, task, labels, name))
     assert_legible(weights_figure(model, name))
+
+
+def test_five_rules_fit_into_the_legend_and_the_strip_of_knees() -> None:
+    evaluations = frames.evaluations()
+    evaluations = evaluations[evaluations["model"] == frames.SMOLLM]
+    settings = {**frames.SETTINGS, "rules": list(RULES)}
+    figure = plots.plot_curves(
+        evaluations, frames.knees(evaluations, settings), frames.METHOD_LABELS, "task", "model", settings
+    )
+    assert_legible(figure)
+    assert {f"knee: {rule.label}" for rule in RULES.values()} <= set(legend_texts(figure))
+    strip = figure.axes[-1]
+    for marks in strip.collections:
+        if (marks.get_gid() or "").startswith("strip:"):
+            (place,) = marks.get_offsets()
+            position = list(frames.METHOD_LABELS).index(marks.get_gid().split(":")[1])
+            assert abs(place[1] - position) < 0.5, "in the row of its method"
 
 
 def test_texts_do_not_overlap_with_many_checkpoints() -> None:
