@@ -107,7 +107,7 @@ def test_levels_are_placed_for_the_steps_that_the_hub_has(finished_hub: tuple[An
     shutil.copytree(clone.work, copy.work)
     adaptive = {"adaptive": {"start": [0.5], "budget": 3}}
     copy.configure(lambda config: config["curves"][0].update(sparsities=adaptive))
-    jobs = copy.planned("results/studies/hub/tables/evaluations.parquet")
+    jobs = copy.planned()
     assert {job for job in jobs if job.startswith(("Placing", "Language", "Pruning"))} == {
         f"Placing levels of hub-steps, {step}, magnitude-global on hub-perplexity, after round 1"
         for step in ("step000000", "step000002")

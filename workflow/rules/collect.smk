@@ -30,6 +30,7 @@ rule collect_evaluations:
 rule find_knees:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
+        levels=first_rounds,
     output:
         table="results/studies/{study}/tables/knees.parquet",
         csv="results/studies/{study}/tables/knees.csv",

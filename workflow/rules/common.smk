@@ -126,6 +126,18 @@ def last_round(sweep):
     return asked
 
 
+def first_rounds(wildcards):
+    """Return the table of placed levels and the first round of each curve; nothing where no levels are placed.
+
+    A job that waits for a checkpoint is not run for that alone where its output exists: rules that wait for none name
+    these files, so that curves which are new in a finished study are seen.
+    """
+    sweeps = existing().sweeps
+    folder = f"results/studies/{study.name}"
+    rounds = [f"{folder}/levels/{'/'.join(sweep.curve)}/1.json" for sweep in sweeps]
+    return [f"{folder}/tables/levels.parquet", *rounds] if sweeps else []
+
+
 def sweep_of(wildcards):
     """Return the sweep of a curve."""
     return study.sweep(

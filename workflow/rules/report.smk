@@ -97,8 +97,9 @@ rule write_report:
         weights="results/studies/{study}/tables/weights.parquet",
         layers="results/studies/{study}/tables/layers.parquet",
         costs="results/studies/{study}/tables/costs.parquet",
-        curves=lambda wildcards: plot_paths(present(), "curves", "svg"),
-        matrices=lambda wildcards: plot_paths(present(), "layers", "svg"),
+        levels=first_rounds,
+        curves=lambda wildcards: plot_paths(existing(), "curves", "svg"),
+        matrices=lambda wildcards: plot_paths(existing(), "layers", "svg"),
         statistics=lambda wildcards: plot_paths(existing(), "weights", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"

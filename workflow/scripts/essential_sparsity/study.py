@@ -261,7 +261,7 @@ class Study:
     def with_levels(self, placed: Mapping[Curve, Iterable[float]]) -> Study:
         """Return the study with the levels that were placed for its curves."""
         found = copy.copy(self)
-        more = {e for s in self.sweeps for e in self.sweep_evaluations(s, placed[s.curve])}
+        more = {e for s in self.sweeps for e in self.sweep_evaluations(s, placed.get(s.curve, ()))}
         found.evaluations = sorted({*self.evaluations, *more})
         return found
 
