@@ -82,6 +82,15 @@ def test_levels_are_placed_round_by_round(adaptive: Any) -> None:
     assert "Nothing to be done" in again
     assert "Adaptive: at most 4 evaluations in 3 rounds for 1 curve (4 levels each)." in again
 
+    # A curve that is new in a finished study.
+    adaptive.configure(lambda config: config["curves"][0].update(methods=["magnitude-layer", "random-layer"]))
+    planned = adaptive.planned(KNEES)
+    assert {job for job in planned if job.startswith("Placing")} == {
+        "Placing levels of tiny-llama, final, random-layer on tiny-perplexity, after round 1"
+    }
+    assert evaluated(planned) == {"0.800"}
+    adaptive.configure(lambda config: config["curves"][0].update(methods=["magnitude-layer"]))
+
     # A larger budget goes on from there; a wider bracket is there already.
     before = known(adaptive.work)
     adaptive.configure(lambda config: config["curves"][0]["sparsities"]["adaptive"].update(budget=5))
