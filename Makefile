@@ -67,6 +67,7 @@ bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON 
 	@$(BIN)/python benchmarks/masked_step.py
 	@$(BIN)/python benchmarks/job_start.py
 	@$(BIN)/python benchmarks/knee_coverage.py
+	@$(BIN)/python benchmarks/knee_adaptive.py
 
 clean: ## Remove .venv and everything that was made
 	rm -rf .venv results/* .snakemake

@@ -30,6 +30,7 @@ include: "workflow/rules/sources.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/prune.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/adaptive.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
 

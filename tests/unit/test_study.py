@@ -671,3 +671,131 @@ def test_a_wrong_dataset_of_the_hub_is_refused(change: Callable[[dict[str, Any]]
     content = with_hub(HUB)
     change(content["registries"]["datasets"]["own-tables"])
     assert says in fault(content).found
+
+
+def placing(adaptive: dict[str, Any], **curve: Any) -> dict[str, Any]:
+    """Return the study with levels that the workflow places."""
+    content = config()
+    content["curves"][0].update(sparsities={"adaptive": adaptive}, **curve)
+    return content
+
+
+LAST = "step000100"
+
+
+def test_an_empty_mapping_places_levels_with_the_defaults() -> None:
+    study = build(placing({}))
+    # Two methods, two tasks.
+    assert len(study.sweeps) == 4
+    assert study.sweeps[0].settings == {
+        "tolerance": 0.01, "start": ["0.100", "0.300", "0.500", "0.700", "0.900"], "budget": 12, "width": 0.01,
+        "per_round": 2,
+    }  # fmt: skip
+    assert {e.sparsity for e in study.evaluations if e.method != DENSE} == set(study.sweeps[0].settings["start"])
+    assert build().sweeps == []
+
+
+def test_a_tolerance_of_its_own_leaves_that_of_the_knees() -> None:
+    study = build(placing({"tolerance": 0.05}))
+    assert study.sweeps[0].settings["tolerance"] == 0.05
+    assert study.config["knees"]["tolerance"] == 0.01
+
+
+def test_sweeps_have_the_seeds_that_matter() -> None:
+    study = build(placing({}))
+    assert study.sweep("own-bert", LAST, "own-magnitude", "own-text").seeds == (0,)
+    assert study.sweep("own-bert", LAST, "own-random", "own-text").seeds == (0, 1)
+    assert study.sweep("own-bert", LAST, "own-magnitude", "own-class").seeds == (0, 1)
+
+
+def test_the_evaluations_of_a_sweep_are_its_levels_at_all_seeds_and_the_dense_model() -> None:
+    study = build(placing({}))
+    sweep = study.sweep("own-bert", LAST, "own-random", "own-text")
+    assert study.sweep_evaluations(sweep, [0.3, 0.55]) == [
+        Evaluation("own-bert", LAST, "dense", "0.000", "own-text", 0),
+        *(
+            Evaluation("own-bert", LAST, "own-random", level, "own-text", seed)
+            for level in ("0.300", "0.550")
+            for seed in (0, 1)
+        ),
+    ]
+
+
+def test_placed_levels_join_those_that_are_known() -> None:
+    study = build(placing({"start": [0.2, 0.4]}, methods=["own-magnitude"], tasks=["own-text"]))
+    (sweep,) = study.sweeps
+    found = study.with_levels({sweep.curve: [0.2, 0.4, 0.333]})
+    assert {e.sparsity for e in found.evaluations} == {"0.000", "0.200", "0.333", "0.400"}
+    assert {sparsity for *_, sparsity in found.masks()} == {"0.200", "0.333", "0.400"}
+    assert {e.sparsity for e in study.evaluations} == {"0.000", "0.200", "0.400"}, "the study itself is as it was"
+
+
+def test_the_worst_case_is_every_budget_spent() -> None:
+    study = build(placing({"budget": 10, "per_round": 2}))
+    # Each of four curves has ten levels, the dense one among them, at most; all but one at two seeds.
+    levels = [0.01, 0.02, 0.03, 0.04, *map(float, study.sweeps[0].settings["start"])]
+    count = len({e for s in study.sweeps for e in study.sweep_evaluations(s, levels)})
+    # Four levels beyond the five of the start, two a round, after the first round.
+    assert study.worst_case() == f"Adaptive: at most {count} evaluations in 3 rounds for 4 curves (10 levels each)."
+    assert build().worst_case() == ""
+
+
+def test_a_pattern_has_one_level_and_none_to_place() -> None:
+    content = placing({}, methods=["own-magnitude", "own-pattern"])
+    content["registries"]["methods"]["own-pattern"] = {
+        "label": "2:4", "score": "magnitude", "scope": "row", "pattern": "2:4",
+    }  # fmt: skip
+    study = build(content)
+    assert {s.method for s in study.sweeps} == {"own-magnitude"}
+    assert {e.sparsity for e in study.evaluations if e.method == "own-pattern"} == {"0.500"}
+
+
+def test_levels_are_placed_for_the_steps_that_the_hub_has() -> None:
+    study = build(with_hub(STEPS, sparsities={"adaptive": {}}))
+    assert {s.checkpoint for s in study.sweeps} == set(study.checkpoints_of("own-hub"))
+    left = study.without({("own-hub", "step000010")})
+    assert {s.checkpoint for s in left.sweeps} == {"step000000", "step000020"}
+
+
+def test_what_levels_depend_on_is_not_the_name_of_the_study_nor_the_rules() -> None:
+    one = build(placing({}))
+    content = placing({})
+    content.update(study="another", knees={"tolerance": 0.01, "rules": ["kneedle"]})
+    other = build(content)
+    assert [one.placing(s) for s in one.sweeps] == [other.placing(s) for s in other.sweeps]
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "where", "says"),
+    [
+        ({"budget": 6}, "budget", "6, which the dense model and 5 levels of `start` use up"),
+        ({"budget": 2}, "budget", "2"),
+        ({"start": [0.1234]}, "start[0]", "0.1234"),
+        ({"start": []}, "start", "a list"),
+        ({"start": [0.0]}, "start[0]", "0.0"),
+        ({"start": [1.0]}, "start[0]", "1.0"),
+        ({"width": 0.0155}, "width", "0.0155"),
+        ({"width": 0}, "width", "0"),
+        ({"per_round": 0}, "per_round", "0"),
+        ({"tolerence": 0.1}, "tolerence", "the unknown key 'tolerence'"),
+    ],
+)
+def test_a_wrong_way_of_placing_is_refused(adaptive: dict[str, Any], where: str, says: str) -> None:
+    error = fault(placing(adaptive))
+    assert error.where.endswith(f"curves[0].sparsities.adaptive.{where}")
+    assert error.found == says
+
+
+def test_a_mapping_of_sparsities_says_adaptive() -> None:
+    content = config()
+    content["curves"][0]["sparsities"] = {"adaptiv": {}}
+    assert fault(content).mend == "write 'adaptive' instead of 'adaptiv'"
+
+
+def test_levels_of_a_curve_are_placed_once() -> None:
+    content = placing({})
+    content["curves"].append({**content["curves"][0], "methods": ["own-random"]})
+    assert "own-random" in fault(content).found
+    # Levels that are given besides are evaluated besides.
+    content["curves"][1]["sparsities"] = [0.25]
+    assert "0.250" in {e.sparsity for e in build(content).evaluations}

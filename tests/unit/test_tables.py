@@ -12,7 +12,18 @@ import pytest
 
 from essential_sparsity.manifest import Matrix
 from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import EVALUATIONS, EXAMPLES, KNEES, LAYERS, SCHEMAS, layer_rows, mean_curve, stack
+from essential_sparsity.tables import (
+    EVALUATIONS,
+    EXAMPLES,
+    KNEES,
+    LAYERS,
+    LEVELS,
+    SCHEMAS,
+    layer_rows,
+    level_rows,
+    mean_curve,
+    stack,
+)
 
 EVALUATION: dict[str, Any] = {
     "study": "s", "model": "m", "source": "wheel:p/f", "revision": "1.0", "checkpoint": "step000128", "step": 128,
@@ -149,3 +160,15 @@ def test_layers_list_every_tensor_with_its_share() -> None:
     free = pd.DataFrame(layer_rows(matrices, {"q": 5}, {}))
     assert math.isnan(free["target"][0]), "a global budget asks nothing of a single matrix"
     assert free["target"].tolist()[1:] == [0.0, 0.0]
+
+
+def test_levels_have_a_row_for_each_of_their_rounds() -> None:
+    axes = {"model": "m", "checkpoint": "final", "method": "a", "task": "t"}
+    placed = {**axes, "rounds": [[0.3, 0.9], [0.5]], "low": 0.9, "high": None, "reason": "budget spent"}
+    table = LEVELS.typed(pd.DataFrame(level_rows(placed)))
+    assert list(zip(table["round"], table["sparsity"], strict=True)) == [(1, 0.3), (1, 0.9), (2, 0.5)]
+    assert table["high"].isna().all()
+    assert set(table["reason"]) == {"budget spent"}
+    assert all(column.description for column in LEVELS.columns.values())
+    with pytest.raises(ValueError, match="twice the same"):
+        LEVELS.typed(pd.DataFrame(level_rows({**placed, "rounds": [[0.3], [0.3]]})))

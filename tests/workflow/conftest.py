@@ -56,9 +56,9 @@ class Clone:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout + result.stderr
 
-    def planned(self) -> set[str]:
+    def planned(self, *arguments: str) -> set[str]:
         """Return the messages of the jobs that a run would execute: what it would do, in words."""
-        output = self.run("--dry-run")
+        output = self.run("--dry-run", *arguments)
         return set(re.findall(r"^Job \d+: (.*)$", output, flags=re.MULTILINE))
 
     def executed(self, *arguments: str) -> set[str]:

@@ -101,6 +101,19 @@ def test_a_second_run_has_nothing_to_do(finished_hub: tuple[Any, Hub, str]) -> N
     assert len(hub.requests) == asked
 
 
+def test_levels_are_placed_for_the_steps_that_the_hub_has(finished_hub: tuple[Any, Hub, str], tmp_path: Path) -> None:
+    clone, _, _ = finished_hub
+    copy = type(clone)(clone.workflow, tmp_path / "work")
+    shutil.copytree(clone.work, copy.work)
+    adaptive = {"adaptive": {"start": [0.5], "budget": 3}}
+    copy.configure(lambda config: config["curves"][0].update(sparsities=adaptive))
+    jobs = copy.planned()
+    assert {job for job in jobs if job.startswith(("Placing", "Language", "Pruning"))} == {
+        f"Placing levels of hub-steps, {step}, magnitude-global on hub-perplexity, after round 1"
+        for step in ("step000000", "step000002")
+    }
+
+
 def test_a_token_is_nowhere_below_the_working_directory(finished_hub: tuple[Any, Hub, str]) -> None:
     clone, hub, printed = finished_hub
     assert any(r.token for r in hub.requests), "it was sent"

@@ -3,7 +3,12 @@
 
 rule collect_evaluations:
     input:
-        lambda wildcards: [evaluation_path(e) for e in present().evaluations],
+        # What is known before levels are placed is evaluated beside them.
+        known=lambda wildcards: [evaluation_path(e) for e in existing().evaluations],
+        placed=lambda wildcards: [
+            evaluation_path(e)
+            for e in sorted({*present().evaluations} - {*existing().evaluations})
+        ],
     output:
         table="results/studies/{study}/tables/evaluations.parquet",
     log:
@@ -26,6 +31,7 @@ rule find_knees:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
         examples=lambda wildcards: [examples_path(e) for e in present().evaluations],
+        placed=first_rounds,
     output:
         knees="results/studies/{study}/tables/knees.parquet",
         knees_csv="results/studies/{study}/tables/knees.csv",
@@ -85,7 +91,7 @@ rule collect_weights:
     input:
         lambda wildcards: [
             f"results/weights/{model}/{checkpoint}.parquet"
-            for model, checkpoint in present().weights
+            for model, checkpoint in existing().weights
         ],
     output:
         table="results/studies/{study}/tables/weights.parquet",

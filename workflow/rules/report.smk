@@ -103,12 +103,13 @@ rule write_report:
         weights="results/studies/{study}/tables/weights.parquet",
         layers="results/studies/{study}/tables/layers.parquet",
         costs="results/studies/{study}/tables/costs.parquet",
-        curves=lambda wildcards: plot_paths(present(), "curves", "svg"),
-        matrices=lambda wildcards: plot_paths(present(), "layers", "svg"),
-        statistics=lambda wildcards: plot_paths(present(), "weights", "svg"),
+        placed=first_rounds,
+        curves=lambda wildcards: plot_paths(existing(), "curves", "svg"),
+        matrices=lambda wildcards: plot_paths(existing(), "layers", "svg"),
+        statistics=lambda wildcards: plot_paths(existing(), "weights", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
-            for model, checkpoint in present().used_checkpoints()
+            for model, checkpoint in existing().used_checkpoints()
         ],
         steps=[
             f"results/sources/hub/models/{model}/steps.json"

@@ -12,7 +12,8 @@ from essential_sparsity.tables import EVALUATIONS, stack
 
 def main(snakemake: Any) -> None:
     """Write the table of evaluations."""
-    rows = stack((pd.read_parquet(path) for path in snakemake.input), EVALUATIONS)
+    paths = [*snakemake.input.known, *snakemake.input.placed]
+    rows = stack((pd.read_parquet(path) for path in paths), EVALUATIONS)
     write_table(rows.assign(study=snakemake.wildcards.study), EVALUATIONS, Path(snakemake.output.table))
 
 

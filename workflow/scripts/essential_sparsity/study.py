@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from essential_sparsity.levels import sparsity_name
 from essential_sparsity.methods import Method, check_method
 from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files, local_tables
+from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
 from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
@@ -63,6 +65,7 @@ class Study:
         self.calibrations: dict[str, Any] = registries["calibrations"]
         self.tasks: dict[str, Any] = registries["tasks"]
         self._check_references()
+        self.sweeps = sorted(set(self._enumerate_sweeps()))
         self.evaluations = sorted(set(self._enumerate()))
         self.weights = sorted(set(self._enumerate_weights()))
         self._check_sources()
@@ -189,22 +192,83 @@ class Study:
                 )  # fmt: skip
         return chosen
 
-    def _enumerate(self) -> Iterator[Evaluation]:
-        for i, curve in enumerate(self.config["curves"]):
+    def _entries(self) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+        """Yield the entries of curves: key, entry, and the levels that are known before any job."""
+        for i, entry in enumerate(self.config["curves"]):
             key = f"{self.file}, key curves[{i}]"
-            levels = [sparsity_name(s, f"{key}.sparsities[{j}]") for j, s in enumerate(curve["sparsities"])]
-            if not any(map(float, levels)):
-                raise UserError(
-                    f"{key}.sparsities", "no sparsity above 0", "at least one", "add the levels to prune to"
+            where, sparsities = f"{key}.sparsities", entry["sparsities"]
+            if "adaptive" in sparsities:
+                settings = checked_settings(
+                    sparsities["adaptive"], self.config["knees"]["tolerance"], f"{where}.adaptive"
                 )
-            for model in curve["models"]:
-                for checkpoint in self._chosen_checkpoints(model, curve["checkpoints"], f"{key}.checkpoints"):
-                    for task in curve["tasks"]:
-                        for seed in curve["seeds"]:
-                            for method in curve["methods"]:
-                                yield self._dense(Evaluation(model, checkpoint, method, "0.000", task, seed))
-                                for level in self._levels(method, levels):
-                                    yield self._dense(Evaluation(model, checkpoint, method, level, task, seed))
+                entry, levels = {**entry, "adaptive": settings}, settings["start"]
+            else:
+                levels = [sparsity_name(s, f"{where}[{j}]") for j, s in enumerate(sparsities)]
+            if not any(map(float, levels)):
+                raise UserError(where, "no sparsity above 0", "at least one", "add the levels to prune to")
+            yield key, entry, levels
+
+    def _curves_of(self, entry: Mapping[str, Any], key: str) -> Iterator[Curve]:
+        for model in entry["models"]:
+            for checkpoint in self._chosen_checkpoints(model, entry["checkpoints"], f"{key}.checkpoints"):
+                for method, task in product(entry["methods"], entry["tasks"]):
+                    yield model, checkpoint, method, task
+
+    def _enumerate(self) -> Iterator[Evaluation]:
+        for key, entry, levels in self._entries():
+            for curve in self._curves_of(entry, key):
+                for level in ["0.000", *self._levels(curve[2], levels)]:
+                    yield from self._evaluations(curve, level, entry["seeds"])
+
+    def _evaluations(self, curve: Curve, level: str, seeds: Iterable[int]) -> Iterator[Evaluation]:
+        model, checkpoint, method, task = curve
+        for seed in seeds:
+            yield self._dense(Evaluation(model, checkpoint, method, level, task, seed))
+
+    def _enumerate_sweeps(self) -> Iterator[Sweep]:
+        """Yield the curves whose levels are placed; a method with a pattern N:M has one level, and none to place."""
+        keys: dict[Curve, str] = {}
+        for key, entry, _ in self._entries():
+            if "adaptive" not in entry:
+                continue
+            for curve in self._curves_of(entry, key):
+                if self.method(curve[2]).group is not None:
+                    continue
+                if keys.setdefault(curve, key) != key:
+                    raise UserError(
+                        f"{key}.sparsities", f"levels to be placed for {'/'.join(curve)}, as in {keys[curve]}",
+                        "each curve in one entry", "take it out of one of the two",
+                    )  # fmt: skip
+                # Where nothing is drawn, all seeds are one evaluation.
+                seeds = sorted(
+                    {e.seed for e in self._evaluations(curve, entry["adaptive"]["start"][-1], entry["seeds"])}
+                )
+                yield Sweep(*curve, seeds=tuple(seeds), settings=entry["adaptive"])
+
+    def sweep(self, model: str, checkpoint: str, method: str, task: str) -> Sweep:
+        """Return the sweep of a curve."""
+        return next(s for s in self.sweeps if s.curve == (model, checkpoint, method, task))
+
+    def placing(self, sweep: Sweep) -> dict[str, Any]:
+        """Return what the levels of a sweep depend on, besides its curve."""
+        return {"loss": self.config["knees"]["loss"], **sweep.settings}
+
+    def sweep_evaluations(self, sweep: Sweep, levels: Iterable[float]) -> list[Evaluation]:
+        """Return the evaluations of some levels of a curve, and of its dense model."""
+        names = ["0.000", *(f"{level:.3f}" for level in levels)]
+        return sorted({e for name in names for e in self._evaluations(sweep.curve, name, sweep.seeds)})
+
+    def with_levels(self, placed: Mapping[Curve, Iterable[float]]) -> Study:
+        """Return the study with the levels that were placed for its curves."""
+        found = copy.copy(self)
+        more = {e for s in self.sweeps for e in self.sweep_evaluations(s, placed.get(s.curve, ()))}
+        found.evaluations = sorted({*self.evaluations, *more})
+        return found
+
+    def worst_case(self) -> str:
+        """Say how many evaluations the placing of levels can ask for; an empty text where none are placed."""
+        dense = {e for s in self.sweeps for e in self.sweep_evaluations(s, [])}
+        return worst_case(self.sweeps, len(dense))
 
     def _levels(self, method: str, levels: list[str]) -> list[str]:
         """Return a method's levels: those of the curve, or of N:M the only one that it has."""
@@ -445,6 +509,7 @@ class Study:
         found = copy.copy(self)
         found.evaluations = [e for e in self.evaluations if (e.model, e.checkpoint) not in missing]
         found.weights = [pair for pair in self.weights if pair not in missing]
+        found.sweeps = [s for s in self.sweeps if (s.model, s.checkpoint) not in missing]
         if not found.evaluations:
             raise UserError(
                 f"{self.file}, key curves", f"only checkpoints that the hub does not have ({_pairs(missing)})",

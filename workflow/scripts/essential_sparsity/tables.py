@@ -149,6 +149,22 @@ DIFFERENCES = Schema(
     ],
 )  # fmt: skip
 
+LEVELS = Schema(
+    "levels",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "method": _text(description="Name in the registry of methods."),
+        "task": _text(description="Name in the registry of tasks."),
+        "round": _count(least=1, description="The round that evaluated the level; 1 is the start."),
+        "sparsity": _fraction(description="The level."),
+        "low": _fraction(nullable=True, description="In the end, the last level before the first beyond tolerance."),
+        "high": _fraction(nullable=True, description="In the end, the first level beyond tolerance; null if none is."),
+        "reason": _text(description="Why no further levels were placed for the curve."),
+    },
+    unique=["model", "checkpoint", "method", "task", "sparsity"],
+)
+
 LAYERS = Schema(
     "layers",
     {
@@ -219,6 +235,7 @@ EXAMPLES = Schema(
     unique=["group", "id"],
 )
 
+# The tables that every study has; one whose levels are placed has LEVELS besides.
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
 
 

@@ -130,7 +130,11 @@ def _explain(error: ValidationError, file: str) -> UserError:
         return UserError(where, shown, f"a number {_bounds(schema)}{about}", "write a number within these bounds")
     if rule == "pattern":
         return UserError(where, shown, f"text that matches {error.validator_value}{about}", "rewrite it in this form")
-    expected = {"type": f"{error.validator_value}", "minItems": f"at least {error.validator_value} items"}
+    kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+    expected = {
+        "type": " or ".join(map(str, kinds)) if rule == "type" else "",
+        "minItems": f"at least {error.validator_value} items",
+    }
     return UserError(where, shown, f"{expected.get(str(rule), error.message)}{about}", "correct this value")
 
 

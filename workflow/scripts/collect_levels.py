@@ -1,0 +1,21 @@
+"""Put the levels that were placed for a study's curves into one table."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.files import read_json
+from essential_sparsity.job import run_job
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import LEVELS, level_rows, stack
+
+
+def main(snakemake: Any) -> None:
+    """Write the table of levels."""
+    rows = stack((pd.DataFrame(level_rows(read_json(path))) for path in snakemake.input), LEVELS)
+    write_table(rows, LEVELS, Path(snakemake.output.table))
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)
