@@ -89,6 +89,8 @@ def unpacked_mb(files):
 
 def resampling_mb(files):
     """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
+    # While a checkpoint is waited for, its file stands here alone.
+    files = [files] if isinstance(files, str) else files
     # A compressed row takes 20 bytes or more; a draw counts it in one, and twelve levels of five seeds hold 16 each.
     largest = max(map(os.path.getsize, files), default=0)
     return largest // 20 * (study.config["knees"]["draws"] + 2000) // 1_000_000

@@ -274,6 +274,14 @@ def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataF
         yield curve, pd.concat([*starts, rows], ignore_index=True).sort_values(["seed", "sparsity"])
 
 
+def level_rows(placed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of ``levels`` for one curve, from what its last round wrote."""
+    ends = {key: math.nan if placed[key] is None else placed[key] for key in ("low", "high")}
+    axes = {key: placed[key] for key in ("model", "checkpoint", "method", "task", "reason")} | ends
+    rounds = enumerate(placed["rounds"], start=1)
+    return [{**axes, "round": number, "sparsity": level} for number, levels in rounds for level in levels]
+
+
 def layer_rows(
     matrices: Iterable[Any], removed: Mapping[str, int], targets: Mapping[str, float]
 ) -> list[dict[str, Any]]:  # fmt: skip
