@@ -103,11 +103,11 @@ def draw_mean(sample: Sample, resampled: Floats | None, draws: int) -> Draws | N
     """
     several = len(sample.seeds) > 1
     if resampled is None:
-        return Draws(sample.score + _seed_deviations(sample, draws, 0.0), SEEDS) if several else None
+        return Draws(sample.score + _seed_deviations(sample, draws, None), SEEDS) if several else None
     scores = sample.score + _example_deviations(sample, resampled.mean(axis=2), sample.score)
     if not several:
         return Draws(scores, EXAMPLES)
-    return Draws(scores + _seed_deviations(sample, draws, _interaction(sample, resampled)), BOTH)
+    return Draws(scores + _seed_deviations(sample, draws, resampled), BOTH)
 
 
 def draw_seed(sample: Sample, resampled: Floats | None, seed: int) -> Draws | None:
@@ -145,25 +145,18 @@ def _example_deviations(sample: Sample, resampled: Floats, score: Floats) -> Flo
         return np.asarray(scale[:, None] * (performance(resampled, sample.metric) - score), dtype=np.float64)
 
 
-def _seed_deviations(sample: Sample, draws: int, interaction: float) -> Floats:
+def _seed_deviations(sample: Sample, draws: int, resampled: Floats | None) -> Floats:
     """Return by how much the scores (draws, levels) of other seeds' means differ from a curve's.
 
     ``sum_s g_s (x_s - mean) / sqrt(n (n - 1))`` with normal g has the variance S / n of a mean of n seeds, S divided by
     n - 1; whole numbers of draws would give three seeds no more than ten different means. A seed's g is the same in
     all curves of a task.
-
-    Args:
-        sample: What the curve was measured on.
-        draws: How many draws.
-        interaction: Share of the variance between seeds that is due to their finite examples, and is in the draws
-            of examples already.
     """
-    scores = performance(sample.values, sample.metric)
     n = len(sample.seeds)
     normal = np.stack([generator_of("seed", sample.task, s).standard_normal(draws) for s in sample.seeds], axis=1)
-    scale = _student_scale(n - 1, draws, "seeds", sample.task, n) * np.sqrt((1 - interaction) / (n * (n - 1)))
+    scale = _student_scale(n - 1, draws, "seeds", sample.task, n) / np.sqrt(n * (n - 1))
     with np.errstate(invalid="ignore"):
-        return np.asarray(scale[:, None] * (normal @ (scores - scores.mean(axis=1, keepdims=True)).T), dtype=np.float64)
+        return np.asarray(scale[:, None] * (normal @ _between_seeds(sample, resampled).T), dtype=np.float64)
 
 
 def _student_scale(freedom: int, draws: int, *key: Any) -> Floats:
@@ -171,18 +164,39 @@ def _student_scale(freedom: int, draws: int, *key: Any) -> Floats:
     return np.asarray(np.sqrt(freedom / generator_of("scale", *key).chisquare(freedom, draws)), dtype=np.float64)
 
 
-def _interaction(sample: Sample, resampled: Floats) -> float:
-    """Return the share of the variance between seeds that other examples would change, pooled over the levels.
+def _between_seeds(sample: Sample, resampled: Floats | None) -> Floats:
+    """Return the deviations (levels, seeds) of seeds from their mean, less what other examples would change in them.
 
     With y_is = m + a_i + b_s + e_is, seeds' means over N examples vary by var(b) + var(e) / N, and the mean over all
     by var(a) / N + var(b) / n + var(e) / (N n). Resampled examples give the first and the last; the variance between
-    seeds would count the last twice.
+    seeds would count the last twice. Its share is taken off apart for what a seed adds to all levels and for what it
+    adds to each: knees depend on the second, which is the smaller and has more of it.
     """
-    scores, drawn = performance(sample.values, sample.metric), performance(resampled, sample.metric)
+    scores = performance(sample.values, sample.metric)
+    if resampled is None:
+        return _centred(scores)
     with np.errstate(invalid="ignore"):
-        apart = drawn - scores
-        within = (apart - apart.mean(axis=2, keepdims=True)).var(axis=2, ddof=1).mean(axis=0)
-        between = scores.var(axis=1, ddof=1)
-    known = np.isfinite(within) & np.isfinite(between)
-    total = float(between[known].sum())
-    return min(1.0, float(within[known].sum()) / total) if total > 0 else 1.0
+        seen = _centred(scores)
+        drawn = _centred(performance(resampled, sample.metric)) - seen
+    known = np.isfinite(seen).all(axis=1) & np.isfinite(drawn).all(axis=(0, 2))
+    of_all, of_each = _split(seen[known])
+    drawn_all, drawn_each = _split(drawn[:, known])
+    seen[known] = of_all * _kept(of_all, drawn_all) + of_each * _kept(of_each, drawn_each)
+    return seen
+
+
+def _centred(scores: Floats) -> Floats:
+    return np.asarray(scores - scores.mean(axis=-1, keepdims=True), dtype=np.float64)
+
+
+def _split(deviations: Floats) -> tuple[Floats, Floats]:
+    """Split deviations (..., levels, seeds) into their mean over the levels and the rest."""
+    common = np.asarray(deviations.mean(axis=-2, keepdims=True), dtype=np.float64)
+    return common, deviations - common
+
+
+def _kept(seen: Floats, drawn: Floats) -> float:
+    """Return the factor that takes the variance of draws (draws, levels, seeds) off that of deviations."""
+    between = float((seen**2).sum())
+    within = float((drawn**2).sum(axis=(1, 2)).mean())
+    return float(np.sqrt(max(0.0, 1 - within / between))) if between > 0 else 0.0
