@@ -14,6 +14,7 @@ import pytest
 from essential_sparsity.adaptive import (
     CENSORED,
     NARROW,
+    NO_CHANCE,
     NO_DENSE,
     NOT_FINITE,
     NOTHING_TO_LOSE,
@@ -275,4 +276,4 @@ def test_what_cannot_be_placed_ends_with_the_reason(
 
 def test_a_chance_that_is_not_known_is_no_threshold() -> None:
     placed = next_levels(np.array([0.0, 0.1]), np.array([0.9, 0.8]), {**DEFAULT, "loss": "above_chance"})
-    assert placed.reason == NOTHING_TO_LOSE
+    assert placed.reason == NO_CHANCE

@@ -164,6 +164,23 @@ def test_a_censored_knee_leaves_a_bound_that_holds(one: str, other: str) -> None
     assert row["flags"].endswith(f"the difference is {said}")
 
 
+def test_a_knee_before_the_first_level_is_bounded_by_that_level() -> None:
+    # Its place is read off the line from the dense model, which is an assumption; that it lies before 0.1 is known.
+    early = knee(Knee(0.02, "left", (), None, 0.1), around(0.02), method="a")
+    row = only(early, knee(Knee(0.05), around(0.05), method="b"))
+    assert row["flags"].endswith("the difference is at most +5.0 points")
+
+
+def test_more_comparisons_than_the_draws_can_decide_are_flagged() -> None:
+    draws = np.random.default_rng(0).normal(0.0, 0.001, (8, 1000))
+    knees = [knee(Knee(0.1 * (i + 1)), 0.1 * (i + 1) + draws[i], method=f"m{i}") for i in range(8)]
+    many, few = difference_rows(knees, 0.95), difference_rows(knees[:7], 0.95)
+    assert (many["p_adjusted"] > 0.05).all(), "28 comparisons, and no p-value below 2 / 1001"
+    assert many["flags"].str.contains("`knees.draws` of 1120 could tell these apart").all()
+    assert (few["p_adjusted"] < 0.05).all()
+    assert (few["flags"] == "").all()
+
+
 def test_doubts_of_either_side_are_carried_along_once() -> None:
     one = knee(0.6, around(0.6), method="a")
     doubted = [CurveKnee(**{**vars(k), "flags": ("one seed",)}) for k in (one, knee(0.5, around(0.5), method="b"))]

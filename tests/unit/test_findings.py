@@ -10,7 +10,7 @@ import pytest
 import frames
 from essential_sparsity import findings
 from essential_sparsity.metrics import DENSE_AT_CHANCE
-from essential_sparsity.tables import EVALUATIONS
+from essential_sparsity.tables import DIFFERENCES, EVALUATIONS, stack
 
 BERT, GENRE, SMOLLM, PLOTS = frames.BERT, frames.GENRE, frames.SMOLLM, frames.PLOTS
 
@@ -23,8 +23,14 @@ def study(*curves: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def sentences(evaluations: pd.DataFrame, settings: Any = frames.SETTINGS) -> list[str]:
+    return said(evaluations, stack([], DIFFERENCES), settings)
+
+
+def said(evaluations: pd.DataFrame, differences: pd.DataFrame, settings: Any = frames.SETTINGS) -> list[str]:
     knees = frames.knees(evaluations, settings)
-    return findings.finding_sentences(evaluations, knees, settings, frames.METHOD_LABELS, frames.TASK_LABELS)
+    return findings.finding_sentences(
+        evaluations, knees, differences, settings, frames.METHOD_LABELS, frames.TASK_LABELS
+    )
 
 
 def accuracy(method: str, dense: float, values: dict[float, float], checkpoint: str = "final", **other: Any) -> Any:
@@ -92,6 +98,21 @@ def test_magnitude_beats_random() -> None:
     text = comparison(PLATEAU, EARLY)
     assert text.startswith("Global magnitude beats global random") and "70.7 % against 31.3 %" in text
     assert "at 70 % the accuracy is 79.0 % against 65.0 %" in text
+
+
+@pytest.mark.parametrize(("adjusted", "beats"), [(0.3, False), (0.001, True)])
+def test_what_the_test_does_not_tell_apart_is_undecided(adjusted: float, beats: bool) -> None:
+    place = {"model": BERT, "checkpoint": "final", "task": GENRE, "other_model": BERT, "other_checkpoint": "final"}
+    row = {
+        **place, "kind": "methods", "method": "random-global", "other_method": "magnitude-global", "flags": "",
+        "rule": frames.SETTINGS["rules"][0], "difference": -0.394, "ci_low": -0.9, "ci_high": 0.1,
+        "p_value": adjusted, "p_adjusted": adjusted,
+    }  # fmt: skip
+    curves = study(accuracy("magnitude-global", 0.8, PLATEAU), accuracy("random-global", 0.8, EARLY))
+    texts = said(curves, frames.typed(pd.DataFrame([row]), DIFFERENCES))
+    assert any(text.startswith("Global magnitude beats") for text in texts) is beats
+    undecided = "is undecided: the test does not tell the knees apart, 70.7 % against 31.3 %"
+    assert any(undecided in text for text in texts) is not beats
 
 
 def test_magnitude_does_not_beat_random() -> None:

@@ -305,7 +305,19 @@ def test_a_flat_curve_bends_nowhere(curve: np.ndarray) -> None:
             found = find_knee(GRID, flat, rule, SETTINGS)
             assert found.knee is None, rule
             assert found.flags
-    assert find_knee(GRID, curve, "tolerance", SETTINGS).censored == RIGHT
+    lost = find_knee(GRID, curve, "tolerance", SETTINGS)
+    assert lost.censored == RIGHT if curve.any() else lost.knee is None
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0, 0.0, 0.0], [0.0, 0.01, 0.0, -0.3]])
+def test_no_share_of_nothing_can_be_lost(values: list[float]) -> None:
+    sparsity = np.array([0.0, 0.1, 0.2, 0.3])
+    found = find_knee(sparsity, np.array(values), "tolerance", SETTINGS)
+    assert found.knee is None
+    assert found.flags == ("the dense value is 0, of which no share can be lost",)
+    assert np.isnan(find_many(sparsity, np.array([values]), "tolerance", SETTINGS).knee).all()
+    points = find_knee(sparsity, np.array(values), "tolerance", {**SETTINGS, "loss": "absolute"})
+    assert points.knee == (0.3 if not any(values) else pytest.approx(0.2 + 0.1 * SETTINGS["tolerance"] / 0.3))
 
 
 @pytest.mark.parametrize("curve", STRAIGHT)

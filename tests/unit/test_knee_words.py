@@ -32,7 +32,7 @@ RIGHT = {**MISSING, "knee": 0.9, "censored": "right"}
         ({"grid_low": math.nan}, "27.4 %", "95 % interval 25.1 to 29 %"),
         (RIGHT, "at least 90 %", "the last level tried"),
         (LEFT, "less than 5 %", "the first level tried"),
-        ({**RIGHT, "ci_low": 0.8, "ci_high": 0.9}, "at least 90 %", "the last level tried, 95 % interval 80 to 90 %"),
+        ({**RIGHT, "ci_low": 0.8, "ci_high": 0.9}, "at least 90 %", "the last level tried, 95 % interval from 80 % on"),
         (NO_KNEE, "none", "fewer than 3 levels"),
     ],
 )

@@ -15,6 +15,12 @@ from essential_sparsity.plots import apply_style, method_looks, palette
 from essential_sparsity.weight_places import STATISTICS
 
 
+def test_a_metric_that_the_registry_does_not_have_is_labelled() -> None:
+    levels = frames.levels().assign(metric="acc_bytes")
+    labels = report_data.label_data(levels, ["tolerance"], {}, {}, {})
+    assert labels["metrics"]["acc_bytes"]["kind"] == "fraction"
+
+
 def test_curves_are_the_rows_of_their_table() -> None:
     levels = frames.levels()
     data = report_data.curve_data(levels, frames.knees())

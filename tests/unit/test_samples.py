@@ -29,7 +29,8 @@ def examples(protocol: str, sparsity: float, seed: int) -> pd.DataFrame:
     frame = pd.DataFrame({"id": np.arange(N) + 7, "group": "", "prediction": "", "label": "", "score": np.nan, "n": 1})
     wrong = np.arange(N) < N * (0.1 + 0.8 * max(0.0, sparsity - 0.5))
     if protocol == "perplexity":
-        return frame.assign(loss=3 + np.sin(np.arange(N)) + 2 * wrong, n=64)
+        drawn = 0.02 * seed * np.cos(np.arange(N)) ** 2 if sparsity else 0.0
+        return frame.assign(loss=3 + np.sin(np.arange(N)) + 2 * wrong + drawn, n=64)
     wrong |= np.random.default_rng([seed, round(100 * sparsity)]).random(N) < 0.03
     return frame.assign(label="a", prediction=np.where(wrong, "b", "a"), loss=np.nan)
 
@@ -125,6 +126,12 @@ def test_seeds_share_the_dense_model_of_a_zero_shot_task(study: Study) -> None:
     assert study.mean()["interval"] == "seeds and examples"
     dense = found[found["sparsity"] == 0].iloc[0]
     assert dense["ci_low"] < dense["value"] < dense["ci_high"]
+    alone = Study(study.folder)
+    alone.dense("perplexity")
+    alone.curve("random", "perplexity", (0,))
+    one = alone.analysis().curves
+    bounds = ["ci_low", "ci_high"]
+    assert dense[bounds].tolist() == one.loc[one["sparsity"] == 0, bounds].iloc[0].tolist(), "no seed adds to it"
 
 
 def test_the_table_of_curves_has_every_level_with_its_interval(study: Study) -> None:

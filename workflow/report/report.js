@@ -18,10 +18,10 @@
 
   // A knee in words: outside the levels it is only a bound, and by the rule `tolerance` two levels enclose it.
   function kneeText(knee) {
-    const beyond = { left: "before the first level tried", right: "at least: the last level tried" }[knee.censored];
-    const between = knee.gridLow === null || knee.gridHigh === null ? null : `levels ${knee.gridLow} and ${knee.gridHigh} %`;
-    const note = beyond ?? between;
-    return note ? `${knee.knee} % (${note})` : `${knee.knee} %`;
+    if (knee.censored === "left") return `at most ${knee.gridHigh ?? knee.knee} %`;
+    if (knee.censored === "right") return `at least ${knee.knee} %`;
+    const enclosed = knee.gridLow !== null && knee.gridHigh !== null;
+    return enclosed ? `${knee.knee} % (levels ${knee.gridLow} and ${knee.gridHigh} %)` : `${knee.knee} %`;
   }
 
   // --- charts: one element each, drawn anew only where the specification changes -----------------------------------
@@ -243,8 +243,10 @@
 
   function updateEmergence() {
     const stepped = data.curves.filter((c) => stepOf.get(c.checkpoint) !== null);
-    const counts = (c) => distinct(stepped.filter((o) => o.model === c.model && o.task === c.task).map((o) => o.checkpoint)).length;
-    const courses = stepped.filter((c) => counts(c) > 1);
+    const place = (c) => JSON.stringify([c.model, c.task]);
+    const seen = new Map();
+    for (const c of stepped) seen.set(place(c), (seen.get(place(c)) ?? new Set()).add(c.checkpoint));
+    const courses = stepped.filter((c) => seen.get(place(c)).size > 1);
     const model = options(get("emergence-model"), distinct(courses.map((c) => c.model)), String);
     const ofModel = courses.filter((c) => c.model === model);
     const task = options(get("emergence-task"), distinct(ofModel.map((c) => c.task)), (t) => labels.tasks[t]);
@@ -273,8 +275,9 @@
   // --- tables as CSV -----------------------------------------------------------------------------------------------
 
   const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  // A spreadsheet would take a name that starts like this for a formula; a number is left alone.
-  const harmless = (text) => (/^[=+@-]/.test(text) && Number.isNaN(Number(text)) && text !== "-" ? `'${text}` : text);
+  // A spreadsheet would take a name that starts like this for a formula; numbers and ranges of them are left alone.
+  const numeric = /^[-+\d.,;%\s]*(to[-+\d.,;%\s]*)*$/;
+  const harmless = (text) => (/^[=+@-]/.test(text) && !numeric.test(text) ? `'${text}` : text);
 
   function cellText(element) {
     const copy = element.cloneNode(true);

@@ -32,7 +32,8 @@ CENSORED = "the highest level still passes"
 NO_DENSE = "no dense value"
 NOT_FINITE = "a value that is not finite"
 NOTHING_TO_LOSE = "the dense model has nothing to lose"
-REASONS = (NARROW, SPENT, CENSORED, NO_DENSE, NOT_FINITE, NOTHING_TO_LOSE)
+NO_CHANCE = "chance is not known"
+REASONS = (NARROW, SPENT, CENSORED, NO_DENSE, NOT_FINITE, NOTHING_TO_LOSE, NO_CHANCE)
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ def next_levels(
         return Placement((), None, None, NOT_FINITE)
     known = [round(s * _UNIT) for s in sparsity]
     allowed = float(tolerated_score(score[:1], settings, chance)[0])
-    # Also where the threshold is NaN, as chance is not known.
+    # Also where the threshold is NaN: nothing is left to lose, or chance is not known.
     if not allowed < score[0]:
-        return Placement((), None, None, NOTHING_TO_LOSE)
+        unknown = settings.get("loss") == "above_chance" and (chance is None or not math.isfinite(chance))
+        return Placement((), None, None, NO_CHANCE if unknown else NOTHING_TO_LOSE)
     failed = np.flatnonzero(score < allowed)
     left = settings["budget"] - len(known)
     if failed.size == 0:

@@ -60,13 +60,20 @@ def difference_rows(knees: Sequence[CurveKnee], confidence: float) -> pd.DataFra
     ordered = sorted(knees, key=lambda k: (k.rule, k.task, k.model, k.checkpoint, k.method))
     rows = [_difference(kind, one, other, confidence) for kind, one, other in _pairs(ordered)]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
-    frame["p_adjusted"] = frame.groupby("rule")["p_value"].transform(lambda p: holm(p.to_numpy(float)))
+    by_rule = frame.groupby("rule")["p_value"]
+    frame["p_adjusted"] = by_rule.transform(lambda p: holm(p.to_numpy(float)))
+    # The smallest p-value that a number of draws can show, times the comparisons.
+    needed = np.ceil(2 * by_rule.transform("count") / (1 - confidence))
+    at_least = frame["p_value"] <= 2 / (frame.pop("known") + 1) * (1 + 1e-9)
+    for i in frame.index[at_least & (frame["p_adjusted"] > 1 - confidence)]:
+        too_few = f"too few draws for so many comparisons: `knees.draws` of {needed[i]:.0f} could tell these apart"
+        frame.loc[i, "flags"] = "; ".join(filter(None, [frame.loc[i, "flags"], too_few]))
     return frame
 
 
 _COLUMNS = [
     "kind", "model", "checkpoint", "method", "task", "other_model", "other_checkpoint", "other_method", "rule",
-    "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "flags",
+    "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "flags", "known",
 ]  # fmt: skip
 
 
@@ -115,7 +122,7 @@ def _difference(kind: str, one: CurveKnee, other: CurveKnee, confidence: float) 
         flags.append(f"in {beyond:.0%} of the draws a knee lies outside the levels: the interval may be too narrow")
     known = draws[~np.isnan(draws)]
     row["ci_low"], row["ci_high"] = quantiles(known, confidence)
-    return {**row, "p_value": p_value(known), "flags": "; ".join(flags)}
+    return {**row, "p_value": p_value(known), "known": len(known), "flags": "; ".join(flags)}
 
 
 def _absent(one: CurveKnee, other: CurveKnee) -> str:
@@ -132,12 +139,18 @@ def _bound(one: Knee, other: Knee) -> str:
         for name, k in (("first", one), ("second", other))
         if k.censored != NOT_CENSORED
     ]
-    apart = f"{100 * (one.knee - other.knee):+.1f} points"
+    apart = f"{100 * (_outermost(one) - _outermost(other)):+.1f} points"
     # A censored knee lies further out than its level.
     at_least = one.censored != LEFT and other.censored != RIGHT
     at_most = one.censored != RIGHT and other.censored != LEFT
     known = f"at least {apart}" if at_least else f"at most {apart}" if at_most else "not known"
     return f"{' and '.join(sides)}: the difference is {known}"
+
+
+def _outermost(knee: Knee) -> float:
+    """Return the place beyond which a censored knee lies: on the left the first level, where the rule names it."""
+    assert knee.knee is not None
+    return knee.grid_high if knee.censored == LEFT and knee.grid_high is not None else knee.knee
 
 
 def p_value(draws: Floats) -> float:

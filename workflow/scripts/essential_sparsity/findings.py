@@ -19,6 +19,7 @@ from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, step
 PAPER = "Jaiswal et al. 2023"
 SUMMARY_COLUMNS = 110
 
+_AXES = ["model", "checkpoint", "task", "method"]
 _CURVE = ["model", "checkpoint", "task_name", "method_name"]
 _EPSILON = 1e-9
 
@@ -50,6 +51,7 @@ def finding_rows(
     """
     found = headline(knees, rule).rename(columns={"task": "task_name", "method": "method_name", "n_seeds": "seeds"})
     own = knees[knees["seed"].notna() & (knees["rule"] == rule)]
+    spread = own.groupby(_AXES)["knee"].agg(["min", "max"]).to_dict("index")
     rows: list[Row] = []
     levels = {_key(axes): mean_curve(frame) for axes, frame in curves(evaluations)}
     known = {(row["model"], row["task"], row["method"]): row for row in records(evaluations)}
@@ -57,12 +59,12 @@ def finding_rows(
         key = _curve_key(row)
         curve = levels[key]
         pruned = curve[curve["sparsity"] > 0]
-        seeds = own[(own[["model", "checkpoint", "task", "method"]] == list(key)).all(axis=1)]["knee"]
+        seeds = spread.get(key, {"min": np.nan, "max": np.nan})
         method = known[row["model"], row["task_name"], row["method_name"]]
         rows.append({
             **row, "task": task_labels.get(row["task_name"], row["task_name"]),
             "method": method_labels.get(row["method_name"], row["method_name"]),
-            "seed_lowest": seeds.min(), "seed_highest": seeds.max(), "first_level": pruned["sparsity"].iloc[0],
+            "seed_lowest": seeds["min"], "seed_highest": seeds["max"], "first_level": pruned["sparsity"].iloc[0],
             "value_at_first": pruned["value"].iloc[0], "last_level": pruned["sparsity"].iloc[-1],
             "score": method["score"], "scope": method["scope"], "chance": method["chance"],
         })  # fmt: skip
@@ -216,6 +218,7 @@ def _ending(row: Mapping[str, Any]) -> str:
 def finding_sentences(
     evaluations: pd.DataFrame,
     knees: pd.DataFrame,
+    differences: pd.DataFrame,
     settings: Mapping[str, Any],
     method_labels: Mapping[str, str],
     task_labels: Mapping[str, str],
@@ -225,20 +228,22 @@ def finding_sentences(
     Args:
         evaluations: The table of evaluations.
         knees: The table of knees, read from it.
+        differences: The table of differences between them.
         settings: The study's ``knees``: ``rules``, the headline's first, and what the first needs.
         method_labels: What a method is called, by its name in the registry.
         task_labels: What a task is called, by its name in the registry.
     """
     rows = finding_rows(evaluations, knees, settings["rules"][0], method_labels, task_labels)
     levels = {_key(axes): mean_curve(frame) for axes, frame in curves(evaluations)}
+    open_pairs = _not_told_apart(differences, settings)
     groups = list(_groups(rows, ["model", "task_name", "checkpoint"]))
     sentences = [_headline_sentence(group, settings) for group in groups if not _at_chance(group)]
     sentences += [_chance_sentence(group) for group in groups if _at_chance(group)]
     for group in _last_checkpoints(groups):
         if not _at_chance(group):
-            sentences += _comparison_sentences(group, levels)
+            sentences += _comparison_sentences(group, levels, open_pairs)
     for group in _groups(rows, ["model", "task_name"]):
-        sentences += _emergence_sentences(group, levels)
+        sentences += _emergence_sentences(group, levels, open_pairs)
     sentences += _disagreement_sentences(rows, knees, settings)
     return sentences
 
@@ -328,30 +333,51 @@ def steps_apart(knee: float, other: float, levels: Sequence[float]) -> float:
     return float(np.interp(knee, levels, places) - np.interp(other, levels, places))
 
 
-def _undecided(one: Row, other: Row, apart: float) -> str:
+# Two curves, each by model, checkpoint, task and method.
+Pair = frozenset[tuple[Any, ...]]
+
+
+def _not_told_apart(differences: pd.DataFrame, settings: Mapping[str, Any]) -> set[Pair]:
+    """Return the pairs of curves whose knees by the headline's rule the test does not tell apart."""
+    mine = differences[differences["rule"] == settings["rules"][0]]
+    undecided = mine[mine["p_adjusted"] > 1 - settings.get("confidence", 0.95)]
+    return {
+        frozenset({
+            (row["model"], row["checkpoint"], row["task"], row["method"]),
+            (row["other_model"], row["other_checkpoint"], row["task"], row["other_method"]),
+        })
+        for row in records(undecided)
+    }  # fmt: skip
+
+
+def _undecided(one: Row, other: Row, apart: float, open_pairs: set[Pair]) -> str:
     """Say why two knees that lie ``apart`` grid steps from each other cannot be told apart; empty if they can."""
     if abs(apart) < _EPSILON:
         return "the knees are the same"
     if abs(apart) <= 1 + _EPSILON:
         return "the knees lie within one grid step"
+    if frozenset({_curve_key(one), _curve_key(other)}) in open_pairs:
+        return "the test does not tell the knees apart"
     low, high = sorted((one, other), key=lambda row: float(row["knee"]))
     if min(one["seeds"], other["seeds"]) > 1 and low["seed_highest"] >= high["seed_lowest"]:
         return "the knees of the seeds overlap"
     return ""
 
 
-def _comparison_sentences(group: Sequence[Row], levels: Mapping[Any, pd.DataFrame]) -> list[str]:
+def _comparison_sentences(
+    group: Sequence[Row], levels: Mapping[Any, pd.DataFrame], open_pairs: set[Pair]
+) -> list[str]:  # fmt: skip
     """Compare each random method with magnitude in the same scope, or in another where there is none."""
     magnitude = [row for row in group if row["score"] == "magnitude"]
     sentences = []
     for random in (row for row in group if row["score"] == "random"):
         partners = [row for row in magnitude if row["scope"] == random["scope"]] or magnitude
         if partners:
-            sentences.append(_comparison(partners[0], random, levels))
+            sentences.append(_comparison(partners[0], random, levels, open_pairs))
     return sentences
 
 
-def _comparison(magnitude: Row, random: Row, levels: Mapping[Any, pd.DataFrame]) -> str:
+def _comparison(magnitude: Row, random: Row, levels: Mapping[Any, pd.DataFrame], open_pairs: set[Pair]) -> str:
     """Say whether magnitude beats random, which one step of the grid does not decide."""
     ours, theirs = levels[_curve_key(magnitude)], levels[_curve_key(random)]
     where = f"on {magnitude['task']}, {_subject(magnitude)}"
@@ -361,7 +387,7 @@ def _comparison(magnitude: Row, random: Row, levels: Mapping[Any, pd.DataFrame])
     if pd.isna(magnitude["knee"]) or pd.isna(random["knee"]):
         return f"Whether {names} {where} cannot be said by knees: {pair}{at}."
     apart = steps_apart(magnitude["knee"], random["knee"], sorted({*ours["sparsity"], *theirs["sparsity"]}))
-    if doubt := _undecided(magnitude, random, apart):
+    if doubt := _undecided(magnitude, random, apart, open_pairs):
         return f"Whether {names} {where} is undecided: {doubt}, {pair}{at}."
     if apart < 0:
         names = f"{magnitude['method']} does not beat {random['method']}"
@@ -390,7 +416,9 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _emergence_sentences(group: Sequence[Row], levels: Mapping[Any, pd.DataFrame]) -> list[str]:
+def _emergence_sentences(
+    group: Sequence[Row], levels: Mapping[Any, pd.DataFrame], open_pairs: set[Pair]
+) -> list[str]:  # fmt: skip
     """Compare the last checkpoint with step 0, method by method, where both were evaluated."""
     last = max((row["checkpoint"] for row in group), key=checkpoint_age)
     starts = {row["method_name"]: row for row in group if step_of(row["checkpoint"]) == 0}
@@ -405,11 +433,11 @@ def _emergence_sentences(group: Sequence[Row], levels: Mapping[Any, pd.DataFrame
         if DENSE_AT_CHANCE in row["flags"]:
             return [f"{lead}: no comparison, since the dense model is at chance at {point}."]
     dense = " against ".join(value_text(row["dense_value"], metric) for row in (end, start))
-    changes = "; ".join(_change(before, after, levels) for before, after in pairs)
+    changes = "; ".join(_change(before, after, levels, open_pairs) for before, after in pairs)
     return [f"{lead} (dense {metric} {dense}): {changes}."]
 
 
-def _change(start: Row, end: Row, levels: Mapping[Any, pd.DataFrame]) -> str:
+def _change(start: Row, end: Row, levels: Mapping[Any, pd.DataFrame], open_pairs: set[Pair]) -> str:
     """Say whether the knee of a method is higher after pre-training than before it."""
     pair = f"{_amount(end)} against {_amount(start)}"
     lead = f"the knee of {end['method']}"
@@ -417,7 +445,7 @@ def _change(start: Row, end: Row, levels: Mapping[Any, pd.DataFrame]) -> str:
         return f"{lead} cannot be compared ({pair})"
     grid = sorted({*levels[_curve_key(start)]["sparsity"], *levels[_curve_key(end)]["sparsity"]})
     apart = steps_apart(end["knee"], start["knee"], grid)
-    if doubt := _undecided(start, end, apart):
+    if doubt := _undecided(start, end, apart, open_pairs):
         return f"a change of {lead} is undecided ({doubt}: {pair})"
     return f"{lead} is {'higher' if apart > 0 else 'lower'} ({pair})"
 

@@ -128,7 +128,7 @@ def without_text(share: float) -> list[str]:
 
 
 # The values that a metric can have, by its unit.
-_RANGES = {"fraction": (0.0, 1.0), "correlation": (-1.0, 1.0)}
+_RANGES = {"fraction": (0.0, 1.0), "correlation": (-1.0, 1.0), "perplexity": (1.0, np.inf), "nats": (0.0, np.inf)}
 
 
 def value_bounds(scores: Floats, metric: str, confidence: float) -> Floats:

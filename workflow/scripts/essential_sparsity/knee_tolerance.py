@@ -14,7 +14,7 @@ DEFAULT_LOSS = "relative"
 
 
 def _of_the_dense_value(dense: Floats, chance: float | None) -> Floats:
-    return np.abs(dense)
+    return np.where(dense == 0, np.nan, np.abs(dense))
 
 
 def _of_one(dense: Floats, chance: float | None) -> Floats:
@@ -85,6 +85,8 @@ def explain_tolerance(
     """Say why a curve has no tolerated score."""
     if knee is not None:
         return ()
+    if settings.get("loss", DEFAULT_LOSS) == "relative":
+        return ("the dense value is 0, of which no share can be lost",)
     if chance is None or not math.isfinite(chance):
         return ("chance is not known",)
     return ("the dense model is not above chance",)

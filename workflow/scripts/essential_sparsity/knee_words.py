@@ -71,11 +71,20 @@ def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
         return str(row["flags"])
     ending = _ending(row)
     parts = [ending] if ending else []
-    if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])):
-        parts.append(f"{percent(confidence)} interval {range_text(row['ci_low'], row['ci_high'])}")
+    # Of a knee before the first level the interval would be that of a line between two levels, and of one beyond the
+    # last level its upper end is no bound.
+    if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])) and row["censored"] != LEFT:
+        parts.append(f"{percent(confidence)} interval {interval_text(row)}")
     if (between := resolution_text(row)) != "-":
         parts.append(f"between the levels {between.replace(' to ', ' and ')}")
     return ", ".join(parts)
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Write the interval of a knee; of one beyond the last level its lower bound alone."""
+    if row["censored"] == RIGHT:
+        return f"from {percent(row['ci_low'])} on"
+    return range_text(row["ci_low"], row["ci_high"])
 
 
 def saved_text(row: Mapping[str, Any], size: Size | None) -> str:

@@ -112,7 +112,11 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         title=study.title, study=study.name, answer=answer_sentence(rows, study.knees),
         headline=first, headline_caption="What can be removed at the knee", others=others,
         note=f"{findings.reading_note(study.knees)} {_SAVED}",
-        sentences=(*findings.finding_sentences(evaluations, knees, study.knees, study.methods, labels), *study.notes),
+        sentences=(
+            *findings.finding_sentences(
+                evaluations, knees, tables["differences"], study.knees, study.methods, labels
+            ), *study.notes,
+        ),
         departures=(*findings.departures(study.tasks), *findings.evaluation_notes(evaluations, labels)),
         curves=_figures("curves", study), layers=_figures("layers", study), weights=_figures("weights", study),
         knees=report_tables.knees_table(knees, rules, study.methods, labels),
@@ -122,7 +126,8 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         costs=report_tables.costs_table(tables["costs"]),
         provenance=report_tables.provenance_table({(p["model"], p["revision"]): p for p in study.provenance}.values()),
         versions=_versions(evaluations), data_note=_data_note(data),
-        files_note=_FILES.format(study=study.name), emergence=has_emergence(tables["levels"]),
+        files_note=" ".join([_FILES.format(study=study.name), *_left_out(study, tables["levels"])]),
+        emergence=has_emergence(tables["levels"]),
         statistics=not tables["weights"].empty,
     )  # fmt: skip
 
@@ -155,6 +160,14 @@ def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
         title = model if kind == "weights" else f"{model}: {study.task_labels[path.stem]}"
         found.append(ReportFigure(title, CAPTIONS[kind], f"{_SECTIONS[kind]}, {title}", path.read_bytes()))
     return tuple(found)
+
+
+def _left_out(study: Study, levels: pd.DataFrame) -> list[str]:
+    """Say how many drawn figures and curves have no room on the page."""
+    figures = sum(max(0, len(paths) - DRAWN_FIGURES) for paths in study.plots.values())
+    curves = levels.groupby(["model", "checkpoint", "method", "task"]).ngroups - drawn.CURVES
+    notes = [f"{figures:,} further figures are only there."] if figures else []
+    return notes + ([f"{curves:,} further curves are only in curves.parquet."] if curves > 0 else [])
 
 
 def _data_note(data: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from essential_sparsity.findings import records
 from essential_sparsity.knee import RULE_NAMES
-from essential_sparsity.metrics import METRICS, metric_of
+from essential_sparsity.metrics import metric_of
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, step_of
 from essential_sparsity.weight_places import STATISTICS, matrix_places, weighted_mean
 
@@ -182,7 +182,7 @@ def label_data(
         "metrics": {
             name: {"label": metric_of(name).label, "unit": UNITS[metric_of(name).unit],
                    "kind": metric_of(name).unit, "logarithmic": metric_of(name).logarithmic}
-            for name in METRICS if name in set(levels["metric"])
+            for name in sorted(set(levels["metric"]))
         },
         "checkpoints": [{"name": c, "label": checkpoint_label(c), "step": step_of(c)} for c in checkpoints],
         "statistics": STATISTICS,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from essential_sparsity.findings import percent, range_text, records, resolution_text
 from essential_sparsity.knee import RULE_NAMES
-from essential_sparsity.knee_words import Size, doubt_text, last_rows, lost_text, point_text, saved_text
+from essential_sparsity.knee_words import Size, doubt_text, interval_text, last_rows, lost_text, point_text, saved_text
 from essential_sparsity.trajectory import checkpoint_label
 
 # What a first screen has room for; further rows follow below.
@@ -52,8 +52,13 @@ def headline_tables(rows: pd.DataFrame, sizes: Mapping[str, Size], confidence: f
     chosen = sorted(places.sort_values(kind="stable").index[:FIRST_ROWS])
     common = common_flags(rows["flags"])
     note = f"Of every curve: {'; '.join(common)}." if common else ""
-    first, others = rows.loc[chosen], rows.drop(index=chosen).head(SHOWN_CURVES)
-    return _headline(first, sizes, confidence, common, note), _headline(others, sizes, confidence, common)
+    first, others = rows.loc[chosen], rows.drop(index=chosen)
+    left = len(others) - SHOWN_CURVES
+    more = f"{left:,} further curves are in the table knees.parquet of the study." if left > 0 else ""
+    return (
+        _headline(first, sizes, confidence, common, note),
+        _headline(others.head(SHOWN_CURVES), sizes, confidence, common, more),
+    )
 
 
 def common_flags(flags: Iterable[str]) -> tuple[str, ...]:
@@ -134,11 +139,13 @@ def _reading(row: Mapping[str, Any]) -> str:
     """Write one rule's knee, or where it is censored; below it its interval and the levels that enclose it."""
     if pd.isna(row["knee"]):
         return "none"
-    ends = {"left": " (levels start above it)", "right": " (levels end below it)"}
-    interval = "" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
+    sign = {"left": "<= ", "right": ">= "}.get(row["censored"], "")
+    # Before the first level the crossing is interpolated from the dense model: only the level is known.
+    place = row["grid_high"] if row["censored"] == "left" and not pd.isna(row["grid_high"]) else row["knee"]
+    interval = "" if pd.isna(row["ci_low"]) or row["censored"] == "left" else interval_text(row)
     between = resolution_text(row)
     below = [interval, "" if between == "-" else f"levels {between}"]
-    return f"{percent(row['knee'])}{ends.get(row['censored'], '')}\n{'; '.join(filter(None, below))}".strip()
+    return f"{sign}{percent(place)}\n{'; '.join(filter(None, below))}".strip()
 
 
 def _seeds(row: Mapping[str, Any]) -> str:

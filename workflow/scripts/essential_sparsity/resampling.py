@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from essential_sparsity.digests import canonical
 from essential_sparsity.metrics import Floats, performance, weighted_values
+from essential_sparsity.readings import ROUNDING
 
 EXAMPLES, SEEDS, BOTH = "examples", "seeds", "seeds and examples"
 
@@ -179,6 +180,10 @@ def _between_seeds(sample: Sample, resampled: Floats | None) -> Floats:
         seen = _centred(scores)
         drawn = _centred(performance(resampled, sample.metric)) - seen
     known = np.isfinite(seen).all(axis=1) & np.isfinite(drawn).all(axis=(0, 2))
+    # Where the seeds have one model, as the dense one of a zero-shot task, they add nothing to a level.
+    known &= (np.abs(seen) > ROUNDING).any(axis=1) | (np.abs(drawn) > ROUNDING).any(axis=(0, 2))
+    if not known.any():
+        return seen
     of_all, of_each = _split(seen[known])
     drawn_all, drawn_each = _split(drawn[:, known])
     seen[known] = of_all * _kept(of_all, drawn_all) + of_each * _kept(of_each, drawn_each)

@@ -264,9 +264,10 @@ def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataF
     evaluations = evaluations.assign(evaluated_seed=evaluations["seed"])
     axes = ["model", "checkpoint", "method", "task", "metric"]
     dense = evaluations[evaluations["method"] == "dense"]
+    dense_of = dict(list(dense.groupby(_DENSE_AXES)))
     for key, rows in evaluations[evaluations["method"] != "dense"].groupby(axes, sort=True):
         curve = dict(zip(axes, key, strict=True))
-        same = dense[(dense[_DENSE_AXES] == [curve[axis] for axis in _DENSE_AXES]).all(axis=1)]
+        same = dense_of.get(tuple(curve[axis] for axis in _DENSE_AXES), dense.iloc[:0])
         starts = []
         for seed in rows["seed"].unique():
             own = same[same["seed"] == seed]
