@@ -12,9 +12,12 @@ from harness import ROOT, report, timed
 MODEL, TASK = "all-minilm-l6-v2", "plot-or-review"
 REPEATS = 5
 
-# What the job's script does, up to the first batch; the imports are the script's own.
+# What the job's script does, up to the first batch; the imports are the script's own, and Snakemake names its object
+# before them.
 START = """
 import sys
+from types import SimpleNamespace
+snakemake = SimpleNamespace(log=[sys.argv[5]], rule="benchmark")
 sys.path.insert(0, "workflow/scripts")
 import json
 import shutil
@@ -30,13 +33,15 @@ from essential_sparsity.manifest import read_manifest
 from essential_sparsity.masks import read_pruning
 from essential_sparsity.prepared import Prepared
 from essential_sparsity.task_kinds import TASK_KINDS
-choose_device(0, 1)
-checkpoint, manifest, mask, inputs = map(Path, sys.argv[1:5])
-data = Prepared(inputs)
-kind = TASK_KINDS[data.about["kind"]]
-model, encoder = HEADS["sequence_classification"](checkpoint, kind.model_options(data.about), "benchmark")
-read_pruning(mask, read_manifest(manifest)).apply(encoder)
-kind.batch(data, np.arange(32))
+def main(snakemake):
+    choose_device(0, 1)
+    checkpoint, manifest, mask, inputs = map(Path, sys.argv[1:5])
+    data = Prepared(inputs)
+    kind = TASK_KINDS[data.about["kind"]]
+    model, encoder = HEADS["sequence_classification"](checkpoint, kind.model_options(data.about), "benchmark")
+    read_pruning(mask, read_manifest(manifest)).apply(encoder)
+    kind.batch(data, np.arange(32))
+run_job(main, snakemake)
 """
 
 
@@ -49,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "start.py"
         script.write_text(START, encoding="utf-8")
-        command = [sys.executable, str(script), *map(str, files)]
+        command = [sys.executable, str(script), *map(str, files), str(Path(folder) / "log")]
         starts = [
             timed(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)) for _ in range(REPEATS)
         ]

@@ -97,3 +97,24 @@ def test_a_second_run_begins_a_new_log(tmp_path: Path) -> None:
     _, log = run(tmp_path, 'print("second")')
     assert "second" in log
     assert "first" not in log
+
+
+def test_garbage_is_looked_for_in_the_work_of_a_job_and_not_in_its_imports(tmp_path: Path) -> None:
+    script = """
+        import gc, sys, types
+        {}snakemake = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights")
+        from essential_sparsity.job import run_job
+        at_first, before = gc.isenabled(), gc.get_freeze_count()
+        def main(snakemake):
+            print(at_first, gc.isenabled(), gc.get_freeze_count() > before)
+        run_job(main, snakemake)
+    """
+    for comment, expected in (("", "False True True"), ("late = ", "True True True")):
+        code = textwrap.dedent(script).format(comment)
+        code = code.replace("run_job(main, snakemake)", "run_job(main, late)") if comment else code
+        code = code.replace("late = snakemake = ", "late = ")
+        log = tmp_path / f"{bool(comment)}.log"
+        subprocess.run(
+            [sys.executable, "-c", code, str(log)], check=True, env={**os.environ, "PYTHONPATH": LIBRARY}
+        )  # fmt: skip
+        assert expected in log.read_text(encoding="utf-8")

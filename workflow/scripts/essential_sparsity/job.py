@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -23,6 +24,9 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     printed as its message, without a traceback, to the log and to the terminal; the process then ends with status 1,
     and Snakemake removes the job's outputs.
     """
+    # What was imported stays: it is not looked through again, nor when the process ends.
+    gc.freeze()
+    gc.enable()
     log_path = Path(snakemake.log[0])
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "w", encoding="utf-8", buffering=1) as log, _redirected_to(log) as terminal:
