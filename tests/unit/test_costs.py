@@ -27,13 +27,20 @@ def write(folder: Path, name: str, *lines: dict[str, Any]) -> Path:
 
 
 def test_a_file_becomes_a_row(tmp_path: Path) -> None:
-    file = write(tmp_path, "prune_weights/m/final/magnitude/0/0.300.jsonl", MEASURED)
+    given = {"resources": {"mem_mb": 2000, "runtime": 15, "tmpdir": "/tmp"}, "threads": 1}
+    file = write(tmp_path, "prune_weights/m/final/magnitude/0/0.300.jsonl", {**MEASURED, **given})
     assert read_costs(tmp_path, [file]).to_dict("records") == [
         {
             "rule": "prune_weights", "job": "m/final/magnitude/0/0.300", "seconds": 1.5, "cpu_seconds": 1.25,
-            "max_rss_mb": 300.5, "mean_load": 98.0, "read_mb": 0.25, "written_mb": 0.5,
+            "max_rss_mb": 300.5, "mean_load": 98.0, "read_mb": 0.25, "written_mb": 0.5, "planned_seconds": 900.0,
+            "planned_mb": 2000.0,
         }
     ]  # fmt: skip
+
+
+def test_of_a_run_whose_profile_does_not_ask_what_was_planned_is_missing(tmp_path: Path) -> None:
+    row = read_costs(tmp_path, [write(tmp_path, "a/b.jsonl", MEASURED)]).iloc[0]
+    assert row[["planned_seconds", "planned_mb"]].isna().all()
 
 
 def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:

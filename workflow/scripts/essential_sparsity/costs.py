@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,15 @@ def read_costs(folder: Path, files: Iterable[Path]) -> pd.DataFrame:
     for file in files:
         rule, *job = file.relative_to(folder).with_suffix("").parts
         measured = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
-        rows.append(
-            {"rule": rule, "job": "/".join(job)} | {column: _number(measured[key]) for column, key in _KEYS.items()}
-        )
+        spent = {column: _number(measured[key]) for column, key in _KEYS.items()}
+        rows.append({"rule": rule, "job": "/".join(job), **spent, **_planned(measured.get("resources", {}))})
     return pd.DataFrame(rows)
+
+
+def _planned(resources: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a job was given: Snakemake writes it down where a profile says ``benchmark-extended``."""
+    runtime, memory = (_number(resources.get(name)) for name in ("runtime", "mem_mb"))
+    return {"planned_seconds": 60 * runtime, "planned_mb": memory}
 
 
 def stage_times(costs: pd.DataFrame) -> str:

@@ -235,26 +235,32 @@ def costs_table(costs: pd.DataFrame) -> Table:
     Args:
         costs: The table of costs.
     """
-    columns = ("Rule", "Jobs", "Total (s)", "A job (s)", "Longest job (s)", "Peak memory (MB)")
+    columns = (
+        "Rule", "Jobs", "Total (s)", "A job (s)", "Longest job (s)", "Planned for it (s)", "Peak memory (MB)",
+        "Planned memory (MB)",
+    )  # fmt: skip
     if costs.empty:
         return Table(columns, (), frozenset(columns[1:]))
     sums = costs.groupby("rule").agg(
         jobs=("job", "size"), total=("seconds", "sum"), mean=("seconds", "mean"), longest=("seconds", "max"),
-        peak=("max_rss_mb", "max"),
+        planned=("planned_seconds", "max"), peak=("max_rss_mb", "max"), memory=("planned_mb", "max"),
     )  # fmt: skip
     rows = [
         (str(rule), f"{row['jobs']:,.0f}", *(f"{row[key]:,.1f}" for key in ("total", "mean", "longest")),
-         _memory(row["peak"]))
+         *(_whole(row[key]) for key in ("planned", "peak", "memory")))
         for rule, row in sums.sort_values("total", ascending=False).iterrows()
     ]  # fmt: skip
     seconds = costs["seconds"]
-    total = ("all", f"{len(costs):,}", *(f"{value:,.1f}" for value in (seconds.sum(), seconds.mean(), seconds.max())))
-    return Table(columns, (*rows, (*total, _memory(costs["max_rss_mb"].max()))), frozenset(columns[1:]))
+    total = (
+        "all", f"{len(costs):,}", *(f"{value:,.1f}" for value in (seconds.sum(), seconds.mean(), seconds.max())),
+        *(_whole(costs[name].max()) for name in ("planned_seconds", "max_rss_mb", "planned_mb")),
+    )  # fmt: skip
+    return Table(columns, (*rows, total), frozenset(columns[1:]))
 
 
-def _memory(megabytes: float) -> str:
+def _whole(number: float) -> str:
     # Snakemake cannot measure a job that ends within a second.
-    return "-" if pd.isna(megabytes) else f"{megabytes:,.0f}"
+    return "-" if pd.isna(number) else f"{number:,.0f}"
 
 
 def provenance_table(rows: Iterable[Mapping[str, Any]]) -> Table:

@@ -217,6 +217,8 @@ COSTS = Schema(
         "mean_load": _number(nullable=True, description="CPU use, per cent of one core."),
         "read_mb": _number(nullable=True, description="Read from disk, MB."),
         "written_mb": _number(nullable=True, description="Written to disk, MB."),
+        "planned_seconds": _number(nullable=True, description="Wall time that the job was given (`runtime`)."),
+        "planned_mb": _number(nullable=True, description="Memory that the job was given (`mem_mb`), MB."),
     },
     unique=["rule", "job"],
 )
