@@ -87,14 +87,6 @@ def new_clone(folder: Path) -> Clone:
     return clone
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all tests of the finished study to one process, so that the study is run once; others go by their file."""
-    for item in items:
-        shared = "finished" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("finished" if shared else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def make_clone() -> Callable[[Path], Clone]:
     """Make a clone in a folder, for modules with a study of their own."""
