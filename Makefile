@@ -21,7 +21,7 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/dev.stamp ## Check style, types, formatting and that every configuration plans
 	@echo "==> ruff"

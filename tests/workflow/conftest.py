@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 import tiny
 from tiny import ROOT
@@ -94,10 +95,17 @@ def make_clone() -> Callable[[Path], Clone]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The tiny study, run to its end once for all tests; never change it."""
-    clone = new_clone(tmp_path_factory.mktemp("finished"))
-    clone.log = clone.run()  # type: ignore[attr-defined]
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
+    """The tiny study, run to its end once for all tests, whatever process they run in; never change it."""
+    base = tmp_path_factory.getbasetemp()
+    # The processes of one run of pytest have their folders side by side.
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    clone, log = Clone(folder / "workflow copy", folder / "work"), folder / "log"
+    with FileLock(folder.with_suffix(".lock")):
+        if not log.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            log.write_text(new_clone(folder).run(), encoding="utf-8")
+    clone.log = log.read_text(encoding="utf-8")  # type: ignore[attr-defined]
     return clone
 
 
