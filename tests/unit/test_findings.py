@@ -220,6 +220,9 @@ def test_notes_of_evaluations_are_said_once_for_a_model() -> None:
     ]
 
 
+_SCORES = ("random", "magnitude")
+
+
 def test_summary_is_a_table_for_a_terminal() -> None:
     labels = {
         **frames.METHOD_LABELS,
@@ -230,15 +233,13 @@ def test_summary_is_a_table_for_a_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 110
     assert text.isascii()
     assert "Knees at 2 % tolerance (range: over tolerance, kneedle, two-segment)" in text
-    line = next(line for line in text.splitlines() if line.strip().startswith("global random"))
-    low, high = (findings.percent(float(knee)) for knee in bounds_of_random(rows))
-    assert line.split()[:8] == ["global", "random", "<", "5", "%", *f"{low.removesuffix(' %')} to {high}".split()[:3]]
+    own = text[text.index(f"{SMOLLM} (final)") :].splitlines()
+    random, magnitude = (next(line for line in own if line.strip().startswith(f"global {x}")) for x in _SCORES)
+    assert random.split()[:6] == ["global", "random", "<", "5", "%", "-"], "a line between two levels has no interval"
+    row = rows[(rows["model"] == SMOLLM) & (rows["method"] == "global magnitude")].iloc[0]
+    low, high = (findings.percent(float(row[bound])) for bound in ("ci_low", "ci_high"))
+    assert f" {low.removesuffix(' %')} to {high} " in magnitude
     assert next(line for line in text.splitlines() if "method" in line).split()[2:5] == ["95", "%", "interval"]
-
-
-def bounds_of_random(rows: pd.DataFrame) -> tuple[float, float]:
-    row = rows[(rows["model"] == SMOLLM) & (rows["method"] == "global random")].iloc[0]
-    return row["ci_low"], row["ci_high"]
 
 
 @pytest.mark.parametrize(

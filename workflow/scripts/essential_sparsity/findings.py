@@ -135,6 +135,15 @@ def range_text(lowest: float, highest: float) -> str:
     return f"{percent(lowest).removesuffix(' %')} to {percent(highest)}"
 
 
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Write the interval of a knee: none of one before the first level, after the last its lower bound alone."""
+    if pd.isna(row["ci_low"]) or row["censored"] == LEFT:
+        return "-"
+    if row["censored"] == RIGHT:
+        return f"from {percent(row['ci_low'])} on"
+    return range_text(row["ci_low"], row["ci_high"])
+
+
 def rule_text(settings: Mapping[str, Any]) -> str:
     """Write how the headline's knees are read: ``At 2 % tolerance`` or ``By the rule Kneedle``.
 
@@ -542,7 +551,7 @@ def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
         lines += textwrap.wrap(f"{_subject(first)} on {first['task']}: {dense}", SUMMARY_COLUMNS)
         lines.append(columns)
         for row in group:
-            bounds: str = "-" if pd.isna(row["ci_low"]) else range_text(row["ci_low"], row["ci_high"])
+            bounds = interval_text(row)
             line = (
                 f"  {_shortened(row['method'], width):<{width}}  {knee_text(row):>9}  {bounds:>15}  "
                 f"{value_at_knee_text(row):>11}  {range_text(row['lowest'], row['highest']):>14}  {row['flags']}"

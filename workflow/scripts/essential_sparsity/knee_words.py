@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.findings import Row, percent, range_text, records, resolution_text, rule_text, value_text
+from essential_sparsity.findings import Row, interval_text, percent, records, resolution_text, rule_text, value_text
 from essential_sparsity.knee import LEFT, RIGHT
 from essential_sparsity.metrics import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
@@ -71,20 +71,12 @@ def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
         return str(row["flags"])
     ending = _ending(row)
     parts = [ending] if ending else []
-    # Of a knee before the first level the interval would be that of a line between two levels, and of one beyond the
-    # last level its upper end is no bound.
-    if not (pd.isna(row["ci_low"]) or pd.isna(row["ci_high"])) and row["censored"] != LEFT:
-        parts.append(f"{percent(confidence)} interval {interval_text(row)}")
+    # Of a knee before the first level the interval would be that of a line between two levels.
+    if (bounds := interval_text(row)) != _DASH:
+        parts.append(f"{percent(confidence)} interval {bounds}")
     if (between := resolution_text(row)) != "-":
         parts.append(f"between the levels {between.replace(' to ', ' and ')}")
     return ", ".join(parts)
-
-
-def interval_text(row: Mapping[str, Any]) -> str:
-    """Write the interval of a knee; of one beyond the last level its lower bound alone."""
-    if row["censored"] == RIGHT:
-        return f"from {percent(row['ci_low'])} on"
-    return range_text(row["ci_low"], row["ci_high"])
 
 
 def saved_text(row: Mapping[str, Any], size: Size | None) -> str:

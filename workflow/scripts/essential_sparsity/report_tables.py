@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.findings import percent, range_text, records, resolution_text
+from essential_sparsity.findings import interval_text, percent, range_text, records, resolution_text
 from essential_sparsity.knee import RULE_NAMES
-from essential_sparsity.knee_words import Size, doubt_text, interval_text, last_rows, lost_text, point_text, saved_text
+from essential_sparsity.knee_words import Size, doubt_text, last_rows, lost_text, point_text, saved_text
 from essential_sparsity.trajectory import checkpoint_label
 
 # What a first screen has room for; further rows follow below.
@@ -142,7 +142,7 @@ def _reading(row: Mapping[str, Any]) -> str:
     sign = {"left": "<= ", "right": ">= "}.get(row["censored"], "")
     # Before the first level the crossing is interpolated from the dense model: only the level is known.
     place = row["grid_high"] if row["censored"] == "left" and not pd.isna(row["grid_high"]) else row["knee"]
-    interval = "" if pd.isna(row["ci_low"]) or row["censored"] == "left" else interval_text(row)
+    interval = interval_text(row).replace("-", "")
     between = resolution_text(row)
     below = [interval, "" if between == "-" else f"levels {between}"]
     return f"{sign}{percent(place)}\n{'; '.join(filter(None, below))}".strip()
