@@ -115,13 +115,13 @@ def knee_text(row: Mapping[str, Any]) -> str:
     if pd.isna(row["knee"]):
         return "none"
     if row["censored"] == LEFT:
-        return f"< {percent(row['first_level'])}" if _below_first(row) else f"<= {percent(row['knee'])}"
+        return f"< {percent(row['first_level'])}" if below_first(row) else f"<= {percent(row['knee'])}"
     return f">= {percent(row['knee'])}" if row["censored"] == RIGHT else percent(row["knee"])
 
 
 def value_at_knee_text(row: Mapping[str, Any]) -> str:
     """Write the metric at a headline row's knee; a dash where there is no knee, or none among the levels."""
-    if pd.isna(row["knee"]) or (row["censored"] == LEFT and _below_first(row)):
+    if pd.isna(row["knee"]) or (row["censored"] == LEFT and below_first(row)):
         return "-"
     return value_text(row["value_at_knee"], row["metric"])
 
@@ -200,7 +200,8 @@ def _levels(row: Mapping[str, Any]) -> str:
     return resolution_text(row).strip("-").replace(" to ", " and ")
 
 
-def _below_first(row: Mapping[str, Any]) -> bool:
+def below_first(row: Mapping[str, Any]) -> bool:
+    """Say whether a knee lies below the first level that was tried."""
     return bool(row["knee"] < row["first_level"] - _EPSILON)
 
 
@@ -211,10 +212,10 @@ def _amount(row: Mapping[str, Any]) -> str:
     return f"{words[sign]} {number}".rstrip() if sign in words else knee_text(row)
 
 
-def _ending(row: Mapping[str, Any]) -> str:
+def ending_text(row: Mapping[str, Any]) -> str:
     """Say where the levels end before the knee is found; empty where they do not."""
     if row["censored"] == LEFT:
-        return "the first level tried" if _below_first(row) else "the lowest that these levels can show"
+        return "the first level tried" if below_first(row) else "the lowest that these levels can show"
     if row["censored"] == RIGHT:
         last = row["knee"] > row["last_level"] - _EPSILON
         return "the last level tried" if last else "the highest that these levels can show"
@@ -300,11 +301,11 @@ def _full_clause(row: Row) -> str:
         return f"{row['method']} has no knee on {_subject(row)}: {row['flags']} ({metric}, {dense})"
     levels = f" (levels {_levels(row)})" if _levels(row) else ""
     removes = f"{row['method']} removes {_amount(row)}{levels} of the prunable weights of {_subject(row)}"
-    if row["censored"] == LEFT and _below_first(row):
+    if row["censored"] == LEFT and below_first(row):
         value = value_text(row["value_at_first"], metric)
-        return f"{removes}: at {percent(row['first_level'])}, {_ending(row)}, the {metric} is {value} ({dense})"
+        return f"{removes}: at {percent(row['first_level'])}, {ending_text(row)}, the {metric} is {value} ({dense})"
     article = "an" if metric[0] in "aeiou" else "a"
-    ending = f", {_ending(row)}," if _ending(row) else ""
+    ending = f", {ending_text(row)}," if ending_text(row) else ""
     return f"{removes}{ending} at {article} {metric} of {value_text(row['value_at_knee'], metric)} ({dense})"
 
 
@@ -312,8 +313,8 @@ def _short_clause(row: Row) -> str:
     """Say a method's knee after another method's has been said in full."""
     if pd.isna(row["knee"]):
         return f"{row['method']} has no knee ({row['flags']})"
-    ending = f", {_ending(row)}" if _ending(row) else ""
-    if row["censored"] == LEFT and _below_first(row):
+    ending = f", {ending_text(row)}" if ending_text(row) else ""
+    if row["censored"] == LEFT and below_first(row):
         value = f"{value_text(row['value_at_first'], row['metric'])} there"
     else:
         value = value_text(row["value_at_knee"], row["metric"])

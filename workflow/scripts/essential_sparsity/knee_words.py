@@ -9,7 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.findings import Row, interval_text, percent, records, resolution_text, rule_text, value_text
+from essential_sparsity.findings import (
+    Row,
+    below_first,
+    ending_text,
+    interval_text,
+    percent,
+    records,
+    resolution_text,
+    rule_text,
+    value_text,
+)  # fmt: skip
 from essential_sparsity.knee import LEFT, RIGHT
 from essential_sparsity.metrics import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
@@ -17,7 +27,6 @@ from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 # Bytes of a weight in the formats that models are published in today: float16 and bfloat16.
 BYTES_OF_A_WEIGHT = 2
 
-_EPSILON = 1e-9
 _DASH = "-"
 
 
@@ -69,7 +78,7 @@ def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
     """
     if pd.isna(row["knee"]):
         return str(row["flags"])
-    ending = _ending(row)
+    ending = ending_text(row)
     parts = [ending] if ending else []
     # Of a knee before the first level the interval would be that of a line between two levels.
     if (bounds := interval_text(row)) != _DASH:
@@ -132,20 +141,6 @@ def count_text(count: float) -> str:
         if count >= size:
             return f"{float(f'{count / size:.3g}'):g}{name}"
     return f"{count:.0f}"
-
-
-def below_first(row: Mapping[str, Any]) -> bool:
-    """Say whether a knee lies below the first level that was tried."""
-    return bool(row["knee"] < row["first_level"] - _EPSILON)
-
-
-def _ending(row: Mapping[str, Any]) -> str:
-    if row["censored"] == LEFT:
-        return "the first level tried" if below_first(row) else "the lowest that these levels can show"
-    if row["censored"] == RIGHT:
-        last = row["knee"] > row["last_level"] - _EPSILON
-        return "the last level tried" if last else "the highest that these levels can show"
-    return ""
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------
