@@ -22,7 +22,7 @@ def models(config: dict[str, Any]) -> Any:
     return config["registries"]["models"]
 
 
-def fails(clone: Any, *arguments: str, says: list[str]) -> None:
+def assert_refused(clone: Any, *arguments: str, says: list[str]) -> None:
     """Run, expect failure with a message that holds every text, no traceback, and no output of the failed job."""
     result = clone.snakemake(*arguments)
     printed = result.stdout + result.stderr
@@ -70,7 +70,7 @@ def test_a_wrong_configuration_stops_before_any_job(
     fresh: Any, change: Callable[[dict[str, Any]], object], says: list[str]
 ) -> None:
     fresh.configure(change)
-    fails(fresh, says=says)
+    assert_refused(fresh, says=says)
     assert not (fresh.work / "results").exists()
 
 
@@ -78,7 +78,7 @@ def test_an_unreadable_checkpoint_stops_and_the_run_goes_on_after_the_mend(fresh
     weights = fresh.work / "llama" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    fails(fresh, LLAMA, says=["tiny-llama", "model.safetensors", "that its header names"])
+    assert_refused(fresh, LLAMA, says=["tiny-llama", "model.safetensors", "that its header names"])
     weights.write_bytes(whole)
     clone_goes_on(fresh, LLAMA)
 
@@ -89,7 +89,7 @@ def test_nan_in_weights_names_the_matrix(fresh: Any) -> None:
     whole = path.read_bytes()
     state["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(state, path, metadata={"format": "pt"})
-    fails(fresh, LLAMA, says=["tiny-llama", "model.layers.1.mlp.up_proj.weight", "1 NaN or infinite"])
+    assert_refused(fresh, LLAMA, says=["tiny-llama", "model.layers.1.mlp.up_proj.weight", "1 NaN or infinite"])
     path.write_bytes(whole)
     clone_goes_on(fresh, LLAMA)
 
@@ -103,14 +103,14 @@ def test_a_missing_shard_is_refused(fresh: Any) -> None:
     lost = sorted(folder.glob("*.safetensors"))[1]
     whole, held = lost.read_bytes(), sorted(load_file(lost))
     lost.unlink()
-    fails(fresh, LLAMA, says=["tiny-llama.source", lost.name, held[0].rpartition(".")[0]])
+    assert_refused(fresh, LLAMA, says=["tiny-llama.source", lost.name, held[0].rpartition(".")[0]])
     lost.write_bytes(whole)
     clone_goes_on(fresh, LLAMA)
 
 
 def test_a_pattern_of_names_that_matches_nothing_is_refused(fresh: Any) -> None:
     fresh.configure(lambda c: models(c)["tiny-llama"].update(include=["lm_heads.weight"]))
-    fails(fresh, MANIFEST, says=["tiny-llama", "matches no matrix", "lm_head.weight"])
+    assert_refused(fresh, MANIFEST, says=["tiny-llama", "matches no matrix", "lm_head.weight"])
     fresh.configure(lambda c: models(c)["tiny-llama"].pop("include"))
     clone_goes_on(fresh, MANIFEST)
 
@@ -120,7 +120,7 @@ def test_a_pattern_that_rows_do_not_fit_is_refused(fresh: Any) -> None:
     method = {"label": "3:7", "score": "magnitude", "scope": "row", "pattern": "3:7"}
     fresh.configure(lambda c: c["registries"].setdefault("methods", {}).update({"of-seven": method}))
     fresh.configure(lambda c: c["curves"][0].update(methods=["of-seven"], sparsities=[0.571]))
-    fails(fresh, target, says=["model.layers.0.", "pattern 3:7", "a row length that 7 divides", "exclude"])
+    assert_refused(fresh, target, says=["model.layers.0.", "pattern 3:7", "a row length that 7 divides", "exclude"])
 
 
 def test_a_model_without_prunable_layers_is_refused(fresh: Any) -> None:
@@ -131,14 +131,14 @@ def test_a_model_without_prunable_layers_is_refused(fresh: Any) -> None:
     for file in folder.iterdir():
         file.unlink()
     ResNetForImageClassification(config).save_pretrained(folder)
-    fails(fresh, MANIFEST, says=["tiny-llama", "ResNetForImageClassification", "none of them a linear weight"])
+    assert_refused(fresh, MANIFEST, says=["tiny-llama", "ResNetForImageClassification", "none of them a linear weight"])
 
 
 def test_a_task_with_one_class_is_refused(fresh: Any) -> None:
     path, target = fresh.work / "texts.csv", "results/datasets/tiny-kinds.parquet"
     whole = path.read_bytes()
     pd.read_csv(path).assign(kind="plot").to_csv(path, index=False)
-    fails(fresh, target, says=["tiny-kinds", "1 class(es) ('plot')", "two classes"])
+    assert_refused(fresh, target, says=["tiny-kinds", "1 class(es) ('plot')", "two classes"])
     path.write_bytes(whole)
     clone_goes_on(fresh, target)
 
@@ -146,7 +146,7 @@ def test_a_task_with_one_class_is_refused(fresh: Any) -> None:
 def test_a_diverging_training_is_stopped(fresh: Any) -> None:
     target = "results/pretraining/tiny-bert/index.json"
     fresh.configure(lambda c: models(c)["tiny-bert"]["source"]["recipe"].update(learning_rate=1e30))
-    fails(fresh, target, says=["tiny-bert.source.recipe", "nan", "learning_rate"])
+    assert_refused(fresh, target, says=["tiny-bert.source.recipe", "nan", "learning_rate"])
     fresh.configure(lambda c: models(c)["tiny-bert"]["source"]["recipe"].update(learning_rate=1e-3))
     clone_goes_on(fresh, target)
 
@@ -156,7 +156,7 @@ def test_a_damaged_mask_is_named(clone: Any) -> None:
     target = "results/evaluations/tiny-llama/final/magnitude-global/0.300/tiny-perplexity/0.parquet"
     mask.write_bytes(mask.read_bytes()[:100])
     (clone.work / target).unlink()
-    fails(clone, target, says=["0.300.safetensors", "not a mask", "delete this file"])
+    assert_refused(clone, target, says=["0.300.safetensors", "not a mask", "delete this file"])
     mask.unlink()
     clone.run(target)
 
@@ -225,7 +225,7 @@ def test_a_wrong_digest_is_refused(wheel: tuple[Any, Path]) -> None:
     clone, _ = wheel
     right = hashlib.sha256(wheel[1].read_bytes()).hexdigest()
     clone.configure(lambda c: [s.update(sha256="0" * 64) for s in sources(c)])
-    fails(clone, TEXTS, says=["sha256", right, "0" * 64, "do not trust"])
+    assert_refused(clone, TEXTS, says=["sha256", right, "0" * 64, "do not trust"])
     assert not list((clone.work / "results" / "sources").glob("*.whl"))
     clone.configure(lambda c: [s.update(sha256=right) for s in sources(c)])
     clone.run(TEXTS)
@@ -234,7 +234,7 @@ def test_a_wrong_digest_is_refused(wheel: tuple[Any, Path]) -> None:
 def test_a_missing_version_is_named_with_those_that_exist(wheel: tuple[Any, Path]) -> None:
     clone, _ = wheel
     clone.configure(lambda c: [s.update(version="2.0") for s in sources(c)])
-    fails(clone, TEXTS, says=["source.version", "version 2.0 of tiny-texts", "the newest: 1.0"])
+    assert_refused(clone, TEXTS, says=["source.version", "version 2.0 of tiny-texts", "the newest: 1.0"])
     clone.configure(lambda c: [s.update(version="1.0") for s in sources(c)])
     clone_goes_on(clone, TEXTS)
 
@@ -245,7 +245,7 @@ def test_no_network_says_so(wheel: tuple[Any, Path], monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    fails(clone, TEXTS, says=["source.package", "could not download tiny-texts==1.0", "check the network"])
+    assert_refused(clone, TEXTS, says=["source.package", "could not download tiny-texts==1.0", "check the network"])
     monkeypatch.delenv("PIP_INDEX_URL")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel[1].parent))
@@ -255,4 +255,4 @@ def test_no_network_says_so(wheel: tuple[Any, Path], monkeypatch: pytest.MonkeyP
 def test_a_missing_member_lists_what_is_there(wheel: tuple[Any, Path]) -> None:
     clone, _ = wheel
     clone.configure(lambda c: [s.update(member="tiny_texts/text.csv") for s in sources(c)])
-    fails(clone, TEXTS, says=["source.member", "'tiny_texts/text.csv'", "tiny_texts/texts.csv"])
+    assert_refused(clone, TEXTS, says=["source.member", "'tiny_texts/text.csv'", "tiny_texts/texts.csv"])
