@@ -4,8 +4,12 @@ Every path starts at the working directory: `results/` for what is made, `result
 alone needs. The study is `config/config.yaml`, or the file given with `--configfile`, which then stands alone.
 """
 
+import atexit
+import os
 import shlex
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -15,10 +19,21 @@ min_version("9.0")
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-# Snakemake starts scripts by the interpreter's path without quoting it (snakemake issue 2645): without this, nothing
-# runs in a folder with a space in its name. A path that is quoted already does not exist.
+# Scripts are started by a file of ours, which asks for a process that has its modules already (docs/design.md).
+STARTER = ROOT / "workflow" / "starter" / "client.py"
+HAS_SERVER = sys.platform == "linux"
+
+# Snakemake takes the interpreter's path for words of a shell (snakemake issue 2645): without quotes, nothing runs in a
+# folder with a space in its name. A command that is quoted already is no path.
 if Path(sys.executable).exists():
-    sys.executable = shlex.quote(sys.executable)
+    started_by = ["-I", "-S", str(STARTER)] if HAS_SERVER else []
+    sys.executable = shlex.join([sys.executable, *started_by])
+
+# Processes of single jobs on this machine share the server of the run; those on another machine are runs of their own.
+if HAS_SERVER and not workflow.subprocess_exec:
+    run_folder = tempfile.mkdtemp(prefix="essential-sparsity-")
+    atexit.register(shutil.rmtree, run_folder, ignore_errors=True)
+    os.environ["ESSENTIAL_SPARSITY_RUN"] = f"{os.getpid()}:{run_folder}"
 
 if not workflow.overwrite_configfiles:
 
