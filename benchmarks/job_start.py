@@ -17,7 +17,7 @@ REPEATS = 5
 START = """
 import sys
 from types import SimpleNamespace
-snakemake = SimpleNamespace(log=[sys.argv[5]], rule="benchmark")
+snakemake = SimpleNamespace(log=[sys.argv[5]], rule="benchmark", output={})
 sys.path.insert(0, "workflow/scripts")
 import json
 import shutil

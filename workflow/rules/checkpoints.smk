@@ -7,10 +7,9 @@ rule pretrain_model:
     output:
         index="results/pretraining/{model}/index.json",
         loss="results/pretraining/{model}/loss.parquet",
+        cost="results/costs/pretrain_model/{model}.json",
     log:
         "results/logs/pretrain_model/{model}.log",
-    benchmark:
-        "results/benchmarks/pretrain_model/{model}.jsonl"
     # The longest chain of jobs starts here: run it first, beside whatever else can run.
     priority: 100
     conda:
@@ -37,10 +36,9 @@ rule extract_checkpoint:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         config="results/checkpoints/{model}/{checkpoint}/config.json",
         provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
+        cost="results/costs/extract_checkpoint/{model}/{checkpoint}.json",
     log:
         "results/logs/extract_checkpoint/{model}/{checkpoint}.log",
-    benchmark:
-        "results/benchmarks/extract_checkpoint/{model}/{checkpoint}.jsonl"
     priority: 90
     conda:
         "../../envs/workflow.yaml"
@@ -67,10 +65,9 @@ rule list_matrices:
         config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
     output:
         manifest="results/matrices/{model}.json",
+        cost="results/costs/list_matrices/{model}.json",
     log:
         "results/logs/list_matrices/{model}.log",
-    benchmark:
-        "results/benchmarks/list_matrices/{model}.jsonl"
     priority: 90
     conda:
         "../../envs/workflow.yaml"
@@ -94,10 +91,9 @@ rule measure_weights:
         manifest="results/matrices/{model}.json",
     output:
         statistics="results/weights/{model}/{checkpoint}.parquet",
+        cost="results/costs/measure_weights/{model}/{checkpoint}.json",
     log:
         "results/logs/measure_weights/{model}/{checkpoint}.log",
-    benchmark:
-        "results/benchmarks/measure_weights/{model}/{checkpoint}.jsonl"
     conda:
         "../../envs/workflow.yaml"
     threads: 1

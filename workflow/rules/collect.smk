@@ -113,7 +113,7 @@ rule collect_weights:
 
 rule collect_costs:
     input:
-        lambda wildcards: benchmark_paths(present()),
+        lambda wildcards: cost_paths(present()),
     output:
         table="results/studies/{study}/tables/costs.parquet",
     log:

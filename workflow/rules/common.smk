@@ -264,45 +264,45 @@ def examples_path(e):
     return f"{evaluation_path(e).removesuffix('.parquet')}.examples.parquet"
 
 
-def benchmark_paths(study):
-    """Return the benchmark file of every job whose result the study's tables hold."""
-    folder = "results/benchmarks"
-    paths = {f"{folder}/prepare_dataset/{name}.jsonl" for name in study.used_rows()}
+def cost_paths(study):
+    """Return the file of the cost of every job whose result the study's tables hold."""
+    folder = "results/costs"
+    paths = {f"{folder}/prepare_dataset/{name}.json" for name in study.used_rows()}
     for model, task in study.preparations():
-        paths.add(f"{folder}/prepare_inputs/{model}/{task}.jsonl")
+        paths.add(f"{folder}/prepare_inputs/{model}/{task}.json")
     for e in study.evaluations:
         rule_name = EVALUATORS[study.tasks[e.task]["protocol"]]
         paths.add(
-            f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.jsonl"
+            f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.json"
         )
     for model, checkpoint, method, seed, sparsity in study.masks():
         slots = study.method(method)
         rule_name = "prune_blocks" if slots.by_block else "prune_weights"
         paths.add(
-            f"{folder}/{rule_name}/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
+            f"{folder}/{rule_name}/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json"
         )
         if slots.planned:
             paths.add(
-                f"{folder}/plan_pruning/{model}/{checkpoint}/{method}/{seed}.jsonl"
+                f"{folder}/plan_pruning/{model}/{checkpoint}/{method}/{seed}.json"
             )
         if slots.dense_needs != "nothing":
             paths.add(
-                f"{folder}/calibrate_model/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.jsonl"
+                f"{folder}/calibrate_model/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.json"
             )
     for model, checkpoint in study.used_checkpoints():
-        paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.jsonl")
-        paths.add(f"{folder}/list_matrices/{model}.jsonl")
+        paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.json")
+        paths.add(f"{folder}/list_matrices/{model}.json")
         if study.models[model]["source"]["kind"] == "pretrain":
-            paths.add(f"{folder}/pretrain_model/{model}.jsonl")
+            paths.add(f"{folder}/pretrain_model/{model}.json")
     for model, checkpoint in study.weights:
-        paths.add(f"{folder}/measure_weights/{model}/{checkpoint}.jsonl")
+        paths.add(f"{folder}/measure_weights/{model}/{checkpoint}.json")
     for model in study.used_trajectories():
-        paths.add(f"{folder}/find_steps/{model}.jsonl")
+        paths.add(f"{folder}/find_steps/{model}.json")
     for place in study.used_downloads():
-        paths.add(f"{folder}/download_repository/{place}.jsonl")
+        paths.add(f"{folder}/download_repository/{place}.json")
     for source in study.used_wheels():
         paths.add(
-            f"{folder}/download_package/{source['package']}-{source['version']}.jsonl"
+            f"{folder}/download_package/{source['package']}-{source['version']}.json"
         )
     return sorted(paths)
 

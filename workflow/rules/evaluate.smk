@@ -9,10 +9,9 @@ rule prepare_inputs:
         config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
     output:
         inputs="results/inputs/{model}/{task}.arrow",
+        cost="results/costs/prepare_inputs/{model}/{task}.json",
     log:
         "results/logs/prepare_inputs/{model}/{task}.log",
-    benchmark:
-        "results/benchmarks/prepare_inputs/{model}/{task}.jsonl"
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -36,10 +35,9 @@ rule evaluate_language_model:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
+        cost="results/costs/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
-    benchmark:
-        "results/benchmarks/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
     wildcard_constraints:
         task=evaluated_by("evaluate_language_model"),
     conda:
@@ -66,10 +64,9 @@ rule evaluate_benchmark:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
+        cost="results/costs/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
-    benchmark:
-        "results/benchmarks/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
     wildcard_constraints:
         task=evaluated_by("evaluate_benchmark"),
     conda:
@@ -103,10 +100,9 @@ rule evaluate_representation:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
+        cost="results/costs/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
-    benchmark:
-        "results/benchmarks/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
     wildcard_constraints:
         task=evaluated_by("evaluate_representation"),
     conda:
@@ -133,10 +129,9 @@ rule finetune_model:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
+        cost="results/costs/finetune_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/finetune_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
-    benchmark:
-        "results/benchmarks/finetune_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.jsonl"
     wildcard_constraints:
         task=evaluated_by("finetune_model"),
     conda:

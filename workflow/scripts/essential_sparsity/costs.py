@@ -1,50 +1,29 @@
-"""What jobs cost, from Snakemake's benchmark files."""
+"""What the jobs of a study cost, from the file that each leaves as it ends."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-# Column of the table: key in the benchmark file (https://snakemake.readthedocs.io, "Benchmark rules").
-_KEYS = {
-    "seconds": "s",
-    "cpu_seconds": "cpu_time",
-    "max_rss_mb": "max_rss",
-    "mean_load": "mean_load",
-    "read_mb": "io_in",
-    "written_mb": "io_out",
-}
-
-
-def _number(value: Any) -> float:
-    """Return a measurement; Snakemake writes ``NA`` or ``-`` for what a very short job left unmeasured."""
-    return math.nan if value in {None, "NA", "-"} else float(value)
-
 
 def read_costs(folder: Path, files: Iterable[Path]) -> pd.DataFrame:
-    """Read benchmark files, whose path below ``folder`` is the rule and then the job's wildcards.
+    """Read the files of jobs, whose path below ``folder`` is the rule and then the job's wildcards.
 
     Returns:
-        Rows of the table of costs; of a job that ran several times, the last.
+        Rows of the table of costs.
     """
     rows = []
     for file in files:
         rule, *job = file.relative_to(folder).with_suffix("").parts
-        measured = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
-        spent = {column: _number(measured[key]) for column, key in _KEYS.items()}
-        rows.append({"rule": rule, "job": "/".join(job), **spent, **_planned(measured.get("resources", {}))})
+        cost = json.loads(file.read_text(encoding="utf-8"))
+        cost = {name: math.nan if value is None else float(value) for name, value in cost.items()}
+        load = 100 * cost["cpu_seconds"] / cost["seconds"] if cost["seconds"] > 0 else math.nan
+        rows.append({"rule": rule, "job": "/".join(job), **cost, "mean_load": load})
     return pd.DataFrame(rows)
-
-
-def _planned(resources: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a job was given: Snakemake writes it down where a profile says ``benchmark-extended``."""
-    runtime, memory = (_number(resources.get(name)) for name in ("runtime", "mem_mb"))
-    return {"planned_seconds": 60 * runtime, "planned_mb": memory}
 
 
 def stage_times(costs: pd.DataFrame) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import resource
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.usage import peak_resident_mb
 
 
 def choose_device(gpus: int, threads: int) -> torch.device:
@@ -44,8 +43,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the peak of this process in MB (10^6 bytes): of the GPU's allocator on a GPU, else of resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return peak_resident_mb()
 
 
 @contextmanager

@@ -213,7 +213,7 @@ COSTS = Schema(
         "job": _text(description="The job's wildcards, joined by slashes."),
         "seconds": _number(description="Wall time of the whole job, start-up included."),
         "cpu_seconds": _number(nullable=True, description="CPU time of the job's processes."),
-        "max_rss_mb": _number(nullable=True, description="Peak resident memory, MB as Snakemake counts them (2^20)."),
+        "max_rss_mb": _number(nullable=True, description="Peak resident memory, MB (10^6 bytes)."),
         "mean_load": _number(nullable=True, description="CPU use, per cent of one core."),
         "read_mb": _number(nullable=True, description="Read from disk, MB."),
         "written_mb": _number(nullable=True, description="Written to disk, MB."),

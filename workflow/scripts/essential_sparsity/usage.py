@@ -1,0 +1,64 @@
+"""What a job spends: each counts it itself, as it ends.
+
+Snakemake's own benchmarks follow the processes below the one that it starts; a job whose process a server forked
+(``workflow/starter``) is none of them.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from essential_sparsity.files import write_json
+
+
+def peak_resident_mb() -> float:
+    """Return the peak of this process's resident memory in MB (10^6 bytes); pages shared with others count."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux's `ru_maxrss` goes on from the process that this one's interpreter was started by.
+        peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024 / 1e6
+    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _megabytes(peak: int) -> float:
+    """Convert what the system counts peaks in: bytes on macOS, else units of 1024."""
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def spent() -> dict[str, float | None]:
+    """Return what this process, and those that it has waited for, have spent since it began.
+
+    Returns:
+        ``seconds`` (wall), ``cpu_seconds`` of all, ``max_rss_mb`` of the largest, ``read_mb`` and ``written_mb``
+        (disk, of this process; None where the system does not count them), MB of 10^6 bytes.
+    """
+    this = psutil.Process()
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    disk = this.io_counters() if hasattr(this, "io_counters") else None
+    return {
+        "seconds": time.time() - this.create_time(),
+        "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, children)),
+        "max_rss_mb": max(peak_resident_mb(), _megabytes(children.ru_maxrss)),
+        "read_mb": disk.read_bytes / 1e6 if disk else None,
+        "written_mb": disk.write_bytes / 1e6 if disk else None,
+    }
+
+
+def write_cost(path: Path, resources: Mapping[str, Any]) -> None:
+    """Write what this job has spent, and what it was given.
+
+    Args:
+        path: A JSON file.
+        resources: The job's ``runtime`` (minutes) and ``mem_mb``.
+    """
+    runtime, memory = resources.get("runtime"), resources.get("mem_mb")
+    given = {"planned_seconds": None if runtime is None else 60 * float(runtime), "planned_mb": memory}
+    write_json(path, {**spent(), **given})
