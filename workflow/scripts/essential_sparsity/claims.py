@@ -87,7 +87,9 @@ class _Checker:
         self.where = where
         self.weight_columns = weight_columns
         self.last = last_checkpoints(study)
-        self.axes = sorted({(e.model, e.checkpoint, e.method, e.task) for e in study.evaluations if e.method != "dense"})
+        self.axes = sorted(
+            {(e.model, e.checkpoint, e.method, e.task) for e in study.evaluations if e.method != "dense"}
+        )
         self.default_rule: str = study.config["knees"]["rules"][0]
 
     def known(self, key: str, name: object, allowed: Iterable[object], of: str) -> None:
