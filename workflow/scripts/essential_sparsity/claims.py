@@ -204,9 +204,9 @@ def _check_values(checker: _Checker, of: dict[str, Any]) -> None:
 
 
 def _check_knee_difference(checker: _Checker, of: dict[str, Any]) -> None:
+    checker.groups(of)
     for name in SIDES[:2]:
         checker.curves(of[name], f"{name}.")
-    checker.groups(of)
 
 
 def _check_similarity(checker: _Checker, of: dict[str, Any]) -> None:

@@ -123,8 +123,7 @@ def _of_groups(groups: Sequence[tuple[Sequence[Unit], int]], confidence: float) 
     value = sum(sign * float(np.mean([u.value for u in group])) for group, sign in groups)
     if min(sizes) < 2:
         return Estimate(value, None, None, min(sizes), (*flags, "one model in a group: no interval"))
-    weights = np.concatenate([np.full(len(group), sign / len(group)) for group, sign in groups])
-    common = _common_variance(units, weights)
+    common = _common_variance(groups)
     # A censored number adds its bound on the side on which it is not known.
     below = [[u.least if sign > 0 else u.most for u in group] for group, sign in groups]
     above = [[u.most if sign > 0 else u.least for u in group] for group, sign in groups]
@@ -151,8 +150,12 @@ def t_bounds(
     return centre - half, centre + half
 
 
-def _common_variance(units: Sequence[Unit], weights: Floats) -> float:
-    """Return the variance of a weighted sum of models that their own spread does not show: their draws' covariance."""
+def _common_variance(groups: Sequence[tuple[Sequence[Unit], int]]) -> float:
+    """Return the variance of a sum of means of groups that the spread within them does not show.
+
+    It is the mean covariance of two models' draws within each group, less twice that of two models of both.
+    """
+    units = [unit for group, _ in groups for unit in group]
     if any(unit.draws is None for unit in units):
         return 0.0
     draws = np.stack([unit.draws.mean(axis=0) for unit in units if unit.draws is not None], axis=1)
@@ -160,4 +163,11 @@ def _common_variance(units: Sequence[Unit], weights: Floats) -> float:
     if len(known) < 2:
         return 0.0
     covariance = np.cov(known, rowvar=False)
-    return max(0.0, float(weights @ covariance @ weights - (weights**2) @ np.diag(covariance)))
+    places = np.repeat(np.arange(len(groups)), [len(group) for group, _ in groups])
+    total = 0.0
+    for i, (_, sign) in enumerate(groups):
+        for j, (_, other) in enumerate(groups):
+            block = covariance[np.ix_(places == i, places == j)]
+            pairs = block[~np.eye(len(block), dtype=bool)] if i == j else block
+            total += sign * other * float(pairs.mean())
+    return max(0.0, total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -262,6 +263,9 @@ FINDINGS = Schema(
     },
     unique=["finding", "statistic", "of"],
 )
+
+# The findings of several studies.
+ALL_FINDINGS = replace(FINDINGS, unique=["study", *FINDINGS.unique])
 
 # The tables that every study has; one whose levels are placed has LEVELS besides, one with findings FINDINGS.
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
