@@ -176,7 +176,7 @@ def test_a_comparison_is_named_by_what_differs() -> None:
     assert text == f"global magnitude minus global random, {frames.BERT}, plot or review"
 
 
-def test_curves_that_a_claim_compares_share_a_panel_and_tasks_do_not() -> None:
+def test_curves_of_a_model_share_a_panel_and_tasks_do_not() -> None:
     claims, last = frames.claims(), {frames.SMOLLM: "final", frames.BERT: "step003000"}
     panels = panels_of(claims, last)
     assert [[place[2] for place in panel] for panel in panels] == [

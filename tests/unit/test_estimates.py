@@ -13,7 +13,7 @@ from scipy import stats
 from essential_sparsity.estimates import Estimate, Unit, difference, mean, minus
 from essential_sparsity.metrics import Floats
 
-numbers = st.floats(-1, 1, allow_nan=False)
+numbers = st.integers(-20, 20).map(lambda n: n / 20)
 
 
 def unit(value: float, draws: Floats | None = None, least: float | None = None, most: float | None = None) -> Unit:
@@ -29,7 +29,7 @@ def bounds(found: Estimate) -> tuple[float, float]:
 @given(st.lists(numbers, min_size=2, max_size=6), st.lists(numbers, min_size=2, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_groups_of_models_have_welchs_interval(one: list[float], other: list[float]) -> None:
-    if np.ptp(one) + np.ptp(other) < 1e-3:
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         return
     found = difference([*map(unit, one)], [*map(unit, other)], "none", 0.9)
     expected = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.9)
@@ -41,7 +41,7 @@ def test_groups_of_models_have_welchs_interval(one: list[float], other: list[flo
 @settings(max_examples=60, deadline=None)
 def test_models_in_order_have_the_paired_interval(pairs: list[tuple[float, float]]) -> None:
     one, other = map(list, zip(*pairs, strict=True))
-    if np.ptp(np.subtract(one, other)) < 1e-3:
+    if np.ptp(np.subtract(one, other)) < 1e-9:
         return
     found = difference([*map(unit, one)], [*map(unit, other)], "in-order", 0.95)
     expected = stats.ttest_rel(one, other).confidence_interval(0.95)

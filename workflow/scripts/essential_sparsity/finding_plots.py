@@ -21,7 +21,7 @@ from essential_sparsity.finding_words import estimate_text, statistic_text, subj
 from essential_sparsity.findings import records
 from essential_sparsity.knee import LEFT, RIGHT
 from essential_sparsity.metrics import metric_of, performance
-from essential_sparsity.plots import SPARSITY_LABEL, palette
+from essential_sparsity.plots import palette
 from essential_sparsity.sweeps import Curve as Place
 from essential_sparsity.tables import DOES_NOT_HOLD, HOLDS, UNDECIDED
 
@@ -48,7 +48,7 @@ def plot_finding(
 ) -> Figure:
     """Draw the curves of a finding's claims, change from the dense model over sparsity, and its estimates below.
 
-    Curves that one claim compares share a panel, tasks apart. Estimates of one statistic and one region share an axis.
+    Curves that one claim compares, and those of one model, share a panel, tasks apart. Estimates of one statistic and one region share an axis.
 
     Args:
         findings: Rows of the table of findings, of one finding.
@@ -70,7 +70,7 @@ def plot_finding(
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for start in range(0, len(shown), _COLUMNS):
         row = shown[start : start + _COLUMNS]
-        inner = grid[start // _COLUMNS].subgridspec(1, len(row))
+        inner = grid[start // _COLUMNS].subgridspec(1, min(len(shown), _COLUMNS))
         for i, panel in enumerate(row):
             axes = figure.add_subplot(inner[i])
             _draw_curves(axes, panel, by_place, knees, rules, methods, tasks)
@@ -89,13 +89,14 @@ def plot_finding(
 
 
 def panels_of(claims: Sequence[Mapping[str, Any]], last: Mapping[str, str]) -> list[list[Place]]:
-    """Return the curves of claims by panel: those of one task that a claim compares, and claims that share one."""
+    """Return the curves of claims by panel: those that a claim compares, and those of the same model, tasks apart."""
     panels: list[list[Place]] = []
     for claim in claims:
         places = [place for part in parts_of(claim) for place in places_of(part, last)]
         for task in dict.fromkeys(place[3] for place in places):
             own = list(dict.fromkeys(place for place in places if place[3] == task))
-            touching = [panel for panel in panels if set(panel) & set(own)]
+            models = {(model, checkpoint, task) for model, checkpoint, _, _ in own}
+            touching = [panel for panel in panels if models & {(m, c, t) for m, c, _, t in panel}]
             merged = list(dict.fromkeys(place for panel in (*touching, own) for place in panel))
             at = panels.index(touching[0]) if touching else len(panels)
             panels = [panel for panel in panels if panel not in touching]
@@ -122,7 +123,8 @@ def _draw_curves(
         x, y, low, high = (rows[c].to_numpy(float) for c in ("sparsity", "value", "ci_low", "ci_high"))
         dense = performance(y[:1], metric)
         y, low, high = (scale * (performance(v, metric) - dense) for v in (y, low, high))
-        known = np.isfinite(y)
+        # A method with one level, as of N:M, is a mark: the dense model is the line at 0.
+        known = np.isfinite(y) & ((len(x) > 2) | (x > 0))
         marks: dict[str, Any] = {"marker": "o", "linestyle": "none"} if len(x) <= 2 else {"marker": "."}
         axes.plot(
             x[known], y[known], color=colour, label=names[place], zorder=3,
@@ -135,7 +137,7 @@ def _draw_curves(
     models = list(dict.fromkeys(place[0] for place in panel))
     title = tasks.get(panel[0][3], panel[0][3]) + (f": {models[0]}" if len(models) == 1 else "")
     axes.set_title("\n".join(textwrap.wrap(title, 38)), loc="left", fontsize=9.5)
-    axes.set_xlabel(SPARSITY_LABEL if len(panel) < 2 else "Sparsity (% removed)", fontsize=9)
+    axes.set_xlabel("Sparsity (% removed)", fontsize=9)
     unit = "points" if scale > 1 else "nats"
     axes.set_ylabel(f"Change from dense ({unit})", fontsize=9)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
@@ -215,7 +217,7 @@ def _draw_estimates(
             text, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, annotation_clip=False
         )  # fmt: skip
         subject = subject_text(row["statistic"], json.loads(row["of"]), methods, tasks)
-        labels.append("\n".join(textwrap.wrap(subject, 34)[:3]))
+        labels.append("\n".join(textwrap.wrap(subject, 36)[:4]))
     axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(low, high)
