@@ -48,7 +48,8 @@ def plot_finding(
 ) -> Figure:
     """Draw the curves of a finding's claims, change from the dense model over sparsity, and its estimates below.
 
-    Curves that one claim compares, and those of one model, share a panel, tasks apart. Estimates of one statistic and one region share an axis.
+    Curves that one claim compares, and those of one model, share a panel, tasks apart. Estimates of one statistic and
+    one region share an axis.
 
     Args:
         findings: Rows of the table of findings, of one finding.
