@@ -47,6 +47,7 @@ include: "workflow/rules/prune.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/adaptive.smk"
 include: "workflow/rules/collect.smk"
+include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
 
 

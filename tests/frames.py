@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from essential_sparsity.analysis import find_knees
+from essential_sparsity.digests import canonical
 from essential_sparsity.table_schema import Schema
 from essential_sparsity.tables import (
     COSTS,
     CURVES,
     DIFFERENCES,
     EVALUATIONS,
+    FINDINGS,
     KNEES,
     LAYERS,
     WEIGHTS,
@@ -182,6 +184,44 @@ def differences() -> pd.DataFrame:
          "ci_high": math.nan, "p_value": math.nan, "p_adjusted": math.nan, "flags": "no dense value"},
     ]  # fmt: skip
     return typed(pd.DataFrame(rows), DIFFERENCES)
+
+
+def claims() -> list[dict[str, Any]]:
+    """Return claims about the default study: one about both tasks, one that compares methods, one of no curve."""
+
+    def curve(model: str, method: str, task: str) -> dict[str, Any]:
+        checkpoint = "last"
+        return {"models": [model], "checkpoint": checkpoint, "method": method, "task": task, "rule": "tolerance"}
+
+    flat = {"finding": "essential-sparsity", "claim": "Curves stay flat up to a knee, then fall sharply."}
+    better = {"finding": "magnitude", "claim": "Magnitude removes more than chance does."}
+    sides = {
+        "one": curve(BERT, "magnitude-global", GENRE), "other": curve(BERT, "random-global", GENRE), "pairing": "none",
+    }  # fmt: skip
+    return [
+        {**flat, "statistic": "slope-ratio", "of": curve(SMOLLM, "magnitude-global", PLOTS), "holds": {"above": 2}},
+        {**flat, "statistic": "slope-ratio", "of": curve(BERT, "magnitude-global", GENRE), "holds": {"above": 2}},
+        {**better, "statistic": "knee-difference", "of": sides, "holds": {"above": 0}},
+        {"finding": "tasks", "claim": "Tasks differ more than seeds.", "statistic": "variance-share",
+         "of": {"factor": "task", "rule": "tolerance"}, "holds": {"within": [0.5, 1]}},
+    ]  # fmt: skip
+
+
+def findings() -> pd.DataFrame:
+    """Return a made-up row for each of :func:`claims`: one of every verdict, one without an estimate, one unbounded."""
+    made = [
+        (math.inf, 6.1, math.inf, "holds", "above 2", "", "the loss does not grow before the knee"),
+        (3.4, 1.2, 9.7, "undecided", "above 2", f"{BERT}/step003000 on {GENRE}, seed 1", ""),
+        (-0.03, -0.05, -0.01, "does not hold", "above 0", "", ""),
+        (math.nan, math.nan, math.nan, "undecided", "from 0.5 to 1", "", "2 knees of single seeds"),
+    ]
+    names = ["estimate", "ci_low", "ci_high", "verdict", "holds_where", "diverged", "flags"]
+    rows = [
+        {key: claim[key] for key in ("finding", "claim", "statistic")} | dict(zip(names, values, strict=True))
+        | {"of": canonical(claim["of"]), "n_seeds": 2, "study": "default", "scale": "desk"}
+        for claim, values in zip(claims(), made, strict=True)
+    ]  # fmt: skip
+    return typed(pd.DataFrame(rows), FINDINGS)
 
 
 def _matrices(model: str) -> list[tuple[str, tuple[int, int]]]:

@@ -23,7 +23,7 @@ def tables(model: str = frames.BERT) -> dict[str, pd.DataFrame]:
     found = {
         "evaluations": frames.evaluations(), "knees": frames.knees(), "levels": frames.levels(),
         "differences": frames.differences(), "layers": frames.layers(), "weights": frames.weights(),
-        "costs": frames.costs(),
+        "costs": frames.costs(), "findings": frames.findings(),
     }  # fmt: skip
     for table in found.values():
         for column in table.columns.intersection(["model", "other_model"]):
@@ -42,11 +42,15 @@ def study(folder: Path, found: dict[str, pd.DataFrame], model: str = frames.BERT
         path.parent.mkdir(parents=True, exist_ok=True)
         plots.save_figure(figure, path)
         paths.append(path)
+    # One that is named by itself, below the folder of its kind.
+    finding = folder / "findings" / "essential-sparsity.svg"
+    finding.parent.mkdir()
+    plots.save_figure(figure, finding)
     provenance = [{"model": model, "source": "pretrain", "revision": None, "licence": "MIT"}]
     return report_content.Study(
         name="default", title="How many weights can be removed in one shot?", knees=frames.SETTINGS,
         methods=frames.METHOD_LABELS, tasks=TASKS, provenance=provenance, notes=[],
-        plots={"curves": paths, "layers": [], "weights": []},
+        plots={"curves": paths, "layers": [], "findings": [finding]},
     )  # fmt: skip
 
 

@@ -123,6 +123,30 @@ def study(folder: Path) -> dict[str, Any]:
     }
 
 
+def findings() -> list[dict[str, Any]]:
+    """Return claims for the tiny study: one that compares two curves, one about a curve of too few levels."""
+    return [
+        {
+            "finding": "tiny-finding",
+            "claim": "Magnitude loses no more than chance does.",
+            "statistic": "value-difference",
+            "of": {
+                "one": {"models": ["tiny-bert"], "method": "magnitude-global", "task": "tiny-kind"},
+                "other": {"models": ["tiny-bert"], "method": "random-global", "task": "tiny-kind"},
+                "levels": [0.5, 0.9],
+            },
+            "holds": {"above": -1.5},
+        },
+        {
+            "finding": "tiny-finding",
+            "claim": "Magnitude loses no more than chance does.",
+            "statistic": "slope-ratio",
+            "of": {"models": ["tiny-llama"], "method": "magnitude-global", "task": "tiny-perplexity"},
+            "holds": {"above": 2},
+        },
+    ]
+
+
 def write_study(config: dict[str, Any], file: Path) -> None:
     """Write a study file."""
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

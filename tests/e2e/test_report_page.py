@@ -92,9 +92,11 @@ def test_links_have_a_target_and_ids_are_unique(page: Path) -> None:
 
 def test_every_drawn_figure_is_described(page: Path, content: report.ReportContent) -> None:
     images = read(page.read_text(encoding="utf-8")).images
-    assert [image["alt"] for image in images] == [figure.alt for figure in content.curves]
+    assert [image["alt"] for image in images] == [
+        figure.alt for kind in ("findings", "curves") for figure in content.figures[kind]
+    ]
     kinds = [str(image["src"]).split(";")[0] for image in images]
-    assert kinds == ["data:image/svg+xml", "data:image/png"]
+    assert kinds == ["data:image/svg+xml", "data:image/svg+xml", "data:image/png"]
 
 
 def test_the_answer_comes_first_then_the_table_then_further_sentences(
@@ -112,9 +114,20 @@ def cells(*tables: Table) -> list[str]:
 
 def test_tables_are_whole(page: Path, content: report.ReportContent) -> None:
     text = plain(read(page.read_text(encoding="utf-8")).text)
-    tables = (content.headline, content.others, content.knees, content.differences, content.costs, content.provenance)
+    tables = (
+        content.headline, content.others, content.verdicts, content.knees, content.differences, content.costs,
+        content.provenance,
+    )  # fmt: skip
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     assert all(line in text for line in cells(*tables))
+
+
+def test_the_verdicts_are_counted_in_the_answer_and_stand_before_the_figures(
+    page: Path, content: report.ReportContent
+) -> None:
+    assert content.answer.endswith("Of 4 tests of 3 claims 1 holds, 1 does not hold and 2 are undecided.")
+    text = plain(read(page.read_text(encoding="utf-8")).text)
+    assert text.index("Further curves") < text.index("Claims and verdicts") < text.index(content.sentences[0])
 
 
 def test_headings_do_not_skip_a_level(page: Path) -> None:
@@ -147,12 +160,13 @@ def test_an_empty_study_still_renders(content: report.ReportContent) -> None:
     html = report.render_report(
         report.TEMPLATE,
         report.ReportContent(
-            "t", "s", "a", empty, "c", empty, "n", (), (), (), (), (), empty, empty, empty, empty, {}, "", "", False,
+            "t", "s", "a", empty, "c", empty, "n", (), (), {}, empty, empty, empty, empty, empty, {}, "", "", False,
             False,
         ),
         {},
     )  # fmt: skip
     assert html.count("nothing to show") == 5
+    assert "Findings" not in html
 
 
 def test_the_policy_allows_these_scripts_and_no_others(page: Path) -> None:
@@ -323,7 +337,7 @@ def test_the_table_below_the_plot_can_be_kept(tab: Any) -> None:
 @needs_chromium
 def test_every_link_leads_to_a_place_on_the_page(tab: Any) -> None:
     links = tab.locator("nav a").all()
-    assert len(links) == 9
+    assert len(links) == 10
     for link in links:
         target = str(link.get_attribute("href"))
         link.click()
@@ -382,6 +396,7 @@ def test_a_keyboard_reaches_every_choice(browser: Any, page: Path) -> None:
 def test_paper_shows_the_drawn_figures(browser: Any, page: Path) -> None:
     tab = opened(browser, page)
     assert not any(image.is_visible() for image in tab.locator(".static img").all())
+    assert all(image.is_visible() for image in tab.locator("#verdicts-section img").all())
     tab.emulate_media(media="print")
     assert all(image.is_visible() for image in tab.locator(".static img").all())
     assert not tab.locator("#curve-chart").is_visible()

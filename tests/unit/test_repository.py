@@ -103,7 +103,7 @@ def keys(schema: Any) -> Iterator[str]:
 
 
 # Where a schema's keys are described: the heading of the section.
-SECTIONS = {"study": "The study", "source": "Sources"}
+SECTIONS = {"study": "The study", "source": "Sources", "findings": "Findings"}
 
 
 def test_every_key_of_the_configuration_is_documented_in_its_section(root: Path) -> None:

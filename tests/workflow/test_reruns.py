@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-COLLECT = {"Collecting the evaluations of tiny", "Collecting the costs of tiny", "Finding the knees of tiny"}
+READ = {"Finding the knees of tiny", "Judging the findings of tiny"}
+COLLECT = {"Collecting the evaluations of tiny", "Collecting the costs of tiny"} | READ
 REPORT = {"Writing the report of tiny"}
 LLAMA_PLOTS = {
     "Plotting the curves of tiny-llama on tiny-perplexity",
@@ -19,6 +20,7 @@ LLAMA_PLOTS = {
 BERT_PLOTS = {
     "Plotting the curves of tiny-bert on tiny-kind",
     "Plotting the sparsity of the matrices of tiny-bert at its knees on tiny-kind",
+    "Plotting the finding tiny-finding",
 }
 PLOTS = LLAMA_PLOTS | BERT_PLOTS
 LAYERS = {"Collecting the sparsity of every matrix of tiny"}
@@ -74,7 +76,12 @@ def test_adding_a_seed_keeps_the_others(clone: Any) -> None:
 
 def test_changing_a_knee_setting_reads_the_knees_again(clone: Any) -> None:
     clone.configure(lambda config: config.update(knees={"tolerance": 0.05}))
-    assert clone.planned() == {"Finding the knees of tiny"} | PLOTS | REPORT
+    assert clone.planned() == READ | PLOTS | REPORT
+
+
+def test_a_study_without_findings_judges_and_draws_none(clone: Any) -> None:
+    clone.configure(lambda config: config.pop("findings"))
+    assert clone.planned() == REPORT
 
 
 def test_changing_a_label_only_plots_again(clone: Any) -> None:

@@ -108,10 +108,30 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
     assert (tables["costs"]["seconds"] > 0).all()
 
 
+def test_every_claim_has_a_verdict(finished: Any, tables: dict[str, pd.DataFrame]) -> None:
+    folder = finished.work / "results/studies/tiny"
+    findings = pd.read_parquet(folder / "tables/findings.parquet").set_index("statistic")
+    assert pd.read_csv(folder / "tables/findings.csv")["verdict"].tolist() == findings["verdict"].tolist()
+    compared = findings.loc["value-difference"]
+    rows = tables["evaluations"].query("model == 'tiny-bert' and method != 'dense'")
+    means = rows.groupby("method")["value"].mean()
+    assert compared["estimate"] == pytest.approx(means["magnitude-global"] - means["random-global"])
+    # Accuracies differ by less than one and a half, whatever they are.
+    assert (compared["verdict"], compared["n_seeds"]) == ("holds", 2)
+    assert compared["ci_low"] <= compared["estimate"] <= compared["ci_high"]
+    # Four levels are too few for the rule of the slopes.
+    assert findings.loc["slope-ratio", "verdict"] == "undecided"
+    assert "fewer than 5 levels" in findings.loc["slope-ratio", "flags"]
+    # The claims and the sentence that counts them end the run.
+    summary = " ".join((folder / "summary.txt").read_text().split())
+    assert "Of 2 tests of 1 claim 1 holds and 1 is undecided." in summary
+    assert "tiny-finding: Magnitude loses no more than chance does." in summary
+
+
 def test_every_figure_is_there_for_papers(finished: Any) -> None:
     folder = finished.work / "results/studies/tiny/plots"
     figures = {path.with_suffix("") for path in folder.rglob("*.svg")}
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
         assert figure.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -139,6 +159,6 @@ def test_a_browser_without_network_shows_the_report(finished: Any, tmp_path: Pat
     assert first.replace(" %", "%") in shown.replace("\N{NO-BREAK SPACE}", " ").replace(" %", "%")
     markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
     sources = re.findall(r"""(?:src|href)=["']([^"']*)""", markup)
-    # Two plots for each of two models and tasks, and one of the weights.
-    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 5
+    # Two plots for each of two models and tasks, one of the weights and one of a finding.
+    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 6
     assert all(source.startswith(("data:", "#")) for source in sources)

@@ -7,6 +7,12 @@ from itertools import chain, count
 import pandas as pd
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from essential_sparsity.claims import (
+    TABLES_OF,
+    last_checkpoints,
+    parts_of,
+    places_of,
+)
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
@@ -264,6 +270,39 @@ def examples_path(e):
     return f"{evaluation_path(e).removesuffix('.parquet')}.examples.parquet"
 
 
+def claimed_tables(wildcards):
+    """Return the tables besides evaluations that the study's claims are judged by."""
+    needed = {TABLES_OF.get(claim["statistic"]) for claim in study.claims} - {None}
+    folder = f"results/studies/{study.name}/tables"
+    return {name: f"{folder}/{name}.parquet" for name in sorted(needed)}
+
+
+def claimed_evaluations(study):
+    """Return the evaluations of the curves that the study's claims are about, and of their dense models."""
+    if any(claim["statistic"] == "variance-share" for claim in study.claims):
+        return study.evaluations
+    last = last_checkpoints(study)
+    curves = {
+        place
+        for claim in study.claims
+        for part in parts_of(claim)
+        for place in places_of(part, last)
+    }
+    dense = {(model, checkpoint, task) for model, checkpoint, _, task in curves}
+    return [
+        e
+        for e in study.evaluations
+        if (e.model, e.checkpoint, e.method, e.task) in curves
+        or (e.method == "dense" and (e.model, e.checkpoint, e.task) in dense)
+    ]
+
+
+def finding_table(wildcards):
+    """Return the table of findings, as an input of a rule; nothing where the study makes no claim."""
+    path = f"results/studies/{study.name}/tables/findings.parquet"
+    return [path] if study.claims else []
+
+
 def cost_paths(study):
     """Return the file of the cost of every job whose result the study's tables hold."""
     folder = "results/costs"
@@ -323,6 +362,9 @@ def plot_paths(study, kind, suffix):
             f"{folder}/{model}.{suffix}"
             for model in sorted({model for model, _ in study.weights})
         ]
+    if kind == "findings":
+        names = dict.fromkeys(claim["finding"] for claim in study.claims)
+        return [f"{folder}/{name}.{suffix}" for name in names]
     pairs = sorted(
         {
             (e.model, e.task)
@@ -352,3 +394,4 @@ wildcard_constraints:
     seed=r"\d+",
     round=r"\d+",
     study=re.escape(study.name),
+    finding=one_of({claim["finding"] for claim in study.claims}),

@@ -104,9 +104,11 @@ rule write_report:
         layers="results/studies/{study}/tables/layers.parquet",
         costs="results/studies/{study}/tables/costs.parquet",
         placed=first_rounds,
+        verdicts=finding_table,
         curves=lambda wildcards: plot_paths(existing(), "curves", "svg"),
         matrices=lambda wildcards: plot_paths(existing(), "layers", "svg"),
         statistics=lambda wildcards: plot_paths(existing(), "weights", "svg"),
+        findings=lambda wildcards: plot_paths(existing(), "findings", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
             for model, checkpoint in existing().used_checkpoints()

@@ -10,25 +10,29 @@ import pandas as pd
 from essential_sparsity import findings
 from essential_sparsity.costs import stage_times
 from essential_sparsity.files import atomic_path, read_json
+from essential_sparsity.finding_words import verdict_lines
 from essential_sparsity.job import run_job
-from essential_sparsity.report import TEMPLATE, render_report
+from essential_sparsity.report import CAPTIONS, TEMPLATE, render_report
 from essential_sparsity.report_content import Study, report_content, report_data
+from essential_sparsity.tables import FINDINGS, stack
 from essential_sparsity.trajectory_notes import missing_notes, outlier_notes
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
-PLOTS = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
+# Drawn figures come by an input named as their kind, unless a table has that name.
+INPUTS = {"layers": "matrices", "weights": "statistics"}
 
 
 def main(snakemake: Any) -> None:
     """Write the page and the summary."""
     tables = {name: pd.read_parquet(snakemake.input[name]) for name in TABLES}
+    tables["findings"] = stack(map(pd.read_parquet, snakemake.input.verdicts), FINDINGS)
     steps = missing_notes({Path(p).parent.name: read_json(p) for p in snakemake.input.steps})
     study = Study(
         name=snakemake.wildcards.study, title=snakemake.params.title, knees=json.loads(snakemake.params.knees),
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
         provenance=[read_json(path) for path in snakemake.input.provenance],
         notes=[*steps, *outlier_notes(tables["weights"])],
-        plots={kind: [Path(path) for path in snakemake.input[name]] for kind, name in PLOTS.items()},
+        plots={kind: [Path(path) for path in snakemake.input.get(INPUTS.get(kind, kind), [])] for kind in CAPTIONS},
     )  # fmt: skip
     rows = study.rows(tables)
     data = report_data(study, tables, rows)
@@ -37,7 +41,17 @@ def main(snakemake: Any) -> None:
         temporary.write_text(render_report(TEMPLATE, content, data), encoding="utf-8")
     answer = textwrap.fill(content.answer, findings.SUMMARY_COLUMNS)
     found = "\n".join(textwrap.fill(s, 110, initial_indent="- ", subsequent_indent="  ") for s in content.sentences)
-    parts = [f"{answer}\n", f"{found}\n", findings.summary_text(rows, study.knees), stage_times(tables["costs"])]
+    verdicts = "".join(
+        f"{textwrap.fill(line, findings.SUMMARY_COLUMNS, subsequent_indent='    ')}\n"
+        for line in verdict_lines(tables["findings"], study.methods, study.task_labels)
+    )
+    parts = [
+        f"{answer}\n",
+        *filter(None, [verdicts]),
+        f"{found}\n",
+        findings.summary_text(rows, study.knees),
+        stage_times(tables["costs"]),
+    ]
     with atomic_path(snakemake.output.summary) as temporary:
         temporary.write_text("\n".join([*parts, f"Report: {snakemake.output.page}\n"]), encoding="utf-8")
 

@@ -14,7 +14,7 @@ from essential_sparsity.intervals import Interval, knee_interval, value_bounds
 from essential_sparsity.knee import find_knee, find_many, value_at
 from essential_sparsity.metrics import Floats, performance, value_of
 from essential_sparsity.readings import Knee, Readings
-from essential_sparsity.resampling import Draws, Sample, draw_mean, draw_seed, resampled_values
+from essential_sparsity.resampling import Draws, draw_mean, draw_seed, resampled_values
 from essential_sparsity.samples import Examples, sample_of
 from essential_sparsity.scores import SCORES
 from essential_sparsity.table_schema import Schema
@@ -36,7 +36,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """A curve as rules read it: that of a seed, or the mean over the seeds.
 
     Attributes:
@@ -62,7 +62,22 @@ class _Curve:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Measured:
+    """A mean curve over the seeds with those of the seeds, whose draws are of the same examples.
+
+    Attributes:
+        mean: The mean curve.
+        seeds: The curve of each seed.
+        doubts: What to doubt of the draws.
+    """
+
+    mean: Curve
+    seeds: Mapping[int, Curve]
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
     """What a rule reads off a curve and off its draws; without draws, no readings and an empty interval."""
 
     rule: str
@@ -77,15 +92,15 @@ class _Read:
 
     axes: Mapping[str, Any]
     rows: pd.DataFrame
-    curve: _Curve
-    readings: list[_Reading]
+    curve: Curve
+    readings: list[Reading]
     knees: list[dict[str, Any]]
     doubts: tuple[str, ...]
 
 
 def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Read the knees as :func:`analyse` does, without intervals."""
-    read = (_read_curve(axes, rows, settings, None, ()) for axes, rows in curves(evaluations))
+    read = (_read_curve(axes, rows, settings, None) for axes, rows in curves(evaluations))
     return _table([row for curve in read for row in curve.knees], KNEES)
 
 
@@ -101,9 +116,7 @@ def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Ex
         settings: The study's ``knees``: ``rules`` and what they need, ``confidence`` and ``draws``.
         examples: The examples of the evaluations; where there are none seeds alone are resampled.
     """
-    read = [
-        _read_curve(axes, rows, settings, *sample_of(axes, rows, examples)) for axes, rows in curves(evaluations)
-    ]  # fmt: skip
+    read = [_read_curve(axes, rows, settings, examples) for axes, rows in curves(evaluations)]
     levels = [_level_rows(r.axes, r.rows, r.curve, settings["confidence"]) for r in read]
     found = [
         CurveKnee(
@@ -120,35 +133,42 @@ def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Ex
     )
 
 
-def _read_curve(
-    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Mapping[str, Any], sample: Sample | None,
-    why: tuple[str, ...],
-) -> _Read:  # fmt: skip
-    """Read a mean curve and those of its seeds.
+def measure(axes: Mapping[str, Any], rows: pd.DataFrame, draws: int, examples: Examples | None) -> Measured:
+    """Return a curve as rules read it, the mean and every seed's, with draws.
 
     Args:
         axes: What names the curve.
         rows: Its rows, as :func:`tables.curves` gives them.
-        settings: The study's ``knees``.
-        sample: What it was measured on; None where nothing is to be resampled.
-        why: Why something is not.
+        draws: How many draws.
+        examples: The examples of the evaluations; None where nothing is to be resampled, not even seeds.
     """
-    several = rows["seed"].nunique() > 1
-    resampled = None if sample is None else resampled_values(sample, settings["draws"])
-    mean = None if sample is None else draw_mean(sample, resampled, settings["draws"])
+    sample, why = (None, ()) if examples is None else sample_of(axes, rows, examples)
+    resampled = None if sample is None else resampled_values(sample, draws)
+    mean = None if sample is None else draw_mean(sample, resampled, draws)
     doubts = (*why, *_few_seeds(rows)) if mean else why
     curve = _curve(axes, rows, mean, doubts)
-    readings = [_read(curve, rule, settings) for rule in settings["rules"]]
-    knees = []
-    for seed in sorted(rows["seed"].unique()):
+    seeds = {}
+    for seed in sorted(map(int, rows["seed"].unique())):
         part = rows[rows["seed"] == seed]
-        drawn = None if sample is None else draw_seed(sample, resampled, int(seed))
-        own = _curve(axes, part, drawn, why)
+        drawn = None if sample is None else draw_seed(sample, resampled, seed)
+        seeds[seed] = _curve(axes, part, drawn, why)
+    return Measured(curve, seeds, doubts)
+
+
+def _read_curve(
+    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Mapping[str, Any], examples: Examples | None
+) -> _Read:  # fmt: skip
+    """Read a mean curve and those of its seeds; without examples, without intervals."""
+    measured = measure(axes, rows, 0 if examples is None else settings["draws"], examples)
+    curve, several = measured.mean, len(measured.seeds) > 1
+    readings = [read_knee(curve, rule, settings) for rule in settings["rules"]]
+    knees = []
+    for seed, own in measured.seeds.items():
         # The mean over one seed is that seed's curve, and is not read twice.
-        of_seed = [_read(own, rule, settings) for rule in settings["rules"]] if several else readings
+        of_seed = [read_knee(own, rule, settings) for rule in settings["rules"]] if several else readings
         knees += [_knee_row(axes, seed, 1, own, reading) for reading in of_seed]
-    knees += [_knee_row(axes, pd.NA, rows["seed"].nunique(), curve, reading) for reading in readings]
-    return _Read(axes, rows, curve, readings, knees, doubts)
+    knees += [_knee_row(axes, pd.NA, len(measured.seeds), curve, reading) for reading in readings]
+    return _Read(axes, rows, curve, readings, knees, measured.doubts)
 
 
 def _table(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
@@ -169,27 +189,28 @@ def _seed_matters(rows: pd.DataFrame) -> bool:
     return task_draws({"protocol": pruned["protocol"]}) or SCORES[pruned["score"]].stochastic
 
 
-def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> _Curve:
+def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> Curve:
     flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
     seeds_of_levels = seeds_by_level(rows)
     if seeds_of_levels[seeds_of_levels > 0].nunique() > 1:
         flags.append(UNEVEN_SEEDS)
     means = mean_curve(rows)
     sparsity, value = means["sparsity"].to_numpy(float), means["value"].to_numpy(float)
-    return _Curve(sparsity, value, axes["metric"], chance_score(rows, axes["metric"]), draws, (*flags, *why))
+    return Curve(sparsity, value, axes["metric"], chance_score(rows, axes["metric"]), draws, (*flags, *why))
 
 
-def _read(curve: _Curve, rule: str, settings: Mapping[str, Any]) -> _Reading:
+def read_knee(curve: Curve, rule: str, settings: Mapping[str, Any]) -> Reading:
+    """Read a knee off a curve and off its draws by a rule."""
     knee = find_knee(curve.sparsity, curve.score, rule, settings, curve.chance)
     if curve.draws is None or knee.knee is None:
-        return _Reading(rule, knee, None, Interval())
+        return Reading(rule, knee, None, Interval())
     scores = curve.draws.scores
     readings = find_many(curve.sparsity, scores, rule, settings, curve.chance)
     interval = knee_interval(curve.sparsity, scores, knee, readings, rule, settings, curve.chance)
-    return _Reading(rule, knee, readings, interval)
+    return Reading(rule, knee, readings, interval)
 
 
-def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: _Curve, reading: _Reading) -> dict[str, Any]:
+def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: Curve, reading: Reading) -> dict[str, Any]:
     """Return a row of the table of knees."""
     knee, interval = reading.knee, reading.interval
     return {
@@ -209,7 +230,7 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: _Curve, confidence: float) -> pd.DataFrame:
+def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: Curve, confidence: float) -> pd.DataFrame:
     """Return the rows of the table of curves for a mean curve."""
     bounds = np.full((2, len(curve.sparsity)), np.nan)
     if curve.draws:

@@ -22,7 +22,17 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "report" / "report.html.j2"
 # Drawn figures are a few hundred kB each; further ones lie beside the report, in the study's folder of plots.
 DRAWN_FIGURES = 24
 
+# The kinds of drawn figures that belong to pre-training, in the order of the page.
+PRETRAINING = ("weights", "losses", "emergence", "ages")
+
 CAPTIONS = {
+    "findings": (
+        "How to read it: above, the curves that the finding compares, as change from the dense model, with bands for "
+        "intervals and a stroke and a diamond at the knee (hollow where the levels do not enclose it). Below, each "
+        "estimate with its interval; the claim holds in the shaded region. A green circle: the whole interval lies in "
+        "it; an orange cross: outside; a grey square: undecided. Claim, statistic and region stood in the study before "
+        "it ran. Take care: undecided means neither that the claim is true nor that it is false."
+    ),
     "curves": (
         "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds) with its interval; "
         "the further right a line stays within the grey band, the more weights can go. Where that band is too thin to "
@@ -86,9 +96,8 @@ class ReportContent:
         note: How the headline's knees are defined.
         sentences: The findings in words, the most important first.
         departures: Where the study departs from the paper.
-        curves: Drawn figures of performance over sparsity, for paper and for browsers without scripts.
-        layers: Drawn figures of the matrices.
-        weights: Drawn figures of the weights.
+        figures: Drawn figures by their kind, those of :data:`CAPTIONS`; a kind without any is not in it.
+        verdicts: The claims of the study and what became of them; without rows where it makes none.
         knees: The knees by all rules.
         differences: The comparisons of knees.
         costs: Time and memory, a row a rule.
@@ -109,9 +118,8 @@ class ReportContent:
     note: str
     sentences: tuple[str, ...]
     departures: tuple[str, ...]
-    curves: tuple[ReportFigure, ...]
-    layers: tuple[ReportFigure, ...]
-    weights: tuple[ReportFigure, ...]
+    figures: Mapping[str, tuple[ReportFigure, ...]]
+    verdicts: Table
     knees: Table
     differences: Table
     costs: Table
@@ -125,7 +133,7 @@ class ReportContent:
     @property
     def pretraining(self) -> bool:
         """Whether there is anything to say of pre-training."""
-        return self.emergence or self.statistics
+        return self.emergence or self.statistics or any(kind in self.figures for kind in PRETRAINING)
 
 
 def render_report(template: Path, content: ReportContent, data: Mapping[str, Any]) -> str:
@@ -149,7 +157,7 @@ def render_report(template: Path, content: ReportContent, data: Mapping[str, Any
     library = chart_library()
     return environment.get_template(template.name).render(
         content=content, data=as_json(data), style=style, script=script, library=library,
-        policy=content_policy(style, (library, script)),
+        pretraining=PRETRAINING, policy=content_policy(style, (library, script)),
     )  # fmt: skip
 
 

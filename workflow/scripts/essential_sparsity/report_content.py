@@ -14,6 +14,7 @@ import vl_convert
 
 from essential_sparsity import findings, report_tables
 from essential_sparsity import report_data as drawn
+from essential_sparsity.finding_words import verdicts_sentence
 from essential_sparsity.knee_words import answer_sentence, model_sizes
 from essential_sparsity.plots import method_looks, palette
 from essential_sparsity.report import CAPTIONS, DRAWN_FIGURES, ReportContent, ReportFigure
@@ -21,6 +22,7 @@ from essential_sparsity.report_charts import chart_specs
 from essential_sparsity.trajectory import step_of
 
 _SECTIONS = {
+    "findings": "Finding",
     "curves": "Performance over sparsity",
     "layers": "Sparsity of every matrix at the knee",
     "weights": "Statistics of the weights",
@@ -43,7 +45,7 @@ class Study:
         tasks: The registry's entries of its tasks.
         provenance: Where each checkpoint came from.
         notes: What a reader must know of its trajectories.
-        plots: The drawn figures by their kind: ``curves``, ``layers`` and ``weights``.
+        plots: The drawn figures by their kind, such as ``curves``; those of :data:`report.CAPTIONS`.
     """
 
     name: str
@@ -99,7 +101,7 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
 
     Args:
         study: What the report is told of the study.
-        tables: All tables of the study, that of curves as ``levels``.
+        tables: All tables of the study, that of curves as ``levels``; ``findings`` is empty where it makes no claim.
         rows: What :meth:`Study.rows` returns.
         data: What :func:`report_data` returns.
     """
@@ -109,7 +111,8 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
     first, others = report_tables.headline_tables(rows, sizes, study.confidence)
     rules = study.knees["rules"]
     return ReportContent(
-        title=study.title, study=study.name, answer=answer_sentence(rows, study.knees),
+        title=study.title, study=study.name,
+        answer=" ".join(filter(None, [answer_sentence(rows, study.knees), verdicts_sentence(tables["findings"])])),
         headline=first, headline_caption="What can be removed at the knee", others=others,
         note=f"{findings.reading_note(study.knees)} {_SAVED}",
         sentences=(
@@ -118,7 +121,8 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
             ), *study.notes,
         ),
         departures=(*findings.departures(study.tasks), *findings.evaluation_notes(evaluations, labels)),
-        curves=_figures("curves", study), layers=_figures("layers", study), weights=_figures("weights", study),
+        figures={kind: _figures(kind, study) for kind in CAPTIONS if study.plots.get(kind)},
+        verdicts=report_tables.verdicts_table(tables["findings"], study.methods, labels),
         knees=report_tables.knees_table(knees, rules, study.methods, labels),
         differences=report_tables.differences_table(
             tables["differences"], rules[0], study.confidence, study.methods, labels
@@ -156,8 +160,8 @@ def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
     """Return drawn figures; their paths say what they show."""
     found = []
     for path in study.plots[kind][:DRAWN_FIGURES]:
-        model = path.stem if kind == "weights" else path.parent.name
-        title = model if kind == "weights" else f"{model}: {study.task_labels[path.stem]}"
+        # Below the folder of its kind a figure is named by its model and task, or by one name.
+        title = path.stem if path.parent.name == kind else f"{path.parent.name}: {study.task_labels[path.stem]}"
         found.append(ReportFigure(title, CAPTIONS[kind], f"{_SECTIONS[kind]}, {title}", path.read_bytes()))
     return tuple(found)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.finding_words import estimate_text, statistic_text, subject_text
 from essential_sparsity.findings import interval_text, percent, range_text, records, resolution_text
 from essential_sparsity.knee import RULE_NAMES
 from essential_sparsity.knee_words import Size, doubt_text, last_rows, lost_text, point_text, saved_text
@@ -223,6 +226,35 @@ def _difference(row: Mapping[str, Any]) -> str:
     if pd.isna(row["ci_low"]) or pd.isna(row["ci_high"]):
         return text
     return f"{text}\n{100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f}"
+
+
+def verdicts_table(findings: pd.DataFrame, method_labels: Mapping[str, str], task_labels: Mapping[str, str]) -> Table:
+    """Return the claims with their verdicts, a row a statistic.
+
+    Args:
+        findings: The table of findings.
+        method_labels: What a method is called, by its name in the registry.
+        task_labels: What a task is called, by its name in the registry.
+    """
+    columns = ("Claim", "Verdict", "Estimate", "Holds", "Statistic", "Seeds", "Remarks")
+    texts = tuple(
+        (
+            f"{row['finding']}\n{row['claim']}", str(row["verdict"]),
+            estimate_text(row).replace(" (", "\n(", 1), str(row["holds_where"]),
+            f"{_capital(statistic_text(row['statistic']))}\n"
+            f"{subject_text(row['statistic'], json.loads(row['of']), method_labels, task_labels)}",
+            str(row["n_seeds"]), "; ".join(filter(None, [_diverged(row["diverged"]), row["flags"]])),
+        )
+        for row in records(findings)
+    )  # fmt: skip
+    return Table(columns, texts, frozenset({"Seeds"}), _INFINITE if findings["ci_high"].isin([math.inf]).any() else "")
+
+
+_INFINITE = "Unbounded: no number is too large for the estimate; an interval of so much or more has no upper end."
+
+
+def _diverged(seeds: str) -> str:
+    return f"diverged: {seeds}" if seeds else ""
 
 
 def _p_value(value: float) -> str:

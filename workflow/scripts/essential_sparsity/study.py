@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.claims import checked_claims
 from essential_sparsity.dataset_kinds import FILES, held_out_splits
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
@@ -16,6 +17,7 @@ from essential_sparsity.methods import Method, check_method
 from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
+from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
 from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
@@ -70,6 +72,7 @@ class Study:
         self.weights = sorted(set(self._enumerate_weights()))
         self._check_sources()
         self._check_calibration_texts()
+        self.claims = checked_claims(self, WEIGHTS.columns)
 
     def _load_registry(self, kind: str, root: Path, schemas: Path) -> dict[str, Any]:
         shared_file = f"config/{kind}.yaml"

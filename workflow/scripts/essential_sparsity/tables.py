@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -237,7 +238,36 @@ EXAMPLES = Schema(
     unique=["group", "id"],
 )
 
-# The tables that every study has; one whose levels are placed has LEVELS besides.
+HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
+
+FINDINGS = Schema(
+    "findings",
+    {
+        "finding": _text(description="Name of the finding; it may have several rows."),
+        "claim": _text(description="What is claimed, as the study stated it."),
+        "statistic": _text(description="What is estimated."),
+        "of": _text(description="What it is taken of, as JSON."),
+        "estimate": _number(nullable=True, description="The statistic; infinite if unbounded, null if there is none."),
+        "ci_low": _number(nullable=True, description="Lower bound of its interval; null if there is none."),
+        "ci_high": _number(nullable=True, description="Upper bound; infinite if the interval is open."),
+        "n_seeds": _count(least=0, description="Pre-trainings of the smaller group, or seeds of the curves."),
+        "verdict": _text(
+            among=(HOLDS, DOES_NOT_HOLD, UNDECIDED),
+            description="Whether the whole interval lies where the claim holds, or outside; else `undecided`.",
+        ),
+        "holds_where": _text(description="The values at which the claim holds, such as `above 2`."),
+        "study": _text(description="Name of the study."),
+        "scale": _text(among=("desk", "paper"), description="The study's scale."),
+        "diverged": _text(description="Dense models behind it at chance or without a finite value, seed by seed."),
+        "flags": _text(description="Why there is no estimate or interval, or what to doubt."),
+    },
+    unique=["finding", "statistic", "of"],
+)
+
+# The findings of several studies.
+ALL_FINDINGS = replace(FINDINGS, unique=["study", *FINDINGS.unique])
+
+# The tables that every study has; one whose levels are placed has LEVELS besides, one with findings FINDINGS.
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
 
 

@@ -1,0 +1,38 @@
+"""Give each claim of a study its verdict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.claims import TABLES_OF
+from essential_sparsity.evidence import Evidence
+from essential_sparsity.files import atomic_path
+from essential_sparsity.job import run_job
+from essential_sparsity.samples import examples_at
+from essential_sparsity.table_schema import write_table
+from essential_sparsity.tables import FINDINGS
+from essential_sparsity.verdicts import judge
+
+
+def main(snakemake: Any) -> None:
+    """Write the table of findings."""
+    read = {name: snakemake.input.get(name) for name in TABLES_OF.values()}
+    evidence = Evidence(
+        pd.read_parquet(snakemake.input.evaluations),
+        examples_at(snakemake.input.examples, json.loads(snakemake.params.positive)),
+        json.loads(snakemake.params.knees),
+        json.loads(snakemake.params.last),
+        {name: pd.read_parquet(path) for name, path in read.items() if path},
+        frozenset(json.loads(snakemake.params.drawn)),
+    )
+    claims = json.loads(snakemake.params.claims)
+    frame = judge(claims, evidence, snakemake.wildcards.study, snakemake.params.scale)
+    written = write_table(frame, FINDINGS, Path(snakemake.output.table))
+    with atomic_path(snakemake.output.csv) as temporary:
+        written.to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    run_job(main, snakemake)
