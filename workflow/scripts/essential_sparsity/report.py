@@ -23,6 +23,13 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "report" / "report.html.j2"
 DRAWN_FIGURES = 24
 
 CAPTIONS = {
+    "similarities": (
+        "How to read it: each line is a pair of methods, the mean over the seeds of the cosine between the sets of weights "
+        "that their masks keep at the same level; the band spans the seeds. The left panel shows the cosine itself: masks "
+        "that have nothing to do with each other have 1 - s (dotted), so it falls with sparsity whatever the methods. On "
+        "the right that is taken off: 0 is chance, 1 the same mask. Take care: equal performance does not need equal "
+        "masks, and a method that draws differs from itself at another seed as well."
+    ),
     "curves": (
         "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds) with its interval; "
         "the further right a line stays within the grey band, the more weights can go. Where that band is too thin to "
@@ -98,6 +105,7 @@ class ReportContent:
         files_note: Where the figures and tables lie as files.
         emergence: Whether a knee is known at several steps of pre-training.
         statistics: Whether statistics of the weights are known.
+        similarities: Drawn figures of how similar masks are; none where no masks are compared.
     """
 
     title: str
@@ -121,6 +129,7 @@ class ReportContent:
     files_note: str
     emergence: bool
     statistics: bool
+    similarities: tuple[ReportFigure, ...] = ()
 
     @property
     def pretraining(self) -> bool:

@@ -24,7 +24,10 @@ _SECTIONS = {
     "curves": "Performance over sparsity",
     "layers": "Sparsity of every matrix at the knee",
     "weights": "Statistics of the weights",
+    "similarities": "Similarity of masks",
 }
+# Figures of a model, whatever the task.
+_OF_MODELS = {"weights", "similarities"}
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10
 
@@ -43,7 +46,7 @@ class Study:
         tasks: The registry's entries of its tasks.
         provenance: Where each checkpoint came from.
         notes: What a reader must know of its trajectories.
-        plots: The drawn figures by their kind: ``curves``, ``layers`` and ``weights``.
+        plots: The drawn figures by their kind: ``curves``, ``layers``, ``weights`` and ``similarities``.
     """
 
     name: str
@@ -128,7 +131,7 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         versions=_versions(evaluations), data_note=_data_note(data),
         files_note=" ".join([_FILES.format(study=study.name), *_left_out(study, tables["levels"])]),
         emergence=has_emergence(tables["levels"]),
-        statistics=not tables["weights"].empty,
+        statistics=not tables["weights"].empty, similarities=_figures("similarities", study),
     )  # fmt: skip
 
 
@@ -155,9 +158,9 @@ def has_emergence(levels: pd.DataFrame) -> bool:
 def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
     """Return drawn figures; their paths say what they show."""
     found = []
-    for path in study.plots[kind][:DRAWN_FIGURES]:
-        model = path.stem if kind == "weights" else path.parent.name
-        title = model if kind == "weights" else f"{model}: {study.task_labels[path.stem]}"
+    for path in study.plots.get(kind, ())[:DRAWN_FIGURES]:
+        model = path.stem if kind in _OF_MODELS else path.parent.name
+        title = model if kind in _OF_MODELS else f"{model}: {study.task_labels[path.stem]}"
         found.append(ReportFigure(title, CAPTIONS[kind], f"{_SECTIONS[kind]}, {title}", path.read_bytes()))
     return tuple(found)
 
