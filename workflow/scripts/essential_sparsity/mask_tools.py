@@ -72,10 +72,12 @@ def compare_masks(a: Path, b: Path) -> pd.DataFrame:
 def similarity(a: Path, b: Path) -> dict[str, float]:
     """Compare what two masks keep of all prunable weights together.
 
+    Two masks that keep shares p and q of the weights and were drawn apart have the cosine sqrt(p q) on average, which
+    is 1 - s where both have the sparsity s. ``cosine_corrected`` is ``(cosine - chance) / (1 - chance)`` with that
+    chance: 0 for such masks, 1 for equal ones.
+
     Returns:
-        ``cosine, cosine_corrected, overlap, jaccard``. Two masks that keep shares p and q of the weights and were drawn
-        apart have the cosine sqrt(p q) on average, which is 1 - s where both have the sparsity s. ``cosine_corrected`` is
-        ``(cosine - chance) / (1 - chance)`` with that chance: 0 for such masks, 1 for equal ones.
+        ``cosine, cosine_corrected, overlap, jaccard``.
 
     Raises:
         UserError: A file is damaged, or the masks are of different models.

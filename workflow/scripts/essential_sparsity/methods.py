@@ -229,7 +229,7 @@ def _senseless(m: Method) -> list[tuple[str, bool, str, str]]:
 
 
 def _senseless_in_rounds(m: Method) -> list[tuple[str, bool, str, str]]:
-    """Return the same for iterative pruning, which takes the smallest trained weights of one pool, round after round."""
+    """Return the same for iterative pruning, whose rounds take the smallest trained weights of one pool."""
     if not m.rounds:
         return []
     why = "with `rounds`, which remove the smallest trained weights of one pool and rewind the others"

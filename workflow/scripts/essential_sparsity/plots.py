@@ -603,8 +603,8 @@ def _draw_heat_map(panel: Axes, table: pd.DataFrame, low: float, high: float, fi
 def plot_similarities(similarities: pd.DataFrame, method_labels: Mapping[str, str], model: str) -> Figure:
     """Draw the cosine similarity of masks over sparsity, a row a checkpoint and a line a pair of methods.
 
-    The left panel shows the cosine itself with what masks drawn apart have, 1 - s; the right one the cosine corrected for
-    that. Lines are means over the seeds; bands reach from the least to the largest seed.
+    The left panel shows the cosine itself with what masks drawn apart have, 1 - s; the right one the cosine corrected
+    for that. Lines are means over the seeds; bands reach from the least to the largest seed.
 
     Args:
         similarities: Rows of the table of similarities, of one model.
@@ -639,7 +639,7 @@ def plot_similarities(similarities: pd.DataFrame, method_labels: Mapping[str, st
     grid[0, 0].set_ylim(-0.03, 1.03)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
-    handles = [Line2D([], [], **_line_look(i, len(pairs))) for i in range(len(pairs))]
+    handles: list[Any] = [Line2D([], [], **_line_look(i, len(pairs))) for i in range(len(pairs))]
     labels = [_wrapped(" / ".join(method_labels.get(m, m) for m in pair), 30) for pair in pairs]
     handles.append(Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"))
     labels.append("masks drawn apart")

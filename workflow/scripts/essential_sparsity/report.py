@@ -24,11 +24,11 @@ DRAWN_FIGURES = 24
 
 CAPTIONS = {
     "similarities": (
-        "How to read it: each line is a pair of methods, the mean over the seeds of the cosine between the sets of weights "
-        "that their masks keep at the same level; the band spans the seeds. The left panel shows the cosine itself: masks "
-        "that have nothing to do with each other have 1 - s (dotted), so it falls with sparsity whatever the methods. On "
-        "the right that is taken off: 0 is chance, 1 the same mask. Take care: equal performance does not need equal "
-        "masks, and a method that draws differs from itself at another seed as well."
+        "How to read it: each line is a pair of methods, the mean over the seeds of the cosine between the sets of "
+        "weights that their masks keep at the same level; the band spans the seeds. The left panel shows the cosine "
+        "itself: masks that have nothing to do with each other have 1 - s (dotted), so it falls with sparsity whatever "
+        "the methods. On the right that is taken off: 0 is chance, 1 the same mask. Take care: equal performance does "
+        "not need equal masks, and a method that draws differs from itself at another seed as well."
     ),
     "curves": (
         "How to read it: each line is a method, the mean over the seeds (faint dots: single seeds) with its interval; "

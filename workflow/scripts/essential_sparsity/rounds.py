@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from essential_sparsity.errors import UserError, quoted
@@ -26,7 +27,7 @@ def check_rounds(rounds: Mapping[str, Any], task: Mapping[str, Any], where: str)
             "one of the protocol 'finetune': every round trains the model", "name a task that the model is trained on",
         )  # fmt: skip
     names = round_levels(rounds, where)
-    for i, (name, following) in enumerate(zip(names, names[1:], strict=False), start=1):
+    for i, (name, following) in enumerate(pairwise(names), start=1):
         if following <= name:
             raise UserError(
                 f"{where}.levels[{i}]", f"{following} after {name}", "levels that ascend",
