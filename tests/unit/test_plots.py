@@ -524,7 +524,7 @@ def similarities(methods: tuple[str, ...] = tuple(frames.METHOD_LABELS), seeds: 
 def test_similarities_are_means_over_the_seeds_with_bands_that_hold_them() -> None:
     rows = similarities()
     figure = plots.plot_similarities(rows, frames.METHOD_LABELS, frames.BERT)
-    assert len(figure.axes) == 4
+    assert [panel.get_xlabel() for panel in figure.axes] == ["", "", *["Sparsity (% removed)"] * 2]
     for i, checkpoint in enumerate(("step000000", "step003000")):
         for panel, column in zip(figure.axes[2 * i : 2 * i + 2], ("cosine", "cosine_corrected"), strict=True):
             lines = {line.get_gid(): line for line in panel.lines}

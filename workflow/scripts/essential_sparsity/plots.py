@@ -630,12 +630,13 @@ def plot_similarities(similarities: pd.DataFrame, method_labels: Mapping[str, st
                     seeds.index.to_numpy(float), seeds["min"].to_numpy(), seeds["max"].to_numpy(),
                     color=look["color"], alpha=0.2, linewidth=0, gid=f"band:{gid}",
                 )  # fmt: skip
-            panel.set_xlabel(SPARSITY_LABEL.replace("prunable weights ", "") if row is grid[-1] else "")
         row[0].plot([0, highest], [1, 1 - highest], color=_BLACK, linewidth=1.0, linestyle=":", gid="chance")
         row[1].axhline(0, color=_BLACK, linewidth=1.0, linestyle=":", gid="chance")
         row[0].set_ylabel("Cosine of kept weights")
         row[1].set_ylabel("Corrected for chance")
         row[0].set_title(checkpoint_label(checkpoint))
+    for panel in grid[-1]:
+        panel.set_xlabel("Sparsity (% removed)")
     grid[0, 0].set_ylim(-0.03, 1.03)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
