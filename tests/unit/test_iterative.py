@@ -148,6 +148,31 @@ def test_a_seed_gives_the_same_masks_and_another_does_not(folder: Path, found: l
     assert not all(torch.equal(found[0][name], other[name]) for name in other)
 
 
+def test_a_round_that_was_cut_off_goes_on_from_its_last_state(
+    folder: Path, found: list[Masks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = families.manifest(folder)
+    rows, steps, real = {m.name: m for m in matrices}, [], AppliedMasks.hold_gradients
+    own = Training({**TASK, "save_every": 1}, 3, torch.device("cpu"), tmp_path / "states", "key")
+
+    def run() -> Masks:
+        packed = prune_round(folder, no_pruning(matrices), Prepared(folder / "inputs.arrow"), own, LEVELS[0], WHERE)
+        return {name: unpack(bits, rows[name].shape) for name, bits in packed}
+
+    def dying(self: AppliedMasks) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(AppliedMasks, "hold_gradients", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    again = run()
+    assert len(steps) == 3 + 1, "the last of three steps alone"
+    assert all(torch.equal(found[0][name], again[name]) for name in again)
+
+
 # --- The choice itself, of weights that need no training ---
 
 
