@@ -85,7 +85,7 @@ def evaluation_row(
         "method": method, "score": None if dense else method.split("-")[0], "allocation": None if dense else "uniform",
         "scope": None if dense else method.split("-")[1], "pattern": None if dense else "unstructured",
         "refinement": None if dense else "none", "update": None if dense else "none",
-        "compat": None if dense else "exact", "calibration": None, "propagate": None, "options": None,
+        "compat": None if dense else "exact", "calibration": None, "propagate": None, "options": None, "rounds": None,
         "sparsity": sparsity, "realised_sparsity": sparsity, "task": task,
         "protocol": "perplexity" if perplexity else "finetune", "metric": "perplexity" if perplexity else "accuracy",
         "value": value, "higher_is_better": not perplexity, "chance": 49152.0 if perplexity else 0.531,

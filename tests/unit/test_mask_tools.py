@@ -24,7 +24,7 @@ from essential_sparsity import mask_tools
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of
 from essential_sparsity.loading import load_tokenizer
-from essential_sparsity.mask_tools import ALL, apply_mask, compare_masks, count_mask
+from essential_sparsity.mask_tools import ALL, apply_mask, compare_masks, count_mask, similarity
 from essential_sparsity.masks import read_header
 from essential_sparsity.placement import part_of
 from essential_sparsity.weights import INDEX, WEIGHTS, open_weights
@@ -322,3 +322,36 @@ def test_a_mask_may_cover_less_than_the_checkpoint(tmp_path: Path) -> None:
     with open_weights(folder) as dense, open_weights(tmp_path / "pruned") as pruned:
         for name in dense.tensors:
             assert torch.equal(dense.read(name), pruned.read(name)) == (name not in masks)
+
+
+def test_similarity_is_the_cosine_of_the_kept_sets_over_all_matrices(tmp_path: Path) -> None:
+    one = {"a": random_keep((7, 9), 30, 0), "b": random_keep((5, 11), 40, 1)}
+    other = {"a": random_keep((7, 9), 45, 2), "b": random_keep((5, 11), 25, 3)}
+    write_masks(tmp_path / "a", one)
+    write_masks(tmp_path / "b", other)
+    first, second = (np.concatenate([m.numpy().ravel() for m in side.values()]).astype(float) for side in (one, other))
+    cosine = first @ second / (np.linalg.norm(first) * np.linalg.norm(second))
+    both, either = np.logical_and(first, second).sum(), np.logical_or(first, second).sum()
+    # Both remove 70 of 118.
+    s = 70 / 118
+    assert similarity(tmp_path / "a", tmp_path / "b") == pytest.approx({
+        "cosine": cosine, "cosine_corrected": (cosine - (1 - s)) / s, "overlap": both / 48, "jaccard": both / either,
+    })  # fmt: skip
+    assert set(similarity(tmp_path / "a", tmp_path / "a").values()) == {1.0}
+
+
+@pytest.mark.parametrize("removed", [(4000, 4000), (3000, 9000)])
+def test_masks_that_are_drawn_apart_have_no_corrected_cosine(tmp_path: Path, removed: tuple[int, int]) -> None:
+    found = []
+    for seed in range(20):
+        for name, count in zip("ab", removed, strict=True):
+            write_masks(tmp_path / name, {"m": random_keep((100, 100), count, 2 * seed + (name == "b"))})
+        found.append(similarity(tmp_path / "a", tmp_path / "b")["cosine_corrected"])
+    # The mean of 20, four of its standard errors wide at most.
+    assert abs(np.mean(found)) < 4 * np.std(found) / 20**0.5
+    assert np.std(found) < 0.02
+
+
+def test_masks_that_keep_everything_are_alike(tmp_path: Path) -> None:
+    write_masks(tmp_path / "a", {"m": random_keep((3, 5), 0, 0)})
+    assert similarity(tmp_path / "a", tmp_path / "a")["cosine_corrected"] == 1.0

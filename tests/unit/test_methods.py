@@ -45,6 +45,8 @@ def test_published_methods_and_sensible_others_pass(slots: dict[str, Any]) -> No
     check_method(Method(**slots), "methods.mine")
 
 
+ROUNDS = {"score": "magnitude", "scope": "global", "rounds": {"task": "t", "levels": [0.3, 0.5, 0.9]}}
+
 SENSELESS: list[tuple[dict[str, Any], str, str]] = [
     ({"score": "magnitude", "scope": "global", "pattern": "2:4"}, "scope", "compete within groups of a row"),
     ({"score": "magnitude", "scope": "layer", "pattern": "2:4"}, "scope", "compete within groups of a row"),
@@ -72,6 +74,13 @@ SENSELESS: list[tuple[dict[str, Any], str, str]] = [
         "refinement", "exchanges across groups would break",
     ),
     ({**SGPT, "scope": "column-block", "refinement": "dsnot", **PRUNED}, "refinement", "bound to its update"),
+    ({**ROUNDS, "score": "random"}, "score", "smallest trained weights"),
+    ({**ROUNDS, "score": "wanda", **DENSE}, "score", "smallest trained weights"),
+    ({**ROUNDS, "scope": "layer"}, "scope", "smallest trained weights"),
+    ({**ROUNDS, "scope": "row", "pattern": "2:4"}, "scope", "smallest trained weights"),
+    ({**ROUNDS, "update": "reconstruct", **DENSE}, "update", "smallest trained weights"),
+    ({**ROUNDS, "refinement": "dsnot", **DENSE}, "refinement", "smallest trained weights"),
+    ({**ROUNDS, **DENSE}, "calibration", "use no statistics of the inputs"),
     ({"score": "wanda", "scope": "row"}, "calibration", "need statistics of the inputs"),
     ({"score": "magnitude", "scope": "layer", "allocation": "owl"}, "calibration", "allocation owl"),
     ({"score": "magnitude", "scope": "layer", "refinement": "dsnot"}, "calibration", "refinement dsnot"),
@@ -205,3 +214,17 @@ def test_sparsegpt_chooses_and_updates_in_turns_where_it_is_published_so(slots: 
 def test_a_method_is_what_its_dictionary_says() -> None:
     method = Method("wanda", "row", options={"owl_range": 0.1}, **DENSE)
     assert Method(**method.to_dict()) == method
+
+
+def test_a_level_of_rounds_depends_on_no_later_one() -> None:
+    method = Method(**ROUNDS)
+    check_method(method, "methods.mine")
+    assert method.up_to(0.5).rounds["levels"] == [0.3, 0.5]
+    assert method.up_to(0.9) == method == Method(**method.to_dict())
+    assert not method.planned, "each round reads its cut off the weights that it trained"
+
+
+def test_a_method_of_one_shot_is_written_without_rounds() -> None:
+    method = Method("magnitude", "global")
+    assert "rounds" not in method.to_dict(), "masks that are there name their method without it"
+    assert method.up_to(0.3) is method

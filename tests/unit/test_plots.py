@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import frames
 from essential_sparsity import plots
 from essential_sparsity.knee import RULES
 from essential_sparsity.metrics import METRICS
-from essential_sparsity.tables import EVALUATIONS
+from essential_sparsity.tables import EVALUATIONS, SIMILARITIES
 from essential_sparsity.trajectory import checkpoint_label
 from essential_sparsity.weight_places import matrix_places
 
@@ -504,3 +504,49 @@ def test_a_method_of_one_level_is_a_marker_without_a_line() -> None:
     assert len(singles) >= len(others) > 0
     joined = [line for line in lines if line.get_linestyle() not in {"None", ""}]
     assert len(joined) == 1, "the curve of global magnitude alone is a line"
+
+
+def similarities(methods: tuple[str, ...] = tuple(frames.METHOD_LABELS), seeds: int = 2) -> pd.DataFrame:
+    """Return made-up similarities of every pair of methods, at two checkpoints."""
+    draw = np.random.default_rng(0)
+    axes = product(("step000000", "step003000"), combinations(methods, 2), (0.3, 0.6, 0.9), range(seeds))
+    rows = []
+    for checkpoint, (one, other), level, seed in axes:
+        corrected = float(draw.uniform(0, 0.6))
+        rows.append({
+            "model": frames.BERT, "checkpoint": checkpoint, "sparsity": level, "method": one, "other_method": other,
+            "seed": seed, "cosine": 1 - level + level * corrected, "cosine_corrected": corrected, "overlap": 0.5,
+            "jaccard": 0.4,
+        })  # fmt: skip
+    return frames.typed(pd.DataFrame(rows), SIMILARITIES)
+
+
+def test_similarities_are_means_over_the_seeds_with_bands_that_hold_them() -> None:
+    rows = similarities()
+    figure = plots.plot_similarities(rows, frames.METHOD_LABELS, frames.BERT)
+    assert [panel.get_xlabel() for panel in figure.axes] == ["", "", *["Sparsity (% removed)"] * 2]
+    for i, checkpoint in enumerate(("step000000", "step003000")):
+        for panel, column in zip(figure.axes[2 * i : 2 * i + 2], ("cosine", "cosine_corrected"), strict=True):
+            lines = {line.get_gid(): line for line in panel.lines}
+            bands = {band.get_gid(): band for band in panel.collections}
+            for one, other in combinations(frames.METHOD_LABELS, 2):
+                own = rows[(rows["checkpoint"] == checkpoint) & (rows["method"] == one)]
+                seeds = own[own["other_method"] == other].groupby("sparsity")[column]
+                line = lines[f"{column}:{one}:{other}"]
+                assert line.get_xdata() == pytest.approx([0.3, 0.6, 0.9])
+                assert line.get_ydata() == pytest.approx(seeds.mean().to_numpy())
+                drawn = bands[f"band:{column}:{one}:{other}"].get_paths()[0].vertices[:, 1]
+                assert (drawn.min(), drawn.max()) == pytest.approx((seeds.min().min(), seeds.max().max()))
+    x, y = figure.axes[0].lines[-1].get_data()
+    assert np.asarray(y) == pytest.approx(1 - np.asarray(x)), "masks drawn apart have 1 - s"
+    assert {"masks drawn apart", "least to largest seed"} <= set(legend_texts(figure))
+    assert "least to largest seed" not in legend_texts(
+        plots.plot_similarities(similarities(seeds=1), frames.METHOD_LABELS, frames.BERT)
+    )
+
+
+@pytest.mark.parametrize("labels", [frames.METHOD_LABELS, LONG_LABELS])
+def test_similarities_are_legible(labels: dict[str, str]) -> None:
+    assert_legible(plots.plot_similarities(similarities(), labels, LONG_MODEL))
+    few = tuple(labels)[:2]
+    assert_legible(plots.plot_similarities(similarities(few), labels, frames.BERT))

@@ -75,7 +75,8 @@ def test_every_rule_is_complete(root: Path) -> None:
     "name",
     [
         "pretrain_model", "measure_weights", "calibrate_model", "plan_pruning", "prune_weights", "prune_blocks",
-        "evaluate_language_model", "evaluate_benchmark", "evaluate_representation", "finetune_model",
+        "prune_iteratively", "evaluate_language_model", "evaluate_benchmark", "evaluate_representation",
+        "finetune_model",
     ],
 )  # fmt: skip
 def test_rules_that_compute_on_tensors_declare_what_they_need(root: Path, name: str) -> None:

@@ -799,3 +799,144 @@ def test_levels_of_a_curve_are_placed_once() -> None:
     # Levels that are given besides are evaluated besides.
     content["curves"][1]["sparsities"] = [0.25]
     assert "0.250" in {e.sparsity for e in build(content).evaluations}
+
+
+# --- Rounds, and comparisons of masks ---
+
+
+def with_rounds(**rounds: Any) -> dict[str, Any]:
+    """Return the study with a method of three rounds, evaluated at two of its levels, on another task as well."""
+    content = config()
+    entry = {"task": "own-class", "levels": [0.3, 0.5, 0.7], **rounds}
+    method = {"label": "ticket", "score": "magnitude", "scope": "global", "rounds": entry}
+    content["registries"]["methods"]["own-ticket"] = method
+    content["curves"].append({**content["curves"][0], "methods": ["own-ticket"], "tasks": ["own-text"]})
+    return content
+
+
+def test_masks_of_rounds_belong_to_a_seed_whatever_is_evaluated_on_them() -> None:
+    study = build(with_rounds())
+    masks = {mask for mask in study.masks() if mask[2] == "own-ticket"}
+    assert masks == {("own-bert", LAST, "own-ticket", seed, level) for seed in (0, 1) for level in ("0.300", "0.500")}
+    rows = {(e.task, e.seed) for e in study.evaluations if e.method == "own-ticket"}
+    assert rows == {("own-text", 0), ("own-text", 1)}, "perplexity draws nothing, but its masks do"
+
+
+def test_a_round_stands_on_those_before_it() -> None:
+    study = build(with_rounds())
+    assert [study.level_before("own-ticket", level) for level in ("0.300", "0.500", "0.700")] == [
+        None,
+        "0.300",
+        "0.500",
+    ]
+    assert study.masks_behind("own-ticket", "0.500") == ["0.300", "0.500"]
+    assert study.masks_behind("own-magnitude", "0.500") == ["0.500"]
+    slots = study.slots("own-ticket", "0.500")
+    assert slots is not None and slots["rounds"] == {"task": "own-class", "levels": [0.3, 0.5]}
+    assert slots == build(with_rounds(levels=[0.3, 0.5, 0.9])).slots("own-ticket", "0.500"), (
+        "later levels do not matter"
+    )
+    with pytest.raises(UserError, match=r"own-ticket\.rounds\.levels: found no round that prunes to 0\.600"):
+        study.level_before("own-ticket", "0.600")
+
+
+def test_what_rounds_train_on_is_prepared_though_nothing_is_evaluated_on_it() -> None:
+    content = with_rounds()
+    content["curves"] = content["curves"][1:]
+    study = build(content)
+    assert study.used_tasks() == ["own-text"]
+    assert ("own-bert", "own-class") in study.preparations()
+    assert "own-texts" in study.used_datasets()
+    content["curves"][0]["methods"] = ["own-magnitude"]
+    assert ("own-bert", "own-class") not in build(content).preparations()
+
+
+@pytest.mark.parametrize(
+    ("rounds", "where", "says"),
+    [
+        ({"task": "own-clas"}, "rounds.task", "the unknown task 'own-clas'"),
+        ({"task": "own-text"}, "rounds.task", "a task of the protocol 'perplexity'"),
+        ({"levels": [0.3, 0.2]}, "rounds.levels[1]", "0.200 after 0.300"),
+        ({"levels": [0.3, 0.3]}, "rounds.levels[1]", "0.300 after 0.300"),
+        ({"levels": [0.3, 0.1234]}, "rounds.levels[1]", "0.1234"),
+        ({"levels": [0.3, 1.0]}, "rounds.levels[1]", "1.0"),
+        ({"levels": [0.0, 0.3]}, "rounds.levels[0]", "0.0"),
+        ({"levels": []}, "rounds.levels", "a list"),
+        ({"levels": [0.3, 0.7]}, "curves[1].sparsities", "the level 0.500, to which no round of the method"),
+        ({"rewind": "early"}, "rounds", "the unknown key 'rewind'"),
+    ],
+)
+def test_wrong_rounds_are_refused(rounds: dict[str, Any], where: str, says: str) -> None:
+    error = fault(with_rounds(**rounds))
+    assert where in error.where
+    assert says in error.found
+    assert error.mend
+
+
+def test_levels_are_not_placed_for_rounds_which_say_what_there_is() -> None:
+    content = with_rounds(levels=[0.1, 0.3, 0.5, 0.7, 0.9])
+    content["curves"][1]["sparsities"] = {"adaptive": {}}
+    error = fault(content)
+    assert error.where == f"{FILE}, key curves[1].sparsities"
+    assert "'own-ticket'" in error.found and "'0.900'" in error.expected
+
+
+def compared(*methods: str, **entry: Any) -> dict[str, Any]:
+    content = with_rounds()
+    content["similarities"] = [{"models": ["own-bert"], "methods": list(methods), **entry}]
+    return content
+
+
+def test_masks_are_compared_at_every_level_and_seed_that_both_have() -> None:
+    content = compared("own-ticket", "own-magnitude", "own-random")
+    content["curves"][1].update(sparsities=[0.5, 0.7], seeds=[1, 2])
+    # The same pair once more, turned round.
+    content["similarities"].append({"models": ["own-bert"], "methods": ["own-random", "own-magnitude"]})
+    pairs = build(content).mask_pairs()
+    found = [(p.sparsity, p.method, p.other_method, p.seed, p.mask_seed, p.other_seed) for p in pairs]
+    assert sorted(found) == sorted([
+        # Magnitude has one mask a level, at 0.3 and 0.5; tickets have seeds 1 and 2, at 0.5 and 0.7.
+        ("0.500", "own-ticket", "own-magnitude", 1, 1, 0),
+        ("0.500", "own-ticket", "own-magnitude", 2, 2, 0),
+        ("0.500", "own-ticket", "own-random", 1, 1, 1),
+        *((level, "own-magnitude", "own-random", seed, 0, seed) for level in ("0.300", "0.500") for seed in (0, 1)),
+    ])  # fmt: skip
+    masks = set(build(content).masks())
+    assert all(mask in masks for pair in pairs for mask in pair.masks)
+
+
+def test_two_methods_that_draw_nothing_are_compared_once() -> None:
+    content = compared("own-magnitude", "own-layer")
+    content["registries"]["methods"]["own-layer"] = {"label": "layer", "score": "magnitude", "scope": "layer"}
+    content["curves"][0]["methods"].append("own-layer")
+    assert [(p.sparsity, p.seed) for p in build(content).mask_pairs()] == [("0.300", 0), ("0.500", 0)]
+    assert build().mask_pairs() == []
+
+
+@pytest.mark.parametrize(
+    ("methods", "entry", "where", "says"),
+    [
+        (["own-ticket", "own-random", "own-tickt"], {}, "similarities[0].methods[2]", "'own-tickt'"),
+        (["own-ticket", "own-ticket"], {}, "similarities[0].methods", "'own-ticket'"),
+        (["own-ticket"], {}, "similarities[0].methods", "a list"),
+        (["own-ticket", "magnitude-row"], {}, "similarities[0].methods", "'magnitude-row', of which the study has no"),
+        (["own-ticket", "own-random"], {"models": ["own-brt"]}, "similarities[0].models[0]", "'own-brt'"),
+        (["own-ticket", "own-random"], {"checkpoints": ["step9"]}, "similarities[0].checkpoints", "'step9'"),
+        (
+            ["own-ticket", "own-random"],
+            {"checkpoints": ["all"]},
+            "similarities[0].methods",
+            "no mask of own-bert, step",
+        ),
+    ],
+)
+def test_a_wrong_comparison_is_refused(methods: list[str], entry: dict[str, Any], where: str, says: str) -> None:
+    error = fault(compared(*methods, **entry))
+    assert error.where.startswith(f"{FILE}, key {where}")
+    assert says in error.found
+
+
+def test_methods_without_a_level_in_common_are_refused() -> None:
+    content = compared("own-ticket", "own-magnitude")
+    content["curves"][1]["sparsities"] = [0.7]
+    assert "no level and seed in common" in fault(content).found

@@ -60,10 +60,7 @@ rule find_knees:
 
 rule collect_layers:
     input:
-        masks=lambda wildcards: [
-            f"results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors"
-            for model, checkpoint, method, seed, sparsity in present().masks()
-        ],
+        masks=lambda wildcards: [mask_path(*mask) for mask in present().masks()],
         manifests=lambda wildcards: [
             f"results/matrices/{model}.json" for model in present().pruned_models()
         ],
@@ -85,6 +82,36 @@ rule collect_layers:
         "Collecting the sparsity of every matrix of {wildcards.study}"
     script:
         "../scripts/collect_layers.py"
+
+
+rule compare_masks:
+    # One job for all pairs: a pair of masks of a thousand million weights takes a second or two.
+    input:
+        first=lambda wildcards: [
+            mask_path(*pair.masks[0]) for pair in present().mask_pairs()
+        ],
+        second=lambda wildcards: [
+            mask_path(*pair.masks[1]) for pair in present().mask_pairs()
+        ],
+    output:
+        table="results/studies/{study}/tables/similarities.parquet",
+    log:
+        "results/studies/{study}/logs/compare_masks.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        code=code("compare_masks.py"),
+        pairs=lambda wildcards: canonical(
+            [pair.axes for pair in present().mask_pairs()]
+        ),
+    message:
+        "Comparing the masks of {wildcards.study}"
+    script:
+        "../scripts/compare_masks.py"
 
 
 rule collect_weights:

@@ -60,6 +60,24 @@ def one_of(names):
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
+def pruner(method):
+    """Return the rule that makes a method's masks."""
+    slots = study.method(method)
+    if slots.rounds:
+        return "prune_iteratively"
+    return "prune_blocks" if slots.by_block else "prune_weights"
+
+
+def pruned_by(rule_name):
+    """Return the pattern of the methods whose masks a rule makes."""
+    return one_of(name for name in study.methods if pruner(name) == rule_name)
+
+
+def mask_path(model, checkpoint, method, seed, sparsity):
+    """Return the file of a mask."""
+    return f"results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors"
+
+
 def code(script):
     """Return the digest of a rule's script and of all modules that it imports: a change in it reruns the rule."""
     return code_digest(SCRIPTS / script, SCRIPTS)
@@ -221,6 +239,28 @@ def pruning_inputs(wildcards):
     return inputs
 
 
+def round_inputs(wildcards):
+    """Return what a round of iterative pruning trains: the checkpoint under the mask of the round before, on its task."""
+    folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
+    task = study.method(wildcards.method).rounds["task"]
+    inputs = {
+        "weights": f"{folder}/model.safetensors",
+        "provenance": f"{folder}/provenance.json",
+        "manifest": f"results/matrices/{wildcards.model}.json",
+        "inputs": f"results/inputs/{wildcards.model}/{task}.arrow",
+    }
+    before = study.level_before(wildcards.method, wildcards.sparsity)
+    if before:
+        inputs["mask"] = mask_path(
+            wildcards.model,
+            wildcards.checkpoint,
+            wildcards.method,
+            wildcards.seed,
+            before,
+        )
+    return inputs
+
+
 def calibration_of(method):
     """Return the calibration of a method that prunes block by block; None for others, which read statistics."""
     slots = study.method(method)
@@ -253,9 +293,12 @@ def evaluation_inputs(wildcards):
             inputs["files"] = files
     if wildcards.method != "dense":
         seed = study.mask_seed(wildcards.method, int(wildcards.seed))
-        inputs["mask"] = (
-            f"results/masks/{wildcards.model}/{wildcards.checkpoint}/{wildcards.method}/{seed}/"
-            f"{wildcards.sparsity}.safetensors"
+        inputs["mask"] = mask_path(
+            wildcards.model,
+            wildcards.checkpoint,
+            wildcards.method,
+            seed,
+            wildcards.sparsity,
         )
     return inputs
 
@@ -316,10 +359,10 @@ def cost_paths(study):
         )
     for model, checkpoint, method, seed, sparsity in study.masks():
         slots = study.method(method)
-        rule_name = "prune_blocks" if slots.by_block else "prune_weights"
-        paths.add(
-            f"{folder}/{rule_name}/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json"
-        )
+        for level in study.masks_behind(method, sparsity):
+            paths.add(
+                f"{folder}/{pruner(method)}/{model}/{checkpoint}/{method}/{seed}/{level}.json"
+            )
         if slots.planned:
             paths.add(
                 f"{folder}/plan_pruning/{model}/{checkpoint}/{method}/{seed}.json"
@@ -365,6 +408,11 @@ def plot_paths(study, kind, suffix):
     if kind == "findings":
         names = dict.fromkeys(claim["finding"] for claim in study.claims)
         return [f"{folder}/{name}.{suffix}" for name in names]
+    if kind == "similarities":
+        return [
+            f"{folder}/{model}.{suffix}"
+            for model in sorted({pair.model for pair in study.mask_pairs()})
+        ]
     pairs = sorted(
         {
             (e.model, e.task)

@@ -51,7 +51,9 @@ rule evaluate_language_model:
     params:
         code=code("evaluate_language_model.py"),
         task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: canonical(
+            study.slots(wildcards.method, wildcards.sparsity)
+        ),
     message:
         "Language modelling of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
@@ -80,7 +82,9 @@ rule evaluate_benchmark:
     params:
         code=code("evaluate_benchmark.py"),
         task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: canonical(
+            study.slots(wildcards.method, wildcards.sparsity)
+        ),
         # Of a dataset of the hub they lie beside its index.
         folder=lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
             "path", ""
@@ -116,7 +120,9 @@ rule evaluate_representation:
     params:
         code=code("evaluate_representation.py"),
         task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: canonical(
+            study.slots(wildcards.method, wildcards.sparsity)
+        ),
     message:
         "Representation of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
@@ -145,7 +151,9 @@ rule finetune_model:
     params:
         code=code("finetune_model.py"),
         task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: canonical(
+            study.slots(wildcards.method, wildcards.sparsity)
+        ),
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
         states="results/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}",
     message:

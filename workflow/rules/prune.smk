@@ -71,7 +71,7 @@ rule prune_weights:
     log:
         "results/logs/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
     wildcard_constraints:
-        method=one_of(study.methods_where(by_block=False)),
+        method=pruned_by("prune_weights"),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -99,7 +99,7 @@ rule prune_blocks:
     log:
         "results/logs/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
     wildcard_constraints:
-        method=one_of(study.methods_where(by_block=True)),
+        method=pruned_by("prune_blocks"),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -119,3 +119,40 @@ rule prune_blocks:
         "Pruning {wildcards.model}, {wildcards.checkpoint}, block by block to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
     script:
         "../scripts/prune_blocks.py"
+
+
+rule prune_iteratively:
+    # A round of a chain: the mask of the level before is an input, and the weights are the pre-trained ones.
+    input:
+        unpack(round_inputs),
+    output:
+        mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
+        cost="results/costs/prune_iteratively/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
+    log:
+        "results/logs/prune_iteratively/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
+    wildcard_constraints:
+        method=pruned_by("prune_iteratively"),
+    # All later rounds wait for it.
+    priority: 80
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 8 * weights_mb(input)),
+        runtime=240,
+    params:
+        code=code("prune_iteratively.py"),
+        task=lambda wildcards: canonical(
+            study.task(study.method(wildcards.method).rounds["task"])
+        ),
+        method=lambda wildcards: canonical(
+            study.slots(wildcards.method, wildcards.sparsity)
+        ),
+        # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
+        states="results/rounds/{model}/{checkpoint}/{method}/{seed}/{sparsity}",
+    message:
+        "Training {wildcards.model}, {wildcards.checkpoint}, and pruning it to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
+    script:
+        "../scripts/prune_iteratively.py"

@@ -94,6 +94,35 @@ rule plot_weights:
         "../scripts/plot_weights.py"
 
 
+rule plot_similarities:
+    input:
+        similarities="results/studies/{study}/tables/similarities.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/similarities/{model}.svg",
+            caption="../report/similarities.rst",
+            category="Masks",
+            labels={"model": "{model}"},
+        ),
+        "results/studies/{study}/plots/similarities/{model}.pdf",
+        "results/studies/{study}/plots/similarities/{model}.png",
+    log:
+        "results/studies/{study}/logs/plot_similarities/{model}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_similarities.py"),
+        methods=canonical(used_methods()),
+    message:
+        "Plotting the similarity of the masks of {wildcards.model}"
+    script:
+        "../scripts/plot_similarities.py"
+
+
 rule write_report:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
@@ -109,6 +138,7 @@ rule write_report:
         matrices=lambda wildcards: plot_paths(existing(), "layers", "svg"),
         statistics=lambda wildcards: plot_paths(existing(), "weights", "svg"),
         findings=lambda wildcards: plot_paths(existing(), "findings", "svg"),
+        similarities=lambda wildcards: plot_paths(existing(), "similarities", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
             for model, checkpoint in existing().used_checkpoints()

@@ -9,12 +9,12 @@ import pandas as pd
 
 from essential_sparsity.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
-from essential_sparsity.files import sha256_of
-from essential_sparsity.finetune import Training, evaluate_finetuned
+from essential_sparsity.finetune import evaluate_finetuned
 from essential_sparsity.job import run_job
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.prepared import Prepared
+from essential_sparsity.training import Training, state_key
 
 
 def main(snakemake: Any) -> None:
@@ -22,10 +22,9 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
-    states, key = Path(snakemake.params.states), ""
-    if task["save_every"] or task["early_stopping"]:
-        read = [inputs[name] for name in ("provenance", "inputs", "mask") if name in inputs]
-        key = " ".join([snakemake.params.code, snakemake.params.task, axes["seed"], *map(sha256_of, read)])
+    states = Path(snakemake.params.states)
+    read = [Path(inputs[name]) for name in ("provenance", "inputs", "mask") if name in inputs]
+    key = state_key(task, [snakemake.params.code, snakemake.params.task, axes["seed"]], read)
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
         processes = max(1, snakemake.resources.gpu)

@@ -16,7 +16,7 @@ from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
 from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import MaskHeader, Pruning, keep_all, read_header, read_pruning
+from essential_sparsity.masks import MaskHeader, Pruning, no_pruning, read_header, read_pruning
 from essential_sparsity.metrics import DENSE_AT_CHANCE, at_chance, metric_of
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.provenance import PROVENANCE, workflow_commit
@@ -53,7 +53,8 @@ def evaluation_row(
     """
     # Nothing is calibrated: null, not an empty name.
     slots = {key: method[key] or None if method else None for key in SLOTS}
-    slots["options"] = canonical(method["options"]) if method and method["options"] else None
+    for key in ("options", "rounds"):
+        slots[key] = canonical(method[key]) if method and method.get(key) else None
     ignorant = method is None and at_chance(outcome.value, outcome.chance, outcome.n, task["metric"])
     row = {
         **axes, **slots, **run, "source": provenance["source"], "revision": provenance["revision"],
@@ -93,8 +94,7 @@ def run_evaluation(
     matrices = read_manifest(manifest)
     target, notes = 0.0, []
     if mask is None:
-        rows = {m.name: m for m in matrices if m.pruned}
-        pruning = Pruning(keep_all({name: m.shape for name, m in rows.items()}), rows)
+        pruning = no_pruning(matrices)
     else:
         header = read_header(mask)
         check_mask_is_of(header, axes, method, mask)

@@ -141,10 +141,17 @@ def evaluate_finetuned(
     """
     task, device = training.task, training.device
     kind = TASK_KINDS[data.about["kind"]]
-    fitted = fit if training.processes == 1 else fit_in_processes
-    model, applied = fitted(checkpoint, pruning, data, training, where)
+    model, applied = train_masked(checkpoint, pruning, data, training, where)
     realised = applied.realised_sparsity()
     return test(model, data, kind, rows, task, device, where), realised
+
+
+def train_masked(
+    checkpoint: Path, pruning: Pruning, data: Prepared, training: Training, where: str
+) -> tuple[nn.Module, AppliedMasks]:
+    """Fine-tune a masked checkpoint in as many processes as the training has; as :func:`evaluate_finetuned` does."""
+    fitted = fit if training.processes == 1 else fit_in_processes
+    return fitted(checkpoint, pruning, data, training, where)
 
 
 def fit(

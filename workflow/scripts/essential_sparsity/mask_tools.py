@@ -69,6 +69,32 @@ def compare_masks(a: Path, b: Path) -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame([_row(ALL, *(int(n) for n in totals))])], ignore_index=True)
 
 
+def similarity(a: Path, b: Path) -> dict[str, float]:
+    """Compare what two masks keep of all prunable weights together.
+
+    Two masks that keep shares p and q of the weights and were drawn apart have the cosine sqrt(p q) on average, which
+    is 1 - s where both have the sparsity s. ``cosine_corrected`` is ``(cosine - chance) / (1 - chance)`` with that
+    chance: 0 for such masks, 1 for equal ones.
+
+    Returns:
+        ``cosine, cosine_corrected, overlap, jaccard``.
+
+    Raises:
+        UserError: A file is damaged, or the masks are of different models.
+    """
+    row = compare_masks(a, b).iloc[-1]
+    # Rounding of a square root may exceed 1.
+    cosine = min(1.0, float(row["cosine"]))
+    chance = (int(row["kept_a"]) * int(row["kept_b"])) ** 0.5 / int(row["weights"])
+    return {
+        "cosine": cosine,
+        # Masks that keep everything are alike, by chance or not.
+        "cosine_corrected": (cosine - chance) / (1 - chance) if chance < 1 else 1.0,
+        "overlap": float(row["overlap"]),
+        "jaccard": float(row["jaccard"]),
+    }
+
+
 def count_mask(path: Path) -> pd.DataFrame:
     """Count what a mask removes, matrix by matrix and in all: ``matrix, weights, removed, sparsity``."""
     with MaskFile(path) as file:

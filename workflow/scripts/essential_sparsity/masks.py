@@ -36,7 +36,7 @@ class MaskHeader:
         model: The model's registry name.
         checkpoint: The checkpoint's name.
         method: The method's slots.
-        seed: The seed of a random score; 0 otherwise.
+        seed: The seed of a random score, or of the training of rounds; 0 otherwise.
         target: The sparsity asked.
         realised: The fraction of all prunable weights that the mask removes, counted.
         shapes: Shape of each matrix.
@@ -230,6 +230,12 @@ class Pruning:
         return applied
 
 
+def no_pruning(matrices: Iterable[Matrix]) -> Pruning:
+    """Return what removes nothing of a model with these matrices: the dense model."""
+    rows = {m.name: m for m in matrices if m.pruned}
+    return Pruning(keep_all({name: m.shape for name, m in rows.items()}), rows)
+
+
 def read_pruning(path: Path, matrices: Iterable[Matrix]) -> Pruning:
     """Read a mask file for a model with these matrices.
 
@@ -303,6 +309,11 @@ class AppliedMasks:
     def _weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         for name, parameter, matrix, keep in self._pairs:
             yield name, _part(parameter.detach(), matrix), ~keep
+
+    def trained(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield each matrix's name, its live weights and its boolean keep mask, in the stored tensor's shape."""
+        for name, parameter, matrix, keep in self._pairs:
+            yield name, _part(parameter.detach(), matrix), keep
 
     @torch.no_grad()
     def set_values(self, values: Mapping[str, Tensor]) -> None:

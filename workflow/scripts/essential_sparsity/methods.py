@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from essential_sparsity.allocation import ALLOCATIONS
@@ -38,6 +38,8 @@ class Method:
         calibration: Name of the registry's calibration; empty if nothing is calibrated.
         propagate: That calibration's; empty if nothing is calibrated.
         options: Numbers that the slots take.
+        rounds: Of iterative pruning, the ``task`` that every round trains on and the ``levels`` that rounds prune to;
+            empty for one shot.
     """
 
     score: str
@@ -50,6 +52,7 @@ class Method:
     calibration: str = ""
     propagate: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    rounds: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def group(self) -> tuple[int, int] | None:
@@ -83,7 +86,7 @@ class Method:
     @property
     def planned(self) -> bool:
         """Whether its levels share something that is found beforehand: a pool's cuts, or an allocation's measure."""
-        return self.scope == "global" or ALLOCATIONS[self.allocation].measure is not None
+        return not self.rounds and (self.scope == "global" or ALLOCATIONS[self.allocation].measure is not None)
 
     @property
     def by_block(self) -> bool:
@@ -112,9 +115,17 @@ class Method:
         """Return the exact sparsity that a level stands for: of N:M, 1 - N/M, which three decimals may not hold."""
         return level if self.group is None else 1 - self.group[0] / self.group[1]
 
+    def up_to(self, level: float) -> Method:
+        """Return what a level depends on: of a method with rounds, those up to the level."""
+        if not self.rounds:
+            return self
+        return replace(self, rounds={**self.rounds, "levels": [s for s in self.rounds["levels"] if s <= level + 1e-9]})
+
     def to_dict(self) -> dict[str, Any]:
         """Return what files and parameters hold."""
-        return asdict(self)
+        found = asdict(self)
+        # Methods of one shot are written as they were before there were rounds: their masks stay what they are.
+        return found if self.rounds else {key: value for key, value in found.items() if key != "rounds"}
 
 
 def check_method(method: Method, where: str) -> None:
@@ -188,6 +199,7 @@ def _senseless(m: Method) -> list[tuple[str, bool, str, str]]:
             "with `propagate: pruned` and the scope global: all scores are needed before the first block can be pruned",
             "use a calibration with `propagate: dense`",
         ),
+        *_senseless_in_rounds(m),
         (
             "compat", m.compat == "published" and (m.scope == "global" or grouped),
             f"with the scope {m.scope} and the pattern {m.pattern}, where the references count as we do",
@@ -214,3 +226,16 @@ def _senseless(m: Method) -> list[tuple[str, bool, str, str]]:
             "with slots that use no statistics of the inputs", "remove it",
         ),
     ]  # fmt: skip
+
+
+def _senseless_in_rounds(m: Method) -> list[tuple[str, bool, str, str]]:
+    """Return the same for iterative pruning, whose rounds take the smallest trained weights of one pool."""
+    if not m.rounds:
+        return []
+    why = "with `rounds`, which remove the smallest trained weights of one pool and rewind the others"
+    return [
+        ("score", m.score != "magnitude", why, "write `score: magnitude`, or remove `rounds`"),
+        ("scope", m.scope != "global", why, "write `scope: global`, or remove `rounds`"),
+        ("refinement", m.refinement != "none", why, "write `refinement: none`, or remove `rounds`"),
+        ("update", m.update != "none", why, "write `update: none`, or remove `rounds`"),
+    ]

@@ -56,6 +56,13 @@ CAPTIONS = {
         "magnitude is gathered in fewer weights. Take care: a fixed threshold also moves when all weights grow or "
         "shrink, one relative to the standard deviation does not; and one training shows one course, not its spread."
     ),
+    "similarities": (
+        "How to read it: each line is a pair of methods, the mean over the seeds of the cosine between the sets of "
+        "weights that their masks keep at the same level; the band spans the seeds. The left panel shows the cosine "
+        "itself: masks that have nothing to do with each other have 1 - s (dotted), so it falls with sparsity whatever "
+        "the methods. On the right that is taken off: 0 is chance, 1 the same mask. Take care: equal performance does "
+        "not need equal masks, and a method that draws differs from itself at another seed as well."
+    ),
 }
 
 

@@ -26,6 +26,7 @@ _SECTIONS = {
     "curves": "Performance over sparsity",
     "layers": "Sparsity of every matrix at the knee",
     "weights": "Statistics of the weights",
+    "similarities": "Similarity of masks",
 }
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10

@@ -13,7 +13,9 @@ from essential_sparsity.claims import checked_claims
 from essential_sparsity.dataset_kinds import FILES, held_out_splits
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
+from essential_sparsity.mask_pairs import MaskPair, pair_masks
 from essential_sparsity.methods import Method, check_method
+from essential_sparsity.rounds import check_levels, check_rounds, level_before, no_placing, round_levels
 from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
@@ -70,6 +72,7 @@ class Study:
         self.sweeps = sorted(set(self._enumerate_sweeps()))
         self.evaluations = sorted(set(self._enumerate()))
         self.weights = sorted(set(self._enumerate_weights()))
+        self._check_similarities()
         self._check_sources()
         self._check_calibration_texts()
         self.claims = checked_claims(self, WEIGHTS.columns)
@@ -115,7 +118,7 @@ class Study:
             )  # fmt: skip
 
     def _check_references(self) -> None:
-        for part in ("curves", "weights"):
+        for part in ("curves", "weights", "similarities"):
             for i, entry in enumerate(self.config[part]):
                 for kind in ("models", "methods", "tasks"):
                     for j, name in enumerate(entry.get(kind, [])):
@@ -132,6 +135,10 @@ class Study:
             if "calibration" in entry:
                 self._known("calibrations", entry["calibration"], f"{self._place('methods', name)}.calibration")
             check_method(self.method(name), self._place("methods", name))
+            if "rounds" in entry:
+                where = f"{self._place('methods', name)}.rounds"
+                self._known("tasks", entry["rounds"]["task"], f"{where}.task")
+                check_rounds(entry["rounds"], self.tasks[entry["rounds"]["task"]], where)
         for name, model in self.models.items():
             source = model["source"]
             if source["kind"] == "pretrain":
@@ -209,6 +216,11 @@ class Study:
                 levels = [sparsity_name(s, f"{where}[{j}]") for j, s in enumerate(sparsities)]
             if not any(map(float, levels)):
                 raise UserError(where, "no sparsity above 0", "at least one", "add the levels to prune to")
+            for method in entry["methods"]:
+                if rounds := self.method(method).rounds:
+                    if "adaptive" in entry:
+                        raise no_placing(method, rounds, where)
+                    check_levels(method, rounds, levels, where)
             yield key, entry, levels
 
     def _curves_of(self, entry: Mapping[str, Any], key: str) -> Iterator[Curve]:
@@ -290,7 +302,47 @@ class Study:
 
     def mask_seed(self, method: str, seed: int) -> int:
         """Return the seed of the mask of an evaluation: 0 for every deterministic score."""
-        return seed if method != DENSE and SCORES[self.methods[method]["score"]].stochastic else 0
+        return seed if self.mask_draws(method) else 0
+
+    def mask_draws(self, method: str) -> bool:
+        """Say whether a method's masks depend on the seed: a random score draws, and so does the training of rounds."""
+        entry = self.methods.get(method, {})
+        return method != DENSE and ("rounds" in entry or SCORES[entry["score"]].stochastic)
+
+    def _check_similarities(self) -> None:
+        """Refuse comparisons of masks that the study does not make."""
+        made = {(model, checkpoint, method) for model, checkpoint, method, _, _ in self.masks()}
+        for i, (entry, compared) in enumerate(self._similarities()):
+            key = f"{self.file}, key similarities[{i}]"
+            if len(set(entry["methods"])) < 2:
+                raise UserError(
+                    f"{key}.methods", quoted(entry["methods"]), "two methods or more", "name another method"
+                )
+            for model, checkpoint in compared:
+                lacking = [m for m in entry["methods"] if (model, checkpoint, m) not in made]
+                if lacking:
+                    raise UserError(
+                        f"{key}.methods", f"'{lacking[0]}', of which the study has no mask of {model}, {checkpoint}",
+                        "methods that `curves` evaluates on this checkpoint",
+                        "add the method to an entry of `curves`, or take it out here",
+                    )  # fmt: skip
+            if not pair_masks(self.masks(), [(compared, entry["methods"])], self.mask_draws):
+                raise UserError(
+                    f"{key}.methods", f"{quoted(entry['methods'])}, which have no level and seed in common",
+                    "levels and seeds at which there are masks of two of them", "give their `curves` the same levels",
+                )  # fmt: skip
+
+    def _similarities(self) -> Iterator[tuple[Mapping[str, Any], list[tuple[str, str]]]]:
+        """Yield the entries of similarities, each with its pairs of model and checkpoint."""
+        for i, entry in enumerate(self.config["similarities"]):
+            where = f"{self.file}, key similarities[{i}].checkpoints"
+            chosen = {model: self._chosen_checkpoints(model, entry["checkpoints"], where) for model in entry["models"]}
+            yield entry, [(model, checkpoint) for model, names in chosen.items() for checkpoint in names]
+
+    def mask_pairs(self) -> list[MaskPair]:
+        """Return the pairs of masks that the study compares."""
+        entries = [(compared, entry["methods"]) for entry, compared in self._similarities()]
+        return pair_masks(self.masks(), entries, self.mask_draws)
 
     def _enumerate_weights(self) -> Iterator[tuple[str, str]]:
         for i, entry in enumerate(self.config["weights"]):
@@ -334,6 +386,7 @@ class Study:
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
         names = {self.tasks[e.task]["dataset"] for e in self.evaluations}
+        names |= {self.tasks[task]["dataset"] for _, task in self._trained_in_rounds()}
         names |= {self.calibrations[name]["dataset"] for name in self.used_calibrations()}
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
@@ -351,7 +404,13 @@ class Study:
 
     def preparations(self) -> list[tuple[str, str]]:
         """Return the pairs of model and task whose inputs the study prepares."""
-        return sorted({(e.model, e.task) for e in self.evaluations if self.preparation(e.task)})
+        evaluated = {(e.model, e.task) for e in self.evaluations if self.preparation(e.task)}
+        return sorted(evaluated | self._trained_in_rounds())
+
+    def _trained_in_rounds(self) -> set[tuple[str, str]]:
+        """Return the pairs of model and task that iterative pruning trains on."""
+        rounds = ((model, self.method(method).rounds) for model, _, method, _, _ in self.masks())
+        return {(model, found["task"]) for model, found in rounds if found}
 
     def masks(self) -> list[tuple[str, str, str, int, str]]:
         """Return the masks that the study needs: model, checkpoint, method, seed and sparsity."""
@@ -362,6 +421,15 @@ class Study:
                 if e.method != DENSE
             }
         )
+
+    def masks_behind(self, method: str, sparsity: str) -> list[str]:
+        """Return the levels of all masks that a mask needs, itself last: of iterative pruning, those of its rounds."""
+        rounds = self.method(method).up_to(float(sparsity)).rounds
+        return round_levels(rounds) if rounds else [sparsity]
+
+    def level_before(self, method: str, sparsity: str) -> str | None:
+        """Return the level whose mask a round of a method trains under; None of the first round."""
+        return level_before(self.method(method).rounds, sparsity, f"{self._place('methods', method)}.rounds")
 
     def used_tasks(self) -> list[str]:
         """Return the tasks that the study evaluates."""
@@ -414,11 +482,11 @@ class Study:
         propagate = self.calibrations[calibration]["propagate"] if calibration in self.calibrations else ""
         return Method(**entry, propagate=propagate)
 
-    def slots(self, method: str) -> dict[str, Any] | None:
-        """Return what defines a method as plain values; None for the dense model."""
+    def slots(self, method: str, sparsity: str = "1") -> dict[str, Any] | None:
+        """Return what defines a method, up to a level, as plain values; None for the dense model."""
         if method == DENSE:
             return None
-        found = self.method(method)
+        found = self.method(method).up_to(float(sparsity))
         # Whatever the calibration says, an allocation is measured on the dense model.
         propagate = "dense" if found.calibrated and not found.by_block else found.propagate
         return replace(found, propagate=propagate).to_dict()
@@ -433,10 +501,6 @@ class Study:
         """Return the calibrations of the study's methods."""
         used = (self.method(method) for _, _, method, _, _ in self.masks())
         return sorted({slots.calibration for slots in used if slots.calibrated})
-
-    def methods_where(self, by_block: bool) -> list[str]:
-        """Return the registry's methods that prune block by block, or those that do not."""
-        return [name for name in self.methods if self.method(name).by_block == by_block]
 
     def task(self, name: str) -> dict[str, Any]:
         """Return what defines a task, without its label."""

@@ -29,7 +29,7 @@ EVALUATIONS = Schema(
         "checkpoint": _text(description="`final` or the step of pre-training."),
         "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
         "method": _text(description="Name in the registry of methods; `dense` for the unpruned model."),
-        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next nine."),
+        "score": _text(nullable=True, description="How weights are ranked; null for `dense`, as the next ten."),
         "allocation": _text(nullable=True, description="How the budget is divided over the layers."),
         "scope": _text(nullable=True, description="The pool in which weights compete."),
         "pattern": _text(nullable=True, description="`unstructured`, or N:M with N kept of every M."),
@@ -43,6 +43,10 @@ EVALUATIONS = Schema(
             nullable=True, description="Inputs that calibration saw: `dense`, or block by block of the `pruned` model."
         ),
         "options": _text(nullable=True, description="Numbers that differ from the published ones, as JSON; or null."),
+        "rounds": _text(
+            nullable=True,
+            description="Task and levels, up to this one, of iterative pruning, as JSON; null for one shot.",
+        ),
         "sparsity": _fraction(description="Target: fraction of the prunable weights to remove."),
         "realised_sparsity": _fraction(description="Zeros counted in the model that was evaluated."),
         "task": _text(description="Name in the registry of tasks."),
@@ -166,6 +170,27 @@ LEVELS = Schema(
     unique=["model", "checkpoint", "method", "task", "sparsity"],
 )
 
+SIMILARITIES = Schema(
+    "similarities",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "sparsity": _fraction(description="The level of both masks."),
+        "method": _text(description="Method of the first mask."),
+        "other_method": _text(description="Method of the second mask."),
+        "seed": _count(description="Seed of the masks, of which one alone may depend on it; 0 if neither does."),
+        "cosine": _fraction(
+            description="Cosine of the kept sets: |A and B| / sqrt(|A| |B|), over all prunable weights."
+        ),
+        "cosine_corrected": _number(
+            most=1.0, description="The cosine on a scale where masks that are drawn apart have 0, and equal ones 1."
+        ),
+        "overlap": _fraction(description="|A and B| / min(|A|, |B|)."),
+        "jaccard": _fraction(description="|A and B| / |A or B|."),
+    },
+    unique=["model", "checkpoint", "sparsity", "method", "other_method", "seed"],
+)
+
 LAYERS = Schema(
     "layers",
     {
@@ -267,7 +292,8 @@ FINDINGS = Schema(
 # The findings of several studies.
 ALL_FINDINGS = replace(FINDINGS, unique=["study", *FINDINGS.unique])
 
-# The tables that every study has; one whose levels are placed has LEVELS besides, one with findings FINDINGS.
+# The tables that every study has; one whose levels are placed has LEVELS besides, one that compares masks SIMILARITIES,
+# one with findings FINDINGS.
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
 
 

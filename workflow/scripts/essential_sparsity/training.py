@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from essential_sparsity.batches import Ints, halving
 from essential_sparsity.errors import UserError
-from essential_sparsity.files import read_json, write_json
+from essential_sparsity.files import read_json, sha256_of, write_json
 from essential_sparsity.masks import AppliedMasks
 from essential_sparsity.progress import Meter
 
@@ -84,6 +84,19 @@ class Training:
     folder: Path
     key: str
     processes: int = 1
+
+
+def state_key(task: Mapping[str, Any], about: Iterable[str], files: Iterable[Path]) -> str:
+    """Return what a training is of: the key of its states; empty where its task saves none.
+
+    Args:
+        task: The registry entry.
+        about: The code, the task's text and the seed.
+        files: What the training reads.
+    """
+    if not (task["save_every"] or task["early_stopping"]):
+        return ""
+    return " ".join([*about, *map(sha256_of, files)])
 
 
 class LengthSampler(Sampler[int]):
