@@ -22,10 +22,11 @@ from essential_sparsity import pretraining
 from essential_sparsity.checkpoints import empty_model, extract
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
+from essential_sparsity.image_corpus import random_crops, random_flips
 from essential_sparsity.images import load_processor, normalise, pixel_settings, prepare_pixels
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.pretraining import make_optimiser, pretrain
-from essential_sparsity.pretraining_images import SupervisedImages, random_crops, random_flips
+from essential_sparsity.pretraining_images import SupervisedImages
 from essential_sparsity.sources import fetch
 from essential_sparsity.validation import validate
 
@@ -247,7 +248,7 @@ def test_a_batch_without_augmentation_is_the_images_with_their_classes() -> None
     chosen = torch.tensor([5, 0, 17])
     pixels, labels = objective.draw(chosen, torch.Generator())
     train_rows = rows[rows["split"] == "train"].iloc[chosen.tolist()]
-    expected = prepare_pixels(train_rows["image"].tolist(), objective._processor, train_rows["id"].tolist(), WHERE)
+    expected = prepare_pixels(train_rows["image"].tolist(), objective._images.processor, train_rows["id"].tolist(), WHERE)
     assert np.array_equal(pixels.numpy(), expected)
     assert [sorted(COLOURS)[i] for i in labels] == train_rows["label"].tolist()
 
@@ -258,7 +259,7 @@ def test_the_loss_is_cross_entropy_against_smoothed_labels(smoothing: float) -> 
     objective = SupervisedImages(corpus(), recipe(label_smoothing=smoothing), WHERE)
     model = objective.build().eval()
     pixels, labels = objective.draw(torch.arange(20), torch.Generator().manual_seed(0))
-    logits = model(pixel_values=normalise(pixels, pixel_settings(objective._processor, WHERE))).logits.double().numpy()
+    logits = model(pixel_values=normalise(pixels, pixel_settings(objective._images.processor, WHERE))).logits.double().numpy()
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     target = (1 - smoothing) * np.eye(3)[labels.numpy()] + smoothing / 3
     found = float(objective.loss(model, (pixels, labels)))

@@ -13,6 +13,7 @@ from essential_sparsity.dataset_kinds import FILES, held_out_splits
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
 from essential_sparsity.methods import Method, check_method
+from essential_sparsity.recipes import check_recipe
 from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
@@ -132,16 +133,9 @@ class Study:
         for name, model in self.models.items():
             source = model["source"]
             if source["kind"] == "pretrain":
-                where = f"{self._place('models', name)}.source.recipe.corpus"
-                self._known("datasets", source["recipe"]["corpus"], where)
-                sizes = source["recipe"]["architecture"]
-                if sizes["hidden_size"] % sizes["num_attention_heads"]:
-                    raise UserError(
-                        f"{self._place('models', name)}.source.recipe.architecture.hidden_size",
-                        repr(sizes["hidden_size"]),
-                        f"a multiple of num_attention_heads ({sizes['num_attention_heads']})",
-                        "correct one of the two",
-                    )  # fmt: skip
+                where, recipe = f"{self._place('models', name)}.source.recipe", source["recipe"]
+                self._known("datasets", recipe["corpus"], f"{where}.corpus")
+                check_recipe(recipe, self.datasets[recipe["corpus"]], where)
             if "files" in source:
                 raise UserError(
                     f"{self._place('models', name)}.source.files", "`files` of a model", "`files` of datasets only",
