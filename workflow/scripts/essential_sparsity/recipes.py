@@ -35,7 +35,7 @@ def check_recipe(recipe: Mapping[str, Any], corpus: Mapping[str, Any], where: st
         kind = "images" if has_images(corpus) else "texts" if "text" in corpus else "neither texts nor images"
         raise UserError(
             f"{where}.corpus", f"'{recipe['corpus']}', a dataset of {kind} without `{'` and `'.join(missing)}`",
-            f"one of {words}, which the objective {recipe['objective']} learns from",
+            f"a dataset of {words}, which the objective {recipe['objective']} learns from",
             "choose another dataset or another objective",
         )  # fmt: skip
     sizes = recipe["architecture"]
