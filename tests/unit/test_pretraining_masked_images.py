@@ -11,11 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification, ViTForImageClassification, ViTForMaskedImageModeling
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+)
 
 from essential_sparsity import pretraining
 from essential_sparsity.checkpoints import empty_model, extract
 from essential_sparsity.errors import UserError
+from essential_sparsity.finetune import HEADS
 from essential_sparsity.images import normalise
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.loading import load_model
@@ -27,6 +33,7 @@ from essential_sparsity.pretraining_masked_images import (
     reconstruct,
 )
 from essential_sparsity.sources import fetch
+from essential_sparsity.task_kinds import TASK_KINDS
 from essential_sparsity.validation import validate
 from pictures import pictures
 
@@ -188,6 +195,22 @@ def test_the_encoder_is_fine_tuned_and_the_decoder_left_behind(checkpoint: Path)
     stored = load_file(checkpoint / "model.safetensors")
     for name, parameter in model.vit.named_parameters():
         assert torch.equal(parameter, stored[f"vit.{name}"]), name
+
+
+@pytest.mark.parametrize("classes", [("red", "green"), ("green", "blue"), ("red", "green", "blue")])
+def test_a_head_stays_only_with_its_own_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    names = {0: "red", 1: "green"}
+    sizes = {key: value for key, value in SIZES.items() if key != "model"}
+    source = ViTForImageClassification(ViTConfig(**sizes, id2label=names))
+    source.save_pretrained(tmp_path)
+    options = TASK_KINDS["images"].model_options({"classes": list(classes)})
+    found, _ = HEADS["image_classification"](tmp_path, options, WHERE)
+    head = found.get_parameter("classifier.weight")
+    assert head.shape == (len(classes), 16)
+    assert torch.equal(head, source.classifier.weight) == (classes == ("red", "green"))
+    for name, parameter in source.vit.named_parameters():
+        assert torch.equal(found.get_parameter(f"vit.{name}"), parameter), "the encoder is the checkpoint's"
 
 
 def test_the_same_matrices_are_pruned_as_of_a_supervised_model(checkpoint: Path, tmp_path: Path) -> None:
