@@ -46,7 +46,7 @@ def study(folder: Path, found: dict[str, pd.DataFrame], model: str = frames.BERT
     return report_content.Study(
         name="default", title="How many weights can be removed in one shot?", knees=frames.SETTINGS,
         methods=frames.METHOD_LABELS, tasks=TASKS, provenance=provenance, notes=[],
-        plots={"curves": paths, "layers": [], "weights": []},
+        plots={"curves": paths, "layers": [], "weights": [], "losses": []},
     )  # fmt: skip
 
 

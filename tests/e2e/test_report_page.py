@@ -147,8 +147,8 @@ def test_an_empty_study_still_renders(content: report.ReportContent) -> None:
     html = report.render_report(
         report.TEMPLATE,
         report.ReportContent(
-            "t", "s", "a", empty, "c", empty, "n", (), (), (), (), (), empty, empty, empty, empty, {}, "", "", False,
-            False,
+            "t", "s", "a", empty, "c", empty, "n", (), (), (), (), (), (), empty, empty, empty, empty, {}, "", "",
+            False, False,
         ),
         {},
     )  # fmt: skip

@@ -16,7 +16,7 @@ from essential_sparsity.report_content import Study, report_content, report_data
 from essential_sparsity.trajectory_notes import missing_notes, outlier_notes
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
-PLOTS = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
+PLOTS = {"curves": "curves", "layers": "matrices", "weights": "statistics", "losses": "losses"}
 
 
 def main(snakemake: Any) -> None:

@@ -52,7 +52,7 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
 
 def _read_headless(file: Path) -> pd.DataFrame:
     frame = pd.read_csv(file, header=None)
-    return frame.set_axis(map(str, frame.columns), axis=1)
+    return frame.set_axis([str(place) for place in frame.columns], axis=1)
 
 
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {

@@ -83,7 +83,7 @@ def own_head(auto_class: str) -> Callable[[Path, Mapping[str, Any], str], Headed
         chosen, classes = getattr(transformers, auto_class), options.get("id2label")
         # In float32 whatever is stored: AdamW's small steps are lost in half precision.
         model: Any = load_model(chosen, checkpoint, where, dtype=torch.float32, **options)
-        # A head for another number of classes does not fit; one for as many others would, and start from what they were.
+        # A head for another number of classes does not fit; one for as many others would, and start from those.
         if classes is not None and dict(read_config(checkpoint).id2label) != classes:
             leave_head_behind(model, chosen)
         return model, model

@@ -1,4 +1,4 @@
-"""Images from tables with a column a pixel, such as scikit-learn's digits and the tables in which MNIST is passed on."""
+"""Images from tables with a column a pixel, such as scikit-learn's digits or MNIST as CSV."""
 
 from __future__ import annotations
 

@@ -46,6 +46,12 @@ CAPTIONS = {
         "magnitude is gathered in fewer weights. Take care: a fixed threshold also moves when all weights grow or "
         "shrink, one relative to the standard deviation does not; and one training shows one course, not its spread."
     ),
+    "losses": (
+        "How to read it: the loss of a training by the workflow over its steps; the line is the mean over the steps "
+        "since the point before, and each diamond a checkpoint, with the loss on rows that training does not see. "
+        "Where the diamonds rise above the line, the model learns its corpus by heart. Take care: losses of different "
+        "objectives or vocabularies cannot be compared, and a lower loss promises no better start for fine-tuning."
+    ),
 }
 
 
@@ -89,6 +95,7 @@ class ReportContent:
         curves: Drawn figures of performance over sparsity, for paper and for browsers without scripts.
         layers: Drawn figures of the matrices.
         weights: Drawn figures of the weights.
+        losses: Drawn figures of the losses of pre-training.
         knees: The knees by all rules.
         differences: The comparisons of knees.
         costs: Time and memory, a row a rule.
@@ -112,6 +119,7 @@ class ReportContent:
     curves: tuple[ReportFigure, ...]
     layers: tuple[ReportFigure, ...]
     weights: tuple[ReportFigure, ...]
+    losses: tuple[ReportFigure, ...]
     knees: Table
     differences: Table
     costs: Table
@@ -125,7 +133,7 @@ class ReportContent:
     @property
     def pretraining(self) -> bool:
         """Whether there is anything to say of pre-training."""
-        return self.emergence or self.statistics
+        return self.emergence or self.statistics or bool(self.losses)
 
 
 def render_report(template: Path, content: ReportContent, data: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ _SECTIONS = {
     "curves": "Performance over sparsity",
     "layers": "Sparsity of every matrix at the knee",
     "weights": "Statistics of the weights",
+    "losses": "Loss over pre-training",
 }
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10
@@ -43,7 +44,7 @@ class Study:
         tasks: The registry's entries of its tasks.
         provenance: Where each checkpoint came from.
         notes: What a reader must know of its trajectories.
-        plots: The drawn figures by their kind: ``curves``, ``layers`` and ``weights``.
+        plots: The drawn figures by their kind: ``curves``, ``layers``, ``weights`` and ``losses``.
     """
 
     name: str
@@ -119,6 +120,7 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         ),
         departures=(*findings.departures(study.tasks), *findings.evaluation_notes(evaluations, labels)),
         curves=_figures("curves", study), layers=_figures("layers", study), weights=_figures("weights", study),
+        losses=_figures("losses", study),
         knees=report_tables.knees_table(knees, rules, study.methods, labels),
         differences=report_tables.differences_table(
             tables["differences"], rules[0], study.confidence, study.methods, labels
@@ -156,8 +158,10 @@ def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
     """Return drawn figures; their paths say what they show."""
     found = []
     for path in study.plots[kind][:DRAWN_FIGURES]:
-        model = path.stem if kind == "weights" else path.parent.name
-        title = model if kind == "weights" else f"{model}: {study.task_labels[path.stem]}"
+        # A figure of a model lies in the folder of its kind, one of a task in a folder for its model.
+        of_model = path.parent.name == kind
+        model = path.stem if of_model else path.parent.name
+        title = model if of_model else f"{model}: {study.task_labels[path.stem]}"
         found.append(ReportFigure(title, CAPTIONS[kind], f"{_SECTIONS[kind]}, {title}", path.read_bytes()))
     return tuple(found)
 

@@ -30,8 +30,8 @@ def platform_options(tags: str) -> list[str]:
     """Return the options by which pip chooses a wheel for another platform than that it runs on.
 
     Args:
-        tags: The compatibility tags in the wheel's file name (PEP 425): Python, ABI and platform, joined by dashes; each
-            may be several, joined by dots. Empty for a wheel that fits this platform.
+        tags: The compatibility tags in the wheel's file name (PEP 425): Python, ABI and platform, joined by dashes;
+            each may be several, joined by dots. Empty for a wheel that fits this platform.
     """
     if not tags:
         return []

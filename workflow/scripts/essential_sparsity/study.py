@@ -511,6 +511,11 @@ class Study:
             )  # fmt: skip
         return found
 
+    def pretrained_models(self) -> list[str]:
+        """Return the study's models that the workflow trains."""
+        used = {model for model, _ in self.used_checkpoints()}
+        return sorted(model for model in used if self.models[model]["source"]["kind"] == "pretrain")
+
     def patterns(self, model: str) -> dict[str, list[str]]:
         """Return the patterns of a model's tensors that are pruned besides, and that stay dense."""
         return {key: self.models[model][key] for key in ("include", "exclude")}
