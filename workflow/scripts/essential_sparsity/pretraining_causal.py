@@ -113,7 +113,7 @@ class CausalLanguageModelling:
             vocab_size=len(self._tokenizer), n_positions=self._recipe["sequence_length"],
             n_embd=sizes["hidden_size"], n_layer=sizes["num_hidden_layers"], n_head=sizes["num_attention_heads"],
             n_inner=sizes["intermediate_size"], resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-            bos_token_id=end, eos_token_id=end, pad_token_id=end, architectures=["GPT2LMHeadModel"],
+            bos_token_id=end, eos_token_id=end, architectures=["GPT2LMHeadModel"],
         )  # fmt: skip
         return GPT2LMHeadModel._from_config(config, attn_implementation="sdpa")
 
