@@ -22,12 +22,14 @@ from essential_sparsity import pretraining
 from essential_sparsity.checkpoints import empty_model, extract
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
+from essential_sparsity.image_corpus import random_crops, random_flips
 from essential_sparsity.images import load_processor, normalise, pixel_settings, prepare_pixels
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.pretraining import make_optimiser, pretrain
-from essential_sparsity.pretraining_images import SupervisedImages, random_crops, random_flips
+from essential_sparsity.pretraining_images import SupervisedImages
 from essential_sparsity.sources import fetch
 from essential_sparsity.validation import validate
+from pictures import COLOURS, pictures
 
 CPU = torch.device("cpu")
 WHERE = "config/models.yaml, m.source.recipe"
@@ -41,21 +43,6 @@ RECIPE: dict[str, Any] = {
     "augment": {"flip": True, "crop_padding": 2}, "label_smoothing": 0.1, "checkpoints": 3, "first_checkpoint": 4,
     "log_every": 5, "seed": 0,
 }  # fmt: skip
-COLOURS = ["red", "green", "blue"]
-
-
-def corpus(rows: int = 60, seed: int = 0, size: int = 9) -> pd.DataFrame:
-    """Noisy images with a bright colour each, of another size than the model's; every fifth is a test image."""
-    draw = np.random.default_rng(seed)
-    records = []
-    for i in range(rows):
-        pixels = draw.integers(0, 120, (size, size, 3))
-        pixels[:, :, i % 3] += 100
-        buffer = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-        split = "test" if i % 5 == 0 else "train"
-        records.append({"id": 100 + i, "image": buffer.getvalue(), "label": COLOURS[i % 3], "split": split})
-    return pd.DataFrame(records)
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -64,7 +51,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 def train(folder: Path, rows: pd.DataFrame | None = None, **changes: Any) -> dict[str, bytes]:
     """Train and return the content of every file."""
-    pretrain(corpus() if rows is None else rows, recipe(**changes), folder, CPU, "code", WHERE)
+    pretrain(pictures() if rows is None else rows, recipe(**changes), folder, CPU, "code", WHERE)
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
@@ -133,11 +120,11 @@ def test_every_setting_matters(whole: dict[str, bytes], tmp_path: Path, change: 
 
 
 def test_training_sees_only_its_split(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    rows = corpus()
+    rows = pictures()
     test = rows["split"] == "test"
-    rows.loc[test, "image"] = corpus(seed=9).loc[test, "image"]
+    rows.loc[test, "image"] = pictures(seed=9).loc[test, "image"]
     found = train(tmp_path / "other", rows=rows)
-    without = train(tmp_path / "none", rows=corpus()[~test])
+    without = train(tmp_path / "none", rows=pictures()[~test])
     for files in (found, without):
         for name in ("step000012.safetensors", "config.json", "preprocessor_config.json"):
             assert files[name] == whole[name], "test images leave no trace in the weights"
@@ -202,7 +189,7 @@ def test_the_checkpoints_processor_makes_what_was_trained_on(checkpoint: Path) -
     """The held-out accuracy of the loss curve is that of the checkpoint with its own processor and head."""
     processor = load_processor(checkpoint, WHERE)
     assert pixel_settings(processor, WHERE).mean == (0.5, 0.5, 0.5)
-    rows = corpus()
+    rows = pictures()
     test = rows[rows["split"] == "test"]
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     values = processor(images=[Image.open(io.BytesIO(c)) for c in test["image"]], return_tensors="pt")["pixel_values"]
@@ -242,12 +229,14 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 
 def test_a_batch_without_augmentation_is_the_images_with_their_classes() -> None:
-    rows = corpus()
+    rows = pictures()
     objective = SupervisedImages(rows, recipe(augment={"flip": False, "crop_padding": 0}), WHERE)
     chosen = torch.tensor([5, 0, 17])
     pixels, labels = objective.draw(chosen, torch.Generator())
     train_rows = rows[rows["split"] == "train"].iloc[chosen.tolist()]
-    expected = prepare_pixels(train_rows["image"].tolist(), objective._processor, train_rows["id"].tolist(), WHERE)
+    expected = prepare_pixels(
+        train_rows["image"].tolist(), objective._images.processor, train_rows["id"].tolist(), WHERE
+    )
     assert np.array_equal(pixels.numpy(), expected)
     assert [sorted(COLOURS)[i] for i in labels] == train_rows["label"].tolist()
 
@@ -255,10 +244,14 @@ def test_a_batch_without_augmentation_is_the_images_with_their_classes() -> None
 @torch.no_grad()
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_the_loss_is_cross_entropy_against_smoothed_labels(smoothing: float) -> None:
-    objective = SupervisedImages(corpus(), recipe(label_smoothing=smoothing), WHERE)
+    objective = SupervisedImages(pictures(), recipe(label_smoothing=smoothing), WHERE)
     model = objective.build().eval()
     pixels, labels = objective.draw(torch.arange(20), torch.Generator().manual_seed(0))
-    logits = model(pixel_values=normalise(pixels, pixel_settings(objective._processor, WHERE))).logits.double().numpy()
+    logits = (
+        model(pixel_values=normalise(pixels, pixel_settings(objective._images.processor, WHERE)))
+        .logits.double()
+        .numpy()
+    )
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     target = (1 - smoothing) * np.eye(3)[labels.numpy()] + smoothing / 3
     found = float(objective.loss(model, (pixels, labels)))
@@ -268,14 +261,14 @@ def test_the_loss_is_cross_entropy_against_smoothed_labels(smoothing: float) -> 
 @pytest.mark.parametrize("spread", [0.02, 0.1])
 def test_the_weights_at_step_zero_are_as_wide_as_asked(spread: float) -> None:
     wide = {**RECIPE["architecture"], "hidden_size": 64, "initializer_range": spread}
-    model = SupervisedImages(corpus(), recipe(architecture=wide), WHERE).build()
+    model = SupervisedImages(pictures(), recipe(architecture=wide), WHERE).build()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module.weight.numel() > 1000:
             assert float(module.weight.detach().std()) == pytest.approx(spread, rel=0.1), name
 
 
 def test_only_weights_of_layers_decay() -> None:
-    model = SupervisedImages(corpus(), RECIPE, WHERE).build()
+    model = SupervisedImages(pictures(), RECIPE, WHERE).build()
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, plain = make_optimiser(model, 0.1, 0.05).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
@@ -312,7 +305,7 @@ def test_a_corpus_that_cannot_be_learnt_is_refused(
     tmp_path: Path, spoil: Callable[[pd.DataFrame], pd.DataFrame], says: str
 ) -> None:
     with pytest.raises(UserError, match=rf"{WHERE}\.corpus.*{says}.*To mend"):
-        train(tmp_path, rows=spoil(corpus()))
+        train(tmp_path, rows=spoil(pictures()))
     assert not (tmp_path / "index.json").exists()
 
 

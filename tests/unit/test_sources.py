@@ -21,10 +21,12 @@ WHERE = "config/models.yaml, m.source"
 TRAP = "raise SystemExit('code of the package was run')\nopen({marker!r}, 'w').close()\n"
 
 
-def make_wheel(folder: Path, version: str, files: Mapping[str, bytes], name: str = "toy") -> Path:
+def make_wheel(
+    folder: Path, version: str, files: Mapping[str, bytes], name: str = "toy", tags: str = "py3-none-any"
+) -> Path:
     """Write a valid wheel with these files."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{version}-py3-none-any.whl"
+    path = folder / f"{name}-{version}-{tags}.whl"
     info = f"{name}-{version}.dist-info"
     contents = {
         **files,
@@ -90,6 +92,16 @@ def test_a_wheel_is_downloaded_as_it_is(index: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "data.txt").read_bytes() == b"words"
     assert (tmp_path / "out" / "__init__.py").read_bytes() == trap
     assert not marker.exists(), "nothing of the package was run"
+
+
+def test_a_wheel_of_another_platform_is_chosen_by_its_tags(index: Path, tmp_path: Path) -> None:
+    tags = "cp38-cp38-manylinux_2_27_s390x.manylinux_2_28_s390x"
+    for other in (tags, "cp38-cp38-win_arm64", "cp39-cp39-manylinux_2_27_s390x.manylinux_2_28_s390x"):
+        make_wheel(index, "1.0", {"toy/data.txt": other.encode()}, tags=other)
+    target = tmp_path / "sources" / "toy-1.0.whl"
+    download_package("toy", "1.0", sha256_of(index / f"toy-1.0-{tags}.whl"), target, WHERE, tags)
+    fetch({"kind": "wheel", "member": "toy/data.txt"}, [target], tmp_path / "out", WHERE)
+    assert (tmp_path / "out" / "data.txt").read_text() == tags
 
 
 def test_another_digest_is_refused_with_both(index: Path, tmp_path: Path) -> None:

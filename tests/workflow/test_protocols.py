@@ -63,7 +63,8 @@ def study(folder: Path) -> dict[str, Any]:
         "source": {
             "kind": "pretrain",
             "recipe": {
-                "objective": "supervised-images", "corpus": "tiny-images", "steps": 6, "batch_size": 8,
+                "objective": "masked-image-modelling", "corpus": "tiny-images", "steps": 6, "batch_size": 8,
+                "corpus_share": 0.5,
                 "checkpoints": 2, "first_checkpoint": 6,
                 "architecture": {
                     "model": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2,

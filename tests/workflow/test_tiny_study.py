@@ -15,7 +15,7 @@ import pytest
 from browser import chromium, needs_chromium
 from essential_sparsity.knee import RULES
 from essential_sparsity.masks import read_header, read_masks
-from essential_sparsity.tables import SCHEMAS
+from essential_sparsity.tables import LOSSES, SCHEMAS
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,14 @@ def test_weights_are_measured_at_every_checkpoint(tables: dict[str, pd.DataFrame
     weights = tables["weights"]
     assert set(weights["checkpoint"]) == {"step000000", "step000004", "step000012"}
     assert weights.groupby("checkpoint").size().eq(12).all()  # six matrices in each of two blocks
+
+
+def test_the_loss_of_pretraining_is_known_at_every_checkpoint(finished: Any) -> None:
+    losses = LOSSES.typed(pd.read_parquet(finished.work / "results/studies/tiny/tables/losses.parquet"))
+    assert set(losses["model"]) == {"tiny-bert"}
+    assert losses.loc[losses["held_out_loss"].notna(), "step"].tolist() == [0, 4, 12]
+    assert losses["held_out_accuracy"].isna().all()
+    assert "Loss over pre-training" in (finished.work / "results/studies/tiny/report.html").read_text()
 
 
 def test_every_curve_has_a_knee_or_a_reason_by_every_rule(tables: dict[str, pd.DataFrame]) -> None:
@@ -159,6 +167,6 @@ def test_a_browser_without_network_shows_the_report(finished: Any, tmp_path: Pat
     assert first.replace(" %", "%") in shown.replace("\N{NO-BREAK SPACE}", " ").replace(" %", "%")
     markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
     sources = re.findall(r"""(?:src|href)=["']([^"']*)""", markup)
-    # Two plots for each of two models and tasks, one of the weights and one of a finding.
-    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 6
+    # Two plots for each of two models and tasks, one of the weights, of the loss and of a finding.
+    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 7
     assert all(source.startswith(("data:", "#")) for source in sources)

@@ -138,6 +138,30 @@ rule collect_weights:
         "../scripts/collect_weights.py"
 
 
+rule collect_losses:
+    input:
+        lambda wildcards: [
+            f"results/pretraining/{model}/loss.parquet"
+            for model in study.pretrained_models()
+        ],
+    output:
+        table="results/studies/{study}/tables/losses.parquet",
+    log:
+        "results/studies/{study}/logs/collect_losses.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=15,
+    params:
+        code=code("collect_losses.py"),
+    message:
+        "Collecting the losses of pre-training of {wildcards.study}"
+    script:
+        "../scripts/collect_losses.py"
+
+
 rule collect_costs:
     input:
         lambda wildcards: cost_paths(present()),

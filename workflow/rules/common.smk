@@ -400,6 +400,8 @@ def used_methods():
 def plot_paths(study, kind, suffix):
     """Return the plots of a kind, without those that the study has no data for."""
     folder = f"results/studies/{study.name}/plots/{kind}"
+    if kind == "losses":
+        return [f"{folder}/{model}.{suffix}" for model in study.pretrained_models()]
     if kind == "weights":
         return [
             f"{folder}/{model}.{suffix}"

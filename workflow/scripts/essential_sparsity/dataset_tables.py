@@ -28,7 +28,7 @@ def read_table(file: Path, file_format: str, where: str) -> pd.DataFrame:
 
     Args:
         file: The file.
-        file_format: ``csv``, ``jsonl`` or ``parquet``.
+        file_format: A key of :data:`READERS`.
         where: The registry key, for messages.
 
     Raises:
@@ -50,8 +50,14 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
     return pd.read_json(file, lines=True)
 
 
+def _read_headless(file: Path) -> pd.DataFrame:
+    frame = pd.read_csv(file, header=None)
+    return frame.set_axis([str(place) for place in frame.columns], axis=1)
+
+
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "csv": pd.read_csv,
+    "csv-without-header": _read_headless,
     "jsonl": _read_json_lines,
     "parquet": pd.read_parquet,
 }
@@ -62,7 +68,7 @@ def read_splits(files: Mapping[str, Sequence[Path]], file_format: str, where: st
 
     Args:
         files: The files of ``train`` and, perhaps, of other splits.
-        file_format: ``csv``, ``jsonl`` or ``parquet``.
+        file_format: A key of :data:`READERS`.
         where: The registry key, for messages.
 
     Raises:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from essential_sparsity.batches import Ints, draw_training_rows, halving, run_by_length
+from essential_sparsity.checkpoints import read_config
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.loading import load_model
 from essential_sparsity.masks import AppliedMasks, Pruning
@@ -60,7 +61,17 @@ def mean_pooling(checkpoint: Path, options: Mapping[str, Any], where: str) -> He
     from transformers import AutoModel
 
     encoder = load_model(AutoModel, checkpoint, where, attn_implementation="eager", dtype=torch.float32)
-    return MeanPoolingClassifier(encoder, options["num_labels"]), encoder
+    outputs = options["num_labels"] if "num_labels" in options else len(options["id2label"])
+    return MeanPoolingClassifier(encoder, outputs), encoder
+
+
+def leave_head_behind(model: Any, auto_class: Any) -> None:
+    """Draw the parameters outside the encoder anew, in place, as those of a model that never was trained."""
+    fresh, inside = auto_class.from_config(model.config), f"{model.base_model_prefix}."
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith(inside):
+                parameter.copy_(fresh.get_parameter(name))
 
 
 def own_head(auto_class: str) -> Callable[[Path, Mapping[str, Any], str], Headed]:
@@ -69,8 +80,12 @@ def own_head(auto_class: str) -> Callable[[Path, Mapping[str, Any], str], Headed
     def load(checkpoint: Path, options: Mapping[str, Any], where: str) -> Headed:
         import transformers
 
+        chosen, classes = getattr(transformers, auto_class), options.get("id2label")
         # In float32 whatever is stored: AdamW's small steps are lost in half precision.
-        model = load_model(getattr(transformers, auto_class), checkpoint, where, dtype=torch.float32, **options)
+        model: Any = load_model(chosen, checkpoint, where, dtype=torch.float32, **options)
+        # A head for another number of classes does not fit; one for as many others would, and start from those.
+        if classes is not None and dict(read_config(checkpoint).id2label) != classes:
+            leave_head_behind(model, chosen)
         return model, model
 
     return load

@@ -34,7 +34,7 @@ class Objective(Protocol):
         """Return the batch of these examples, masked or augmented by the generator's draws."""
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Return the mean loss (nats) of a batch on the model's device."""
+        """Return the mean loss of a batch on the model's device: nats, or what the objective says."""
 
     def held_out(self, model: Any) -> dict[str, float]:
         """Return ``held_out_loss`` and other figures on the split ``test``, NaN without one; training ignores them."""

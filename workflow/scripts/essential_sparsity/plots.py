@@ -193,7 +193,7 @@ def plot_curves(
             panels[-1].tick_params(labelleft=False)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
-    _title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
+    set_title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
     _curves_legend(figure, looks, labels, rules, metric, settings, chance if chance_shown else None, many_seeds)
     return figure
@@ -471,7 +471,7 @@ def _wrapped(label: str, width: int) -> str:
     return "\n".join(textwrap.wrap(label, width, break_long_words=True, break_on_hyphens=True)) or label
 
 
-def _title(figure: Figure, title: str, width_in: float) -> None:
+def set_title(figure: Figure, title: str, width_in: float) -> None:
     """Set the title of a figure, wrapped to its width: 12 points bold take a tenth of an inch a character."""
     figure.suptitle(_wrapped(title, int(width_in * 9)), x=0.01, ha="left")
 
@@ -557,7 +557,7 @@ def plot_layers(
     bar = figure.colorbar(image, ax=figure.axes, pad=0.02, aspect=30, fraction=0.05)
     bar.set_label("Realised sparsity (% of a matrix's weights)" if height > 4 else "Realised\nsparsity (%)")
     bar.outline.set_visible(False)
-    _title(figure, f"Where the weights go: {model}, at the knee on {task_label}", width)
+    set_title(figure, f"Where the weights go: {model}, at the knee on {task_label}", width)
     return figure
 
 
@@ -650,7 +650,7 @@ def plot_similarities(similarities: pd.DataFrame, method_labels: Mapping[str, st
     figure.legend(
         handles, labels, loc="outside right upper", frameon=False, alignment="left", handlelength=2.6, labelspacing=0.8
     )
-    _title(figure, f"Which weights are kept: {model}", width - 1.2 * _LEGEND_WIDTH_IN)
+    set_title(figure, f"Which weights are kept: {model}", width - 1.2 * _LEGEND_WIDTH_IN)
     return figure
 
 
@@ -689,7 +689,7 @@ def plot_weights(weights: pd.DataFrame, model: str) -> Figure:
         if over_steps:
             total = weighted_mean(shown, along, statistic) * scale
             panel.plot(total.index.to_numpy(float), total.to_numpy(float), color=_BLACK, linewidth=2.4, zorder=4)
-            _scale_steps(panel, sorted(set(shown["step"])))
+            scale_steps(panel, sorted(set(shown["step"])))
         else:
             panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         panel.set_title(_wrapped(name, 34), loc="left", fontsize=9.5)
@@ -704,11 +704,11 @@ def plot_weights(weights: pd.DataFrame, model: str) -> Figure:
     panels[-1].legend(handles, labels, loc="upper left", frameon=False, borderaxespad=0, handlelength=2.6,
                       title="Matrices (mean over blocks)" if over_steps else "Matrices", alignment="left",
                       fontsize=9 if len(kinds) <= 10 else 7)  # fmt: skip
-    _title(figure, title, 10.0)
+    set_title(figure, title, 10.0)
     return figure
 
 
-def _scale_steps(panel: Axes, steps: Sequence[float]) -> None:
+def scale_steps(panel: Axes, steps: Sequence[float]) -> None:
     """Set an axis that is logarithmic from the first step after 0, so that step 0 has a place on it."""
     first = min(step for step in steps if step > 0)
     panel.set_xscale("symlog", linthresh=first, linscale=0.6)

@@ -22,6 +22,7 @@ from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
 from essential_sparsity.objectives import Objective
+from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.progress import progress
 from essential_sparsity.trajectory import checkpoint_steps, step_name
 
@@ -35,6 +36,13 @@ def masked_language_modelling(corpus: pd.DataFrame, recipe: Mapping[str, Any], w
     return MaskedLanguageModelling(corpus, recipe, where)
 
 
+def causal_language_modelling(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
+    """Prepare GPT's objective."""
+    from essential_sparsity.pretraining_causal import CausalLanguageModelling
+
+    return CausalLanguageModelling(corpus, recipe, where)
+
+
 def supervised_images(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
     """Prepare the classification of images."""
     from essential_sparsity.pretraining_images import SupervisedImages
@@ -42,10 +50,19 @@ def supervised_images(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: st
     return SupervisedImages(corpus, recipe, where)
 
 
+def masked_image_modelling(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
+    """Prepare the reconstruction of masked patches of images."""
+    from essential_sparsity.pretraining_masked_images import MaskedImageModelling
+
+    return MaskedImageModelling(corpus, recipe, where)
+
+
 # Each imports what it alone needs; a further objective is a module and an entry here and in the schema.
 OBJECTIVES: dict[str, Callable[[pd.DataFrame, Mapping[str, Any], str], Objective]] = {
     "masked-language-modelling": masked_language_modelling,
+    "causal-language-modelling": causal_language_modelling,
     "supervised-images": supervised_images,
+    "masked-image-modelling": masked_image_modelling,
 }
 
 
@@ -89,7 +106,7 @@ def pretrain(
     and, last of all, ``index.json``, which lists the checkpoints with their SHA-256.
 
     Args:
-        corpus: The prepared dataset; training sees only its split ``train``.
+        corpus: The prepared dataset; training sees only its split ``train``, or the recipe's ``corpus_share`` of it.
         recipe: The registry's recipe; ``objective`` says what is learnt, masked language modelling without it.
         folder: Where to write.
         device: Where to compute.
@@ -101,7 +118,8 @@ def pretrain(
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = canonical([code, dict(recipe), int(pd.util.hash_pandas_object(corpus).sum())])
-    objective = OBJECTIVES[recipe.get("objective", "masked-language-modelling")](corpus, recipe, where)
+    seen = withhold(corpus, recipe.get("corpus_share", 1.0), recipe["seed"])
+    objective = OBJECTIVES[recipe.get("objective", "masked-language-modelling")](seen, recipe, where)
     for stale in folder.glob("*.json"):
         # An earlier recipe's: another model's tokenizer or processor must not become this one's.
         stale.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,44 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from essential_sparsity.errors import UserError
 from essential_sparsity.objectives import Batch
+from essential_sparsity.pretraining_corpus import WITHHELD, check_batch
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _IGNORED = -100
 # Enough for a held-out loss, and little beside the training itself.
-_HELD_OUT_SEQUENCES = 512
+HELD_OUT_SEQUENCES = 512
+
+
+@dataclass(frozen=True)
+class CorpusTexts:
+    """The texts of a corpus by what they are for.
+
+    Attributes:
+        train: What weights are trained on.
+        held_out: What the held-out loss is of.
+        tokenizer: What the tokenizer is trained on: the training texts, with those that a recipe withholds.
+    """
+
+    train: list[str]
+    held_out: list[str]
+    tokenizer: list[str]
+
+
+def corpus_texts(corpus: pd.DataFrame) -> CorpusTexts:
+    """Return the texts of a corpus, columns ``text`` and ``split``.
+
+    A tokenizer sees the texts that a recipe withholds from its model: models that are trained on shares of one corpus
+    then have one vocabulary, and their losses, in nats a token, and their embeddings can be compared. What a model
+    learns of withheld texts is which strings are tokens, as do those of the RoBERTa family that were trained on shares
+    of one corpus with the tokenizer of the whole.
+    """
+    texts, splits = corpus["text"], corpus["split"]
+    return CorpusTexts(
+        train=texts[splits == "train"].tolist(),
+        held_out=texts[splits == "test"].tolist(),
+        tokenizer=texts[splits.isin(["train", WITHHELD])].tolist(),
+    )
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, min_frequency: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -145,20 +177,14 @@ class MaskedLanguageModelling:
 
     def __init__(self, corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> None:
         self._recipe = recipe
-        train = corpus.loc[corpus["split"] == "train", "text"].tolist()
-        held_out = corpus.loc[corpus["split"] == "test", "text"].tolist()
+        texts = corpus_texts(corpus)
         length, sizes = recipe["sequence_length"], recipe["tokenizer"]
-        self._tokenizer = train_tokenizer(train, sizes["vocab_size"], sizes["min_frequency"], length)
-        self._sequences = pack_sequences(train, self._tokenizer, length)
-        if len(self._sequences) < recipe["batch_size"]:
-            raise UserError(
-                where=f"{where}.corpus",
-                found=f"{len(self._sequences)} sequences of {length} tokens in the split 'train'",
-                expected=f"at least one batch of {recipe['batch_size']}",
-                mend="use a larger corpus, shorter sequences or a smaller batch",
-            )
+        self._tokenizer = train_tokenizer(texts.tokenizer, sizes["vocab_size"], sizes["min_frequency"], length)
+        self._sequences = pack_sequences(texts.train, self._tokenizer, length)
+        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe["batch_size"], where)
+        held_out = texts.held_out
         check = pack_sequences(held_out, self._tokenizer, length) if held_out else self._sequences[:0]
-        self._check = check[:_HELD_OUT_SEQUENCES]
+        self._check = check[:HELD_OUT_SEQUENCES]
         logging.info(
             "%d training and %d held-out sequences of %d tokens", len(self._sequences), len(self._check), length
         )

@@ -63,6 +63,12 @@ CAPTIONS = {
         "the methods. On the right that is taken off: 0 is chance, 1 the same mask. Take care: equal performance does "
         "not need equal masks, and a method that draws differs from itself at another seed as well."
     ),
+    "losses": (
+        "How to read it: the loss of a training by the workflow over its steps; the line is the mean over the steps "
+        "since the point before, and each diamond a checkpoint, with the loss on rows that training does not see. "
+        "Where the diamonds rise above the line, the model learns its corpus by heart. Take care: losses of different "
+        "objectives or vocabularies cannot be compared, and a lower loss promises no better start for fine-tuning."
+    ),
 }
 
 

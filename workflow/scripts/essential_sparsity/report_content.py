@@ -27,6 +27,7 @@ _SECTIONS = {
     "layers": "Sparsity of every matrix at the knee",
     "weights": "Statistics of the weights",
     "similarities": "Similarity of masks",
+    "losses": "Loss over pre-training",
 }
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10

@@ -26,7 +26,23 @@ from essential_sparsity.files import atomic_path, read_json, sha256_of
 Source = Mapping[str, Any]
 
 
-def download_package(package: str, version: str, sha256: str, wheel: Path, where: str) -> None:
+def platform_options(tags: str) -> list[str]:
+    """Return the options by which pip chooses a wheel for another platform than that it runs on.
+
+    Args:
+        tags: The compatibility tags in the wheel's file name (PEP 425): Python, ABI and platform, joined by dashes;
+            each may be several, joined by dots. Empty for a wheel that fits this platform.
+    """
+    if not tags:
+        return []
+    python, abi, platform = (part.split(".") for part in tags.split("-"))
+    implementation, version = python[0][:2], python[0][2:]
+    options = ["--implementation", implementation, "--python-version", version]
+    options += [option for name in abi for option in ("--abi", name)]
+    return options + [option for name in platform for option in ("--platform", name)]
+
+
+def download_package(package: str, version: str, sha256: str, wheel: Path, where: str, tags: str = "") -> None:
     """Download one wheel with the user's own pip configuration, check its SHA-256, and place it at ``wheel``.
 
     Only a wheel is accepted (``--only-binary``), since building a source distribution runs its code. Dependencies are
@@ -38,6 +54,7 @@ def download_package(package: str, version: str, sha256: str, wheel: Path, where
         sha256: Expected digest of the wheel.
         wheel: Where to put it.
         where: The registry key that asked for it, for messages.
+        tags: Of the one wheel, where the version has several: as of :func:`platform_options`.
 
     Raises:
         UserError: No network, no such version, or another digest.
@@ -47,9 +64,9 @@ def download_package(package: str, version: str, sha256: str, wheel: Path, where
         command = [
             sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off",
             "--resume-retries", "5", "--disable-pip-version-check", "--no-input", "--dest", folder,
-            f"{package}=={version}",
+            *platform_options(tags), f"{package}=={version}",
         ]  # fmt: skip
-        logging.info("running: pip download --no-deps --only-binary :all: %s==%s", package, version)
+        logging.info("running: pip download --no-deps --only-binary :all: %s==%s %s", package, version, tags)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         logging.info("%s%s", result.stdout, result.stderr)
         if result.returncode != 0:

@@ -15,6 +15,7 @@ from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
 from essential_sparsity.mask_pairs import MaskPair, pair_masks
 from essential_sparsity.methods import Method, check_method
+from essential_sparsity.recipes import check_recipe
 from essential_sparsity.rounds import check_levels, check_rounds, level_before, no_placing, round_levels
 from essential_sparsity.scores import SCORES
 from essential_sparsity.sources import local_files, local_tables
@@ -142,16 +143,9 @@ class Study:
         for name, model in self.models.items():
             source = model["source"]
             if source["kind"] == "pretrain":
-                where = f"{self._place('models', name)}.source.recipe.corpus"
-                self._known("datasets", source["recipe"]["corpus"], where)
-                sizes = source["recipe"]["architecture"]
-                if sizes["hidden_size"] % sizes["num_attention_heads"]:
-                    raise UserError(
-                        f"{self._place('models', name)}.source.recipe.architecture.hidden_size",
-                        repr(sizes["hidden_size"]),
-                        f"a multiple of num_attention_heads ({sizes['num_attention_heads']})",
-                        "correct one of the two",
-                    )  # fmt: skip
+                where, recipe = f"{self._place('models', name)}.source.recipe", source["recipe"]
+                self._known("datasets", recipe["corpus"], f"{where}.corpus")
+                check_recipe(recipe, self.datasets[recipe["corpus"]], where)
             if "files" in source:
                 raise UserError(
                     f"{self._place('models', name)}.source.files", "`files` of a model", "`files` of datasets only",
@@ -583,6 +577,11 @@ class Study:
                 "at least one that exists", "choose other `checkpoints`",
             )  # fmt: skip
         return found
+
+    def pretrained_models(self) -> list[str]:
+        """Return the study's models that the workflow trains."""
+        used = {model for model, _ in self.used_checkpoints()}
+        return sorted(model for model in used if self.models[model]["source"]["kind"] == "pretrain")
 
     def patterns(self, model: str) -> dict[str, list[str]]:
         """Return the patterns of a model's tensors that are pruned besides, and that stay dense."""

@@ -232,6 +232,28 @@ WEIGHTS = Schema(
     unique=["model", "checkpoint", "name"],
 )
 
+LOSSES = Schema(
+    "losses",
+    {
+        "model": _text(description="Name in the registry of a model that the workflow trains."),
+        "step": _count(least=0, description="Optimiser steps done."),
+        "loss": _number(
+            nullable=True, description="Mean loss of training over the steps since the row before; null at step 0."
+        ),
+        "held_out_loss": _number(
+            nullable=True, description="Loss on the split `test`; null but at checkpoints, and without that split."
+        ),
+        "held_out_accuracy": _number(
+            nullable=True,
+            least=0.0,
+            most=1.0,
+            description="Accuracy there; null besides for objectives without classes.",
+        ),
+        "learning_rate": _number(nullable=True, description="At the last of these steps; null at step 0."),
+    },
+    unique=["model", "step"],
+)
+
 COSTS = Schema(
     "costs",
     {
@@ -292,8 +314,8 @@ FINDINGS = Schema(
 # The findings of several studies.
 ALL_FINDINGS = replace(FINDINGS, unique=["study", *FINDINGS.unique])
 
-# The tables that every study has; one whose levels are placed has LEVELS besides, one that compares masks SIMILARITIES,
-# one with findings FINDINGS.
+# The tables that every study has. Besides, there are LEVELS of one whose levels are placed, SIMILARITIES of one that
+# compares masks, LOSSES of one that trains, and FINDINGS of one that makes claims.
 SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
 
 

@@ -164,8 +164,8 @@ def image_batch(data: Prepared, rows: Ints) -> dict[str, Tensor]:
 
 
 def _image_options(about: Mapping[str, Any]) -> dict[str, Any]:
-    # A checkpoint may come with a head for other classes, which is left behind.
-    return {"num_labels": len(about["classes"]), "ignore_mismatched_sizes": True}
+    names = dict(enumerate(about["classes"]))
+    return {"id2label": names, "label2id": {name: i for i, name in names.items()}, "ignore_mismatched_sizes": True}
 
 
 # --- Questions with an answer inside a text -------------------------------------------------------------------------
