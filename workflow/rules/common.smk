@@ -294,8 +294,9 @@ def benchmark_paths(study):
         paths.add(f"{folder}/list_matrices/{model}.jsonl")
         if study.models[model]["source"]["kind"] == "pretrain":
             paths.add(f"{folder}/pretrain_model/{model}.jsonl")
-    for model, checkpoint in study.weights:
-        paths.add(f"{folder}/measure_weights/{model}/{checkpoint}.jsonl")
+    for place in measured_places(study):
+        rule_name = "measure_weights" if "/" in place else "measure_pretraining"
+        paths.add(f"{folder}/{rule_name}/{place}.jsonl")
     for model in study.used_trajectories():
         paths.add(f"{folder}/find_steps/{model}.jsonl")
     for place in study.used_downloads():
@@ -305,6 +306,22 @@ def benchmark_paths(study):
             f"{folder}/download_package/{source['package']}-{source['version']}.jsonl"
         )
     return sorted(paths)
+
+
+def measured_places(study):
+    """Return what is measured by one job each: a checkpoint, or all steps of the workflow's own pre-training."""
+    own = study.measured_pretrainings()
+    return sorted(
+        {
+            model if model in own else f"{model}/{checkpoint}"
+            for model, checkpoint in study.weights
+        }
+    )
+
+
+def measured_paths(study, kind):
+    """Return the files of one kind of the study's measurements of weights."""
+    return [f"results/weights/{place}{kind}.parquet" for place in measured_places(study)]
 
 
 def used_methods():
@@ -318,6 +335,10 @@ def used_methods():
 def plot_paths(study, kind, suffix):
     """Return the plots of a kind, without those that the study has no data for."""
     folder = f"results/studies/{study.name}/plots/{kind}"
+    if kind == "emergence":
+        return [f"{folder}/{model}.{suffix}" for model in study.changing_models()]
+    if kind == "ages":
+        return [f"{folder}/{model}/{task}.{suffix}" for model, task in study.ageing()]
     if kind == "weights":
         return [
             f"{folder}/{model}.{suffix}"

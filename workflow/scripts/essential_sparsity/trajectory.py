@@ -20,6 +20,12 @@ def checkpoint_steps(steps: int, checkpoints: int, first: int) -> list[int]:
     return sorted({0, *map(int, spaced)})
 
 
+def measured_steps(recipe: Mapping[str, Any]) -> list[int]:
+    """Return the steps whose weights a recipe keeps: its checkpoints, and every ``checkpoint_every`` steps besides."""
+    evenly = range(0, recipe["steps"] + 1, recipe["checkpoint_every"]) if "checkpoint_every" in recipe else ()
+    return sorted({*checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"]), *evenly})
+
+
 def step_name(step: int) -> str:
     """Return the name of a checkpoint: ``step000128``."""
     return f"step{step:06d}"
