@@ -321,7 +321,9 @@ def measured_places(study):
 
 def measured_paths(study, kind):
     """Return the files of one kind of the study's measurements of weights."""
-    return [f"results/weights/{place}{kind}.parquet" for place in measured_places(study)]
+    return [
+        f"results/weights/{place}{kind}.parquet" for place in measured_places(study)
+    ]
 
 
 def used_methods():

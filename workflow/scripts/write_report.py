@@ -13,10 +13,10 @@ from essential_sparsity.files import atomic_path, read_json
 from essential_sparsity.job import run_job
 from essential_sparsity.report import TEMPLATE, render_report
 from essential_sparsity.report_content import Study, report_content, report_data
-from essential_sparsity.trajectory_notes import missing_notes, outlier_notes
+from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
-PLOTS = {"curves": "curves", "layers": "matrices", "weights": "statistics"}
+PLOTS = {"curves": "curves", "layers": "matrices", "weights": "statistics", "emergence": "emergence", "ages": "ages"}
 
 
 def main(snakemake: Any) -> None:
@@ -27,7 +27,7 @@ def main(snakemake: Any) -> None:
         name=snakemake.wildcards.study, title=snakemake.params.title, knees=json.loads(snakemake.params.knees),
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
         provenance=[read_json(path) for path in snakemake.input.provenance],
-        notes=[*steps, *outlier_notes(tables["weights"])],
+        notes=[*steps, *outlier_notes(tables["weights"]), *change_notes(pd.read_parquet(snakemake.input.changes))],
         plots={kind: [Path(path) for path in snakemake.input[name]] for kind, name in PLOTS.items()},
     )  # fmt: skip
     rows = study.rows(tables)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,11 @@ from scipy.special import stdtrit
 
 from essential_sparsity.differences import holm
 from essential_sparsity.resampling import generator_of
-from essential_sparsity.tables import CHANGES, stack
+from essential_sparsity.tables import ALL_WEIGHTS, CHANGES, stack
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
 
-ALL = "all"
 STATISTICS = (
     "fraction_below_0.001", "fraction_below_0.01", "fraction_below_0.1_std", "fraction_below_0.1_median", "kurtosis",
     "hoyer", "effective_rank",
@@ -85,7 +85,7 @@ class _Process:
     """
 
     def __init__(self, trend: Floats, covariance: Floats, shapes: Floats) -> None:
-        self.root: Floats = np.linalg.cholesky(covariance)
+        self.root: Floats = np.asarray(np.linalg.cholesky(covariance))
         inverse = solve_triangular(self.root, np.eye(len(trend)), lower=True)
         basis, corner = np.linalg.qr(inverse @ trend)
         self.remainder: Floats = inverse - basis @ (basis.T @ inverse)
@@ -95,12 +95,12 @@ class _Process:
     @cached_property
     def lengths(self) -> Floats:
         """How long each shape is once whitened and freed of the trend."""
-        return np.linalg.norm(self.remainder @ self._shapes, axis=0)
+        return np.asarray(np.linalg.norm(self.remainder @ self._shapes, axis=0))
 
     @cached_property
     def directions(self) -> Floats:
         """Rows whose products with a trajectory are the square roots of what each shape explains, m x n."""
-        return ((self.remainder @ self._shapes) / self.lengths).T @ self.remainder
+        return np.asarray(((self.remainder @ self._shapes) / self.lengths).T @ self.remainder)
 
     def residual(self, y: Floats) -> Floats:
         """Return the residual sum of squares of trajectories, the columns of ``y``."""
@@ -154,8 +154,9 @@ class SmoothDrift:
             reached, drawn = reached + int((found >= observed).sum()), drawn + sample.shape[1]
         jump, error = _height(family, column, y[:, 0])
         reach = error * float(stdtrit(len(y) - 3, (1 + CONFIDENCE) / 2))
-        heights = (spread * height for height in (jump, jump - reach, jump + reach))
-        return Change(int(self.places[column]), *heights, observed, (reached + 1) / (drawn + 1))
+        p_value = (reached + 1) / (drawn + 1)
+        low, high = spread * (jump - reach), spread * (jump + reach)
+        return Change(int(self.places[column]), spread * jump, low, high, observed, p_value)
 
     def _statistics(self, family: Sequence[_Process], chosen: Integers, y: Floats) -> tuple[Floats, Integers]:
         """Return the statistic of each trajectory under its own process, and the column of its best shift."""
@@ -211,7 +212,7 @@ def even_steps(steps: Iterable[int]) -> list[int]:
     present = set(steps)
     ordered = sorted(present)
     best: list[int] = ordered[:1]
-    for spacing in {later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)}:
+    for spacing in {later - earlier for earlier, later in pairwise(ordered)}:
         for start in ordered:
             if start - spacing in present:
                 continue
@@ -232,7 +233,7 @@ def find_changes(weights: pd.DataFrame, trajectories: pd.DataFrame) -> pd.DataFr
     Returns:
         Rows of the table of changes, for every model with several steps: its matrices, then all of them together.
     """
-    tables = [trajectories.assign(name=ALL, position=-1), weights]
+    tables = [trajectories.assign(name=ALL_WEIGHTS, position=-1), weights]
     rows: list[dict[str, Any]] = []
     for table in tables:
         stepped = table[table["step"].notna()].sort_values(["model", "position", "step"])

@@ -205,7 +205,7 @@ def _median(histogram: Tensor, parts: Callable[[], Iterator[Tensor]]) -> float:
 
 def bin_edges(places: Tensor) -> Tensor:
     """Return the lower edges of bins as float64: four an octave, so that bin ``b`` ends where ``b + 1`` begins."""
-    return (places.to(torch.int64) << _SHIFT).view(torch.float64)
+    return torch.bitwise_left_shift(places.to(torch.int64), _SHIFT).view(torch.float64)
 
 
 def histogram_rows(histogram: Tensor, zeros: int) -> pd.DataFrame:
@@ -232,7 +232,8 @@ def singular_values(matrix: Tensor) -> Tensor:
     for rows in tall.split(max(1, _PART // side)):
         part = rows.to(torch.float64)
         gram.addmm_(part.T, part)
-    return torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues.clamp_min(0.0).sqrt()
 
 
 def effective_rank(values: Tensor) -> float:

@@ -85,8 +85,9 @@ def pretrain(
     """Train a model by a recipe, or go on with a training of the same recipe, corpus and code that was cut off.
 
     Writes into ``folder``: the tokenizer or processor, ``config.json``, ``step000000.safetensors`` ... for each
-    checkpoint and each step that is kept for measuring, ``loss.parquet`` (``step, loss, held_out_loss, learning_rate``; of images also ``held_out_accuracy``)
-    and, last of all, ``index.json``, which lists the checkpoints with their SHA-256.
+    checkpoint and each step that is kept for measuring, ``loss.parquet`` (``step, loss, held_out_loss,
+    learning_rate``; of images also ``held_out_accuracy``) and, last of all, ``index.json``, which lists those files
+    with their SHA-256.
 
     Args:
         corpus: The prepared dataset; training sees only its split ``train``.

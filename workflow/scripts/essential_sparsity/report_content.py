@@ -24,7 +24,11 @@ _SECTIONS = {
     "curves": "Performance over sparsity",
     "layers": "Sparsity of every matrix at the knee",
     "weights": "Statistics of the weights",
+    "emergence": "Emergence of sparsity",
+    "ages": "Knees over pre-training",
 }
+# Kinds of figures of a model, which is all that their paths say; those of the others say the task, too.
+_OF_A_MODEL = {"weights", "emergence"}
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10
 
@@ -43,7 +47,7 @@ class Study:
         tasks: The registry's entries of its tasks.
         provenance: Where each checkpoint came from.
         notes: What a reader must know of its trajectories.
-        plots: The drawn figures by their kind: ``curves``, ``layers`` and ``weights``.
+        plots: The drawn figures by their kind: ``curves``, ``layers``, ``weights``, ``emergence``, ``ages``.
     """
 
     name: str
@@ -119,6 +123,7 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         ),
         departures=(*findings.departures(study.tasks), *findings.evaluation_notes(evaluations, labels)),
         curves=_figures("curves", study), layers=_figures("layers", study), weights=_figures("weights", study),
+        emerging=_figures("emergence", study), ages=_figures("ages", study),
         knees=report_tables.knees_table(knees, rules, study.methods, labels),
         differences=report_tables.differences_table(
             tables["differences"], rules[0], study.confidence, study.methods, labels
@@ -155,9 +160,9 @@ def has_emergence(levels: pd.DataFrame) -> bool:
 def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
     """Return drawn figures; their paths say what they show."""
     found = []
-    for path in study.plots[kind][:DRAWN_FIGURES]:
-        model = path.stem if kind == "weights" else path.parent.name
-        title = model if kind == "weights" else f"{model}: {study.task_labels[path.stem]}"
+    for path in study.plots.get(kind, [])[:DRAWN_FIGURES]:
+        model = path.stem if kind in _OF_A_MODEL else path.parent.name
+        title = model if kind in _OF_A_MODEL else f"{model}: {study.task_labels[path.stem]}"
         found.append(ReportFigure(title, CAPTIONS[kind], f"{_SECTIONS[kind]}, {title}", path.read_bytes()))
     return tuple(found)
 

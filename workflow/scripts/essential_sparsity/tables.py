@@ -250,6 +250,9 @@ HISTOGRAMS = Schema(
     unique=["model", "checkpoint", "low", "high"],
 )
 
+# What the table of changes calls all prunable weights together.
+ALL_WEIGHTS = "all"
+
 CHANGES = Schema(
     "changes",
     {
