@@ -10,8 +10,9 @@ import pytest
 import ruptures
 from numpy.typing import NDArray
 
-from essential_sparsity.changes import LEAST_STEPS, MARGIN, MOST_STEPS, SmoothDrift, even_steps, find_changes
+from essential_sparsity.changes import MARGIN, SmoothDrift, find_changes
 from essential_sparsity.tables import CHANGES
+from essential_sparsity.trajectory import LEAST_STEPS, MOST_STEPS, even_steps
 
 Floats = NDArray[np.float64]
 STEPS = list(range(0, 2000, 50))

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from browser import chromium, needs_chromium
+from essential_sparsity.emergence import measure_checkpoint
 from essential_sparsity.knee import RULES
 from essential_sparsity.masks import read_header, read_masks
 from essential_sparsity.tables import SCHEMAS
@@ -75,10 +77,29 @@ def test_masks_are_nested_and_say_what_they_are(finished: Any) -> None:
     assert (header.model, header.checkpoint, header.seed, header.target) == ("tiny-bert", "step000012", 1, 0.9)
 
 
-def test_weights_are_measured_at_every_checkpoint(tables: dict[str, pd.DataFrame]) -> None:
-    weights = tables["weights"]
-    assert set(weights["checkpoint"]) == {"step000000", "step000004", "step000012"}
+def test_weights_are_measured_at_every_step_that_is_kept(tables: dict[str, pd.DataFrame]) -> None:
+    weights, pooled = tables["weights"], tables["trajectories"].set_index("step")
+    assert set(weights["step"]) == {0, 3, 4, 6, 9, 12} == set(pooled.index)
     assert weights.groupby("checkpoint").size().eq(12).all()  # six matrices in each of two blocks
+    assert (weights.groupby("step")["n"].sum() == pooled["n"]).all()
+    assert (tables["histograms"].groupby("step")["n"].sum() == pooled["n"]).all()
+
+
+def test_a_pretraining_is_measured_as_its_checkpoint_is_stored(finished: Any, tables: dict[str, pd.DataFrame]) -> None:
+    stored = finished.work / "results/checkpoints/tiny-bert/step000012/model.safetensors"
+    weights = tables["weights"]
+    last = weights[weights["step"] == 12]
+    again = measure_checkpoint(stored, last["name"], torch.device("cpu")).matrices
+    pd.testing.assert_frame_equal(
+        again, last[list(again.columns)].reset_index(drop=True), check_dtype=False, check_exact=True
+    )
+
+
+def test_changes_say_that_there_are_too_few_steps(tables: dict[str, pd.DataFrame]) -> None:
+    changes = tables["changes"]
+    assert set(changes["name"]) == {*tables["weights"]["name"], "all"}
+    assert changes["p_value"].isna().all()
+    assert changes["flags"].isin(["5 evenly spaced steps, of 20 at least", "constant"]).all()
 
 
 def test_every_curve_has_a_knee_or_a_reason_by_every_rule(tables: dict[str, pd.DataFrame]) -> None:
@@ -95,9 +116,10 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
     assert jobs == {
         "prepare_dataset": 2,
         "pretrain_model": 1,
-        "extract_checkpoint": 4,
+        # The Llama and the last step of the BERT: the others are only measured, all in one job.
+        "extract_checkpoint": 2,
         "list_matrices": 2,
-        "measure_weights": 3,
+        "measure_pretraining": 1,
         # The cuts of the global pools: one on the Llama; on the BERT one by magnitude and two seeds at random.
         "plan_pruning": 1 + 1 + 2,
         "prune_weights": 6 + 2 + 4,
@@ -111,7 +133,7 @@ def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> 
 def test_every_figure_is_there_for_papers(finished: Any) -> None:
     folder = finished.work / "results/studies/tiny/plots"
     figures = {path.with_suffix("") for path in folder.rglob("*.svg")}
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
         assert figure.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -139,6 +161,6 @@ def test_a_browser_without_network_shows_the_report(finished: Any, tmp_path: Pat
     assert first.replace(" %", "%") in shown.replace("\N{NO-BREAK SPACE}", " ").replace(" %", "%")
     markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
     sources = re.findall(r"""(?:src|href)=["']([^"']*)""", markup)
-    # Two plots for each of two models and tasks, and one of the weights.
-    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 5
+    # Two plots for each of two models and tasks, and two of the weights.
+    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 6
     assert all(source.startswith(("data:", "#")) for source in sources)

@@ -10,10 +10,9 @@ kink or one stray value explains more; its distribution is drawn from the fitted
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from scipy.special import stdtrit
 from essential_sparsity.differences import holm
 from essential_sparsity.resampling import generator_of
 from essential_sparsity.tables import ALL_WEIGHTS, CHANGES, stack
+from essential_sparsity.trajectory import LEAST_STEPS, even_steps
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
@@ -33,10 +33,6 @@ STATISTICS = (
     "fraction_below_0.001", "fraction_below_0.01", "fraction_below_0.1_std", "fraction_below_0.1_median", "kurtosis",
     "hoyer", "effective_rank",
 )  # fmt: skip
-# With fewer, how smooth the drift is cannot be told from the jump.
-LEAST_STEPS = 20
-# Of more, evenly spaced ones are taken: the time grows with the square of their number.
-MOST_STEPS = 240
 # A jump has this many steps on each side at least: one or two stray values are no new level.
 MARGIN = 3
 CONFIDENCE = 0.95
@@ -201,26 +197,6 @@ def _height(family: Sequence[_Process], column: int, y: Floats) -> tuple[float, 
 @lru_cache(maxsize=8)
 def _drift(steps: tuple[int, ...]) -> SmoothDrift:
     return SmoothDrift(steps)
-
-
-def even_steps(steps: Iterable[int]) -> list[int]:
-    """Return the longest evenly spaced run of steps, thinned evenly to ``MOST_STEPS``.
-
-    Between checkpoints that lie ever further apart a smooth course seems to jump: the spacing, not the model, would be
-    what is found. Of runs of one length the one over more steps is taken.
-    """
-    present = set(steps)
-    ordered = sorted(present)
-    best: list[int] = ordered[:1]
-    for spacing in {later - earlier for earlier, later in pairwise(ordered)}:
-        for start in ordered:
-            if start - spacing in present:
-                continue
-            run = [start]
-            while run[-1] + spacing in present:
-                run.append(run[-1] + spacing)
-            best = max(best, run, key=lambda found: (len(found), found[-1] - found[0]))
-    return best[:: -(-len(best) // MOST_STEPS)]
 
 
 def find_changes(weights: pd.DataFrame, trajectories: pd.DataFrame) -> pd.DataFrame:

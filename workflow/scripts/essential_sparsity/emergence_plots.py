@@ -14,13 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from essential_sparsity.changes import LEAST_STEPS, even_steps
 from essential_sparsity.findings import records
 from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
 from essential_sparsity.metrics import metric_of
 from essential_sparsity.plots import AXES_OF_UNITS, palette
 from essential_sparsity.tables import ALL_WEIGHTS
-from essential_sparsity.trajectory import step_of
+from essential_sparsity.trajectory import LEAST_STEPS, even_steps, step_of
 from essential_sparsity.trajectory_notes import SIGNIFICANT
 from essential_sparsity.weight_places import LABELS, matrix_places
 
