@@ -260,6 +260,8 @@ def plot_ages(
     known = list(dict.fromkeys([*method_labels, *read["method"]]))
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
+    # Before anything is drawn beside its step: the room for that goes by the scale of the axis.
+    _scale_steps(bottom, steps)
     handles, labels = [], []
     shown = [name for name in known if name in set(read["method"])]
     for place, method in enumerate(shown):
@@ -284,7 +286,6 @@ def plot_ages(
     elif metric_of(metric).unit == "fraction":
         bottom.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
     bottom.set_ylabel(metric_of(metric).label + AXES_OF_UNITS[metric_of(metric).unit])
-    _scale_steps(bottom, steps)
     handles += [Line2D([], [], color=_BLACK, marker="o", markersize=4), Line2D([], [], color=_BLACK, linestyle=":")]
     labels += ["dense model (dots: seeds)", "chance"]
     figure.legend(handles, labels, loc="outside right upper", frameon=False, alignment="left")
