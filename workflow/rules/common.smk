@@ -294,8 +294,7 @@ def benchmark_paths(study):
         paths.add(f"{folder}/list_matrices/{model}.jsonl")
         if study.models[model]["source"]["kind"] == "pretrain":
             paths.add(f"{folder}/pretrain_model/{model}.jsonl")
-    for place in measured_places(study):
-        rule_name = "measure_weights" if "/" in place else "measure_pretraining"
+    for rule_name, place in measuring_jobs(study):
         paths.add(f"{folder}/{rule_name}/{place}.jsonl")
     for model in study.used_trajectories():
         paths.add(f"{folder}/find_steps/{model}.jsonl")
@@ -308,12 +307,16 @@ def benchmark_paths(study):
     return sorted(paths)
 
 
-def measured_places(study):
-    """Return what is measured by one job each: a checkpoint, or all steps of the workflow's own pre-training."""
+def measuring_jobs(study):
+    """Return the jobs that measure weights: each the rule, and the model with its checkpoint unless it has them all."""
     own = study.measured_pretrainings()
     return sorted(
         {
-            model if model in own else f"{model}/{checkpoint}"
+            (
+                ("measure_pretraining", model)
+                if model in own
+                else ("measure_weights", f"{model}/{checkpoint}")
+            )
             for model, checkpoint in study.weights
         }
     )
@@ -322,7 +325,7 @@ def measured_places(study):
 def measured_paths(study, kind):
     """Return the files of one kind of the study's measurements of weights."""
     return [
-        f"results/weights/{place}{kind}.parquet" for place in measured_places(study)
+        f"results/weights/{place}{kind}.parquet" for _, place in measuring_jobs(study)
     ]
 
 
