@@ -90,9 +90,9 @@ def test_a_pretraining_is_measured_as_its_checkpoint_is_stored(finished: Any, ta
     weights = tables["weights"]
     last = weights[weights["step"] == 12]
     again = measure_checkpoint(stored, last["name"], torch.device("cpu")).matrices
-    pd.testing.assert_frame_equal(
-        again, last[list(again.columns)].reset_index(drop=True), check_dtype=False, check_exact=True
-    )
+    # Far closer than rounding to another type would leave them, yet not by the bit: threads add up in their own order.
+    expected = last[list(again.columns)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, expected, check_dtype=False, rtol=1e-9)
 
 
 def test_changes_say_that_there_are_too_few_steps(tables: dict[str, pd.DataFrame]) -> None:
