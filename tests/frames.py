@@ -14,13 +14,16 @@ from essential_sparsity.analysis import find_knees
 from essential_sparsity.digests import canonical
 from essential_sparsity.table_schema import Schema
 from essential_sparsity.tables import (
+    CHANGES,
     COSTS,
     CURVES,
     DIFFERENCES,
     EVALUATIONS,
     FINDINGS,
+    HISTOGRAMS,
     KNEES,
     LAYERS,
+    TRAJECTORIES,
     WEIGHTS,
     curves,
     mean_curve,
@@ -279,8 +282,43 @@ def weights() -> pd.DataFrame:
                     "fraction_below_0.01": 0.384 - (0.14 + own) * age**2,
                     "fraction_below_0.1_std": 0.08 + (0.004 + 0.1 * own + 0.02 * ffn) * age**3,
                     "kurtosis": (0.42 + 3 * own + 1.5 * ffn) * age**3, "hoyer": 0.203 + (0.013 + own / 5) * age**3,
+                    "fraction_below_0.0001": 0.004, "fraction_below_0.1": 0.99 - 0.1 * age,
+                    "fraction_below_0.01_median": 0.0054, "fraction_below_0.1_median": 0.054 + 0.004 * own * age,
+                    "effective_rank": min(shape) * (0.9 - 0.2 * age - own), "stable_rank": 30.0 - 20.0 * age,
                 })  # fmt: skip
     return typed(pd.DataFrame(rows), WEIGHTS)
+
+
+def trajectories() -> pd.DataFrame:
+    """Return the statistics of all prunable weights of each checkpoint: here those of the first matrix."""
+    first = weights()
+    return typed(first[first["position"] == 0], TRAJECTORIES)
+
+
+def histograms() -> pd.DataFrame:
+    """Return magnitudes of every checkpoint, which grow with it, and a few zeros."""
+    rows: list[dict[str, Any]] = []
+    for checkpoint in trajectories().to_dict("records"):
+        axes = {key: checkpoint[key] for key in ("model", "checkpoint", "step")}
+        rows.append({**axes, "low": 0.0, "high": 0.0, "n": 3})
+        for power in range(-12, 0):
+            near = math.exp(-((power - math.log2(checkpoint["std"])) ** 2))
+            rows.append({**axes, "low": 2.0**power, "high": 2.0 ** (power + 1), "n": round(100_000 * near) + 1})
+    return typed(pd.DataFrame(rows), HISTOGRAMS)
+
+
+def changes() -> pd.DataFrame:
+    """Return change points of the small model: of all weights one that is abrupt, of matrices every third."""
+    mine = weights()[lambda rows: rows["model"] == BERT]
+    statistics = ("fraction_below_0.01", "fraction_below_0.1_median", "kurtosis", "effective_rank")
+    rows = [
+        {"model": BERT, "name": name, "statistic": statistic, "change_step": STEPS[2 + i % 4], "jump": 0.1,
+         "jump_share": 0.4, "ci_low": 0.3, "ci_high": 0.5, "p_value": 0.0005 if i % 3 == 0 else 0.4,
+         "p_adjusted": 0.02 if i % 3 == 0 else 1.0, "flags": ""}
+        for i, name in enumerate(["all", *dict.fromkeys(mine["name"])])
+        for statistic in statistics if (name, statistic) != ("all", "effective_rank")
+    ]  # fmt: skip
+    return typed(pd.DataFrame(rows), CHANGES)
 
 
 def costs() -> pd.DataFrame:

@@ -90,6 +90,7 @@ def study(folder: Path) -> dict[str, Any]:
                             "steps": 12,
                             "checkpoints": 3,
                             "first_checkpoint": 4,
+                            "checkpoint_every": 3,
                         },
                     },
                     "licence": "MIT",

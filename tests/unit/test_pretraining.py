@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from essential_sparsity import pretraining, pretraining_text
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.pretraining import learning_rate_factor, pretrain
+from essential_sparsity.pretraining import INDEX, learning_rate_factor, pretrain
 from essential_sparsity.pretraining_text import (
     SPECIAL_TOKENS,
     held_out_loss,
@@ -96,7 +97,7 @@ class KilledError(Exception):
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, int], None]]:
     """Return a function that trains into a folder and dies in the given step."""
 
-    def run(folder: Path, step: int) -> None:
+    def run(folder: Path, step: int, **changes: Any) -> None:
         real, calls = pretraining.learning_rate_factor, []
 
         def dying(now: int, *rest: Any) -> float:
@@ -108,7 +109,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, int],
         with monkeypatch.context() as patch:
             patch.setattr(pretraining, "learning_rate_factor", dying)
             with pytest.raises(KilledError):
-                train(folder)
+                train(folder, **changes)
 
     yield run
 
@@ -337,6 +338,22 @@ def test_checkpoints_are_spaced_in_the_logarithm(steps: int, checkpoints: int, f
     if len(kept) == checkpoints > 3 and first >= 50:  # where rounding to whole steps is small
         np.testing.assert_allclose(np.diff(inner), (math.log(steps) - math.log(first)) / (checkpoints - 2), atol=0.02)
         assert kept[1] == first
+
+
+def test_weights_for_measuring_leave_the_training_and_its_loss_curve_as_they_are(
+    whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    found = train(tmp_path, checkpoint_every=5)
+    assert set(found) == set(whole) | {"step000005.safetensors", "step000010.safetensors"}
+    assert {name: data for name, data in found.items() if name in whole and name != INDEX} == {
+        name: data for name, data in whole.items() if name != INDEX
+    }
+    assert len(json.loads(found[INDEX])["steps"]) == 5
+
+
+def test_steps_for_measuring_are_kept_when_a_training_goes_on(tmp_path: Path, interrupt: Callable[..., None]) -> None:
+    interrupt(tmp_path / "cut", 10, checkpoint_every=5)
+    assert train(tmp_path / "cut", checkpoint_every=5) == train(tmp_path / "whole", checkpoint_every=5)
 
 
 def test_two_checkpoints_are_the_first_and_the_last() -> None:

@@ -412,6 +412,35 @@ def test_checkpoints_are_named_by_their_step() -> None:
     assert study.checkpoints_of("own-wheel") == ["final"]
 
 
+def measuring(every: int, *curves: str) -> Study:
+    content = changed(("curves", 0, "checkpoints"), list(curves))
+    content["registries"]["models"]["own-bert"]["source"]["recipe"]["checkpoint_every"] = every
+    return build(content)
+
+
+def test_steps_that_are_kept_for_measuring_are_checkpoints_of_weights_alone() -> None:
+    usual, study = build(changed(("curves", 0, "checkpoints"), ["all"])), measuring(25, "all")
+    assert study.evaluations == usual.evaluations, "`all` of curves means what it did"
+    steps = {checkpoint for _, checkpoint in study.weights}
+    assert steps == {"step000000", "step000025", "step000050", "step000075", "step000100"} | set(
+        usual.checkpoints_of("own-bert")
+    )
+    assert {e.checkpoint for e in measuring(25, "step000075", "last").evaluations} == {"step000075", "step000100"}
+
+
+def test_a_recipe_without_steps_for_measuring_is_what_it_was() -> None:
+    assert "checkpoint_every" not in build().recipe("own-bert")
+    assert "spectra" not in build().model("own-bert", "step000100"), "no checkpoint is extracted anew for it"
+
+
+def test_only_the_last_checkpoint_of_a_measured_pretraining_is_extracted() -> None:
+    study = measuring(25, "step000000")
+    assert [c for m, c in study.used_checkpoints() if m == "own-bert"] == ["step000000", "step000100"]
+    assert study.measured_pretrainings() == study.changing_models() == ["own-bert"]
+    assert study.ageing() == []
+    assert {model for model, _ in measuring(25, "step000000", "last").ageing()} == {"own-bert"}
+
+
 def test_final_is_the_only_checkpoint_of_a_download() -> None:
     content = config()
     content["curves"][0].update(models=["own-wheel"], checkpoints=["step000010"])

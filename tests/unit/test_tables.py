@@ -44,7 +44,10 @@ DENSE = {
 
 
 def test_the_tables_of_the_issue_are_declared() -> None:
-    assert set(SCHEMAS) == {"evaluations", "knees", "curves", "differences", "layers", "weights", "costs"}
+    assert set(SCHEMAS) == {
+        "evaluations", "knees", "curves", "differences", "layers", "weights", "trajectories", "histograms", "changes",
+        "costs",
+    }  # fmt: skip
     asked = (
         "study, model, source, revision, checkpoint, step, method, score, allocation, scope, pattern, "
         "refinement, update, compat, calibration, propagate, options, sparsity, "

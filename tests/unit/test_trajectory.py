@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import frames
 from essential_sparsity.errors import UserError
-from essential_sparsity.trajectory import hub_steps, listed_steps
-from essential_sparsity.trajectory_notes import missing_notes, outlier_notes, outliers
+from essential_sparsity.trajectory import checkpoint_steps, hub_steps, listed_steps, measured_steps
+from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes, outliers
 
 WHERE = "config/models.yaml, m.source.trajectory"
 
@@ -123,3 +124,23 @@ def test_an_outlier_is_named_with_its_model() -> None:
     (note,) = outlier_notes(pd.DataFrame(rows))
     assert note.startswith("m, step 3, stands out: the norm of its prunable weights is 3 times")
     assert outlier_notes(pd.DataFrame(columns=["model", "checkpoint", "n", "mean", "std"])) == []
+
+
+def test_the_steps_for_measuring_come_besides_the_checkpoints() -> None:
+    recipe = {"steps": 100, "checkpoints": 4, "first_checkpoint": 10}
+    spaced = set(checkpoint_steps(100, 4, 10))
+    assert measured_steps(recipe) == sorted(spaced)
+    assert set(measured_steps({**recipe, "checkpoint_every": 30})) == spaced | {0, 30, 60, 90}
+
+
+def test_a_sentence_says_what_jumps_and_what_does_not() -> None:
+    changes = frames.changes()
+    (note,) = change_notes(changes)
+    matrices = changes[changes["name"] != "all"]
+    abrupt = int((matrices["p_adjusted"] < 0.05).sum())
+    assert f"{abrupt} of {len(matrices)} trajectories" in note
+    assert "kurtosis at step 144" in note
+    (none,) = change_notes(changes.assign(p_adjusted=1.0))
+    assert "no statistic of all prunable weights together jumps" in none
+    assert f"0 of {len(matrices)}" in none
+    assert change_notes(changes.assign(p_adjusted=np.nan)) == [], "nothing was tested"

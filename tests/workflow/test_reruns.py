@@ -23,6 +23,7 @@ BERT_PLOTS = {
     "Plotting the finding tiny-finding",
 }
 PLOTS = LLAMA_PLOTS | BERT_PLOTS
+WEIGHT_PLOTS = {"Plotting the statistics of the weights of tiny-bert", "Plotting how sparsity emerges in tiny-bert"}
 LAYERS = {"Collecting the sparsity of every matrix of tiny"}
 
 
@@ -153,7 +154,7 @@ def test_editing_the_fine_tuning_reruns_fine_tuning(clone: Any) -> None:
 
 def test_editing_the_plots_plots_again(clone: Any) -> None:
     clone.edit("essential_sparsity/plots.py", "def apply_style() -> None:", "SPARE = 1\n\n\ndef apply_style() -> None:")
-    assert clone.planned() == PLOTS | {"Plotting the statistics of the weights of tiny-bert"} | REPORT
+    assert clone.planned() == PLOTS | WEIGHT_PLOTS | REPORT
 
 
 def test_editing_the_templates_writes_the_report_again(clone: Any) -> None:
@@ -173,10 +174,18 @@ def test_a_mistyped_target_is_refused_when_the_jobs_are_planned(clone: Any) -> N
 def test_another_study_shares_what_this_one_made(clone: Any) -> None:
     clone.configure(lambda config: config.update(study="another", title="Another title"))
     planned = {job.replace("another", "tiny") for job in clone.planned()}
-    assert planned == COLLECT | LAYERS | PLOTS | REPORT | {
-        "Collecting the statistics of the weights of tiny",
-        "Plotting the statistics of the weights of tiny-bert",
-    }
+    weights = {"Collecting the statistics of the weights of tiny", "Finding the change points of tiny"}
+    assert planned == COLLECT | LAYERS | PLOTS | WEIGHT_PLOTS | REPORT | weights
+
+
+def test_keeping_further_steps_trains_again_and_measures_in_one_job(clone: Any) -> None:
+    recipe = {"checkpoint_every": 2}
+    clone.configure(lambda config: config["registries"]["models"]["tiny-bert"]["source"]["recipe"].update(recipe))
+    planned = clone.planned()
+    assert matching(planned, "Pre-training", "Measuring", "Extracting") == {
+        "Pre-training tiny-bert", "Extracting tiny-bert, checkpoint step000012",
+        "Measuring the weights of tiny-bert over its pre-training",
+    }  # fmt: skip
 
 
 def test_it_runs_in_folders_with_spaces_and_from_an_interpreter_below_one(fresh: Any, tmp_path: Path) -> None:

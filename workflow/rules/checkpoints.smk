@@ -90,7 +90,9 @@ rule measure_weights:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         manifest="results/matrices/{model}.json",
     output:
-        statistics="results/weights/{model}/{checkpoint}.parquet",
+        matrices="results/weights/{model}/{checkpoint}.parquet",
+        pooled="results/weights/{model}/{checkpoint}.pooled.parquet",
+        histograms="results/weights/{model}/{checkpoint}.histogram.parquet",
         cost="results/costs/measure_weights/{model}/{checkpoint}.json",
     log:
         "results/logs/measure_weights/{model}/{checkpoint}.log",
@@ -100,10 +102,42 @@ rule measure_weights:
     resources:
         gpu=0,
         mem_mb=lambda wildcards, input, attempt: attempt * (1500 + int(input.size_mb)),
-        runtime=60,
+        runtime=240,
     params:
         code=code("measure_weights.py"),
+        spectra=lambda wildcards: study.models[wildcards.model]["spectra"],
     message:
         "Measuring the weights of {wildcards.model}, checkpoint {wildcards.checkpoint}"
     script:
         "../scripts/measure_weights.py"
+
+
+rule measure_pretraining:
+    # All steps at once, as they were stored: starting a job for each would take longer than the work.
+    input:
+        index="results/pretraining/{model}/index.json",
+        manifest="results/matrices/{model}.json",
+    output:
+        matrices="results/weights/{model}.parquet",
+        pooled="results/weights/{model}.pooled.parquet",
+        histograms="results/weights/{model}.histogram.parquet",
+        cost="results/costs/measure_pretraining/{model}.json",
+    log:
+        "results/logs/measure_pretraining/{model}.log",
+    wildcard_constraints:
+        model=one_of(study.pretrained()),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, attempt: attempt * 3000,
+        runtime=240,
+    params:
+        code=code("measure_pretraining.py"),
+        dtype=lambda wildcards: study.models[wildcards.model]["dtype"],
+        spectra=lambda wildcards: study.models[wildcards.model]["spectra"],
+    message:
+        "Measuring the weights of {wildcards.model} over its pre-training"
+    script:
+        "../scripts/measure_pretraining.py"

@@ -116,12 +116,13 @@ rule compare_masks:
 
 rule collect_weights:
     input:
-        lambda wildcards: [
-            f"results/weights/{model}/{checkpoint}.parquet"
-            for model, checkpoint in existing().weights
-        ],
+        matrices=lambda wildcards: measured_paths(existing(), ""),
+        pooled=lambda wildcards: measured_paths(existing(), ".pooled"),
+        histograms=lambda wildcards: measured_paths(existing(), ".histogram"),
     output:
-        table="results/studies/{study}/tables/weights.parquet",
+        matrices="results/studies/{study}/tables/weights.parquet",
+        pooled="results/studies/{study}/tables/trajectories.parquet",
+        histograms="results/studies/{study}/tables/histograms.parquet",
     log:
         "results/studies/{study}/logs/collect_weights.log",
     conda:
@@ -132,6 +133,7 @@ rule collect_weights:
         runtime=15,
     params:
         code=code("collect_weights.py"),
+        checkpoints=lambda wildcards: canonical(existing().weights),
     message:
         "Collecting the statistics of the weights of {wildcards.study}"
     script:
@@ -160,6 +162,28 @@ rule collect_losses:
         "Collecting the losses of pre-training of {wildcards.study}"
     script:
         "../scripts/collect_losses.py"
+
+
+rule find_changes:
+    input:
+        weights="results/studies/{study}/tables/weights.parquet",
+        trajectories="results/studies/{study}/tables/trajectories.parquet",
+    output:
+        table="results/studies/{study}/tables/changes.parquet",
+    log:
+        "results/studies/{study}/logs/find_changes.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        code=code("find_changes.py"),
+    message:
+        "Finding the change points of {wildcards.study}"
+    script:
+        "../scripts/find_changes.py"
 
 
 rule collect_costs:

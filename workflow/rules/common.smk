@@ -376,8 +376,8 @@ def cost_paths(study):
         paths.add(f"{folder}/list_matrices/{model}.json")
         if study.models[model]["source"]["kind"] == "pretrain":
             paths.add(f"{folder}/pretrain_model/{model}.json")
-    for model, checkpoint in study.weights:
-        paths.add(f"{folder}/measure_weights/{model}/{checkpoint}.json")
+    for rule_name, place in measuring_jobs(study):
+        paths.add(f"{folder}/{rule_name}/{place}.json")
     for model in study.used_trajectories():
         paths.add(f"{folder}/find_steps/{model}.json")
     for place in study.used_downloads():
@@ -387,6 +387,28 @@ def cost_paths(study):
             f"{folder}/download_package/{source['package']}-{source['version']}.json"
         )
     return sorted(paths)
+
+
+def measuring_jobs(study):
+    """Return the jobs that measure weights: each the rule, and the model with its checkpoint unless it has them all."""
+    own = study.measured_pretrainings()
+    return sorted(
+        {
+            (
+                ("measure_pretraining", model)
+                if model in own
+                else ("measure_weights", f"{model}/{checkpoint}")
+            )
+            for model, checkpoint in study.weights
+        }
+    )
+
+
+def measured_paths(study, kind):
+    """Return the files of one kind of the study's measurements of weights."""
+    return [
+        f"results/weights/{place}{kind}.parquet" for _, place in measuring_jobs(study)
+    ]
 
 
 def used_methods():
@@ -402,6 +424,10 @@ def plot_paths(study, kind, suffix):
     folder = f"results/studies/{study.name}/plots/{kind}"
     if kind == "losses":
         return [f"{folder}/{model}.{suffix}" for model in study.pretrained_models()]
+    if kind == "emergence":
+        return [f"{folder}/{model}.{suffix}" for model in study.changing_models()]
+    if kind == "ages":
+        return [f"{folder}/{model}/{task}.{suffix}" for model, task in study.ageing()]
     if kind == "weights":
         return [
             f"{folder}/{model}.{suffix}"

@@ -152,6 +152,69 @@ rule plot_losses:
         "../scripts/plot_losses.py"
 
 
+rule plot_emergence:
+    input:
+        weights="results/studies/{study}/tables/weights.parquet",
+        trajectories="results/studies/{study}/tables/trajectories.parquet",
+        histograms="results/studies/{study}/tables/histograms.parquet",
+        changes="results/studies/{study}/tables/changes.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/emergence/{model}.svg",
+            caption="../report/emergence.rst",
+            category="Emergence",
+            labels={"model": "{model}"},
+        ),
+        "results/studies/{study}/plots/emergence/{model}.pdf",
+        "results/studies/{study}/plots/emergence/{model}.png",
+    log:
+        "results/studies/{study}/logs/plot_emergence/{model}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_emergence.py"),
+    message:
+        "Plotting how sparsity emerges in {wildcards.model}"
+    script:
+        "../scripts/plot_emergence.py"
+
+
+rule plot_ages:
+    input:
+        evaluations="results/studies/{study}/tables/evaluations.parquet",
+        knees="results/studies/{study}/tables/knees.parquet",
+    output:
+        report(
+            "results/studies/{study}/plots/ages/{model}/{task}.svg",
+            caption="../report/ages.rst",
+            category="Ages",
+            labels={"model": "{model}", "task": "{task}"},
+        ),
+        "results/studies/{study}/plots/ages/{model}/{task}.pdf",
+        "results/studies/{study}/plots/ages/{model}/{task}.png",
+    log:
+        "results/studies/{study}/logs/plot_ages/{model}/{task}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        code=code("plot_ages.py"),
+        methods=canonical(used_methods()),
+        label=lambda wildcards: study.tasks[wildcards.task]["label"],
+        rule_name=study.config["knees"]["rules"][0],
+    message:
+        "Plotting the knees of {wildcards.model} on {wildcards.task} over its pre-training"
+    script:
+        "../scripts/plot_ages.py"
+
+
 rule write_report:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
@@ -159,6 +222,7 @@ rule write_report:
         levels="results/studies/{study}/tables/curves.parquet",
         differences="results/studies/{study}/tables/differences.parquet",
         weights="results/studies/{study}/tables/weights.parquet",
+        changes="results/studies/{study}/tables/changes.parquet",
         layers="results/studies/{study}/tables/layers.parquet",
         costs="results/studies/{study}/tables/costs.parquet",
         placed=first_rounds,
@@ -169,6 +233,8 @@ rule write_report:
         findings=lambda wildcards: plot_paths(existing(), "findings", "svg"),
         similarities=lambda wildcards: plot_paths(existing(), "similarities", "svg"),
         losses=lambda wildcards: plot_paths(existing(), "losses", "svg"),
+        emergence=lambda wildcards: plot_paths(existing(), "emergence", "svg"),
+        ages=lambda wildcards: plot_paths(existing(), "ages", "svg"),
         provenance=lambda wildcards: [
             f"results/checkpoints/{model}/{checkpoint}/provenance.json"
             for model, checkpoint in existing().used_checkpoints()

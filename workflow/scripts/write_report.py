@@ -15,7 +15,7 @@ from essential_sparsity.job import run_job
 from essential_sparsity.report import CAPTIONS, TEMPLATE, render_report
 from essential_sparsity.report_content import Study, report_content, report_data
 from essential_sparsity.tables import FINDINGS, stack
-from essential_sparsity.trajectory_notes import missing_notes, outlier_notes
+from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
 # Drawn figures come by an input named as their kind, unless a table has that name.
@@ -31,7 +31,7 @@ def main(snakemake: Any) -> None:
         name=snakemake.wildcards.study, title=snakemake.params.title, knees=json.loads(snakemake.params.knees),
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
         provenance=[read_json(path) for path in snakemake.input.provenance],
-        notes=[*steps, *outlier_notes(tables["weights"])],
+        notes=[*steps, *outlier_notes(tables["weights"]), *change_notes(pd.read_parquet(snakemake.input.changes))],
         plots={kind: [Path(path) for path in snakemake.input.get(INPUTS.get(kind, kind), [])] for kind in CAPTIONS},
     )  # fmt: skip
     rows = study.rows(tables)

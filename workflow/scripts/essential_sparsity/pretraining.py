@@ -24,7 +24,7 @@ from essential_sparsity.files import atomic_path, sha256_of, write_json
 from essential_sparsity.objectives import Objective
 from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.progress import progress
-from essential_sparsity.trajectory import checkpoint_steps, step_name
+from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name
 
 INDEX = "index.json"
 
@@ -102,8 +102,9 @@ def pretrain(
     """Train a model by a recipe, or go on with a training of the same recipe, corpus and code that was cut off.
 
     Writes into ``folder``: the tokenizer or processor, ``config.json``, ``step000000.safetensors`` ... for each
-    checkpoint, ``loss.parquet`` (``step, loss, held_out_loss, learning_rate``; of images also ``held_out_accuracy``)
-    and, last of all, ``index.json``, which lists the checkpoints with their SHA-256.
+    checkpoint and each step that is kept for measuring, ``loss.parquet`` (``step, loss, held_out_loss,
+    learning_rate``; of images also ``held_out_accuracy``) and, last of all, ``index.json``, which lists those files
+    with their SHA-256.
 
     Args:
         corpus: The prepared dataset; training sees only its split ``train``, or the recipe's ``corpus_share`` of it.
@@ -133,14 +134,17 @@ def pretrain(
 
     steps = recipe["steps"]
     kept = checkpoint_steps(steps, recipe["checkpoints"], recipe["first_checkpoint"])
+    measured = set(measured_steps(recipe))
     first, history, files = _resume(folder, identity, model, optimiser, device)
 
-    def keep(step: int) -> None:
+    def store(step: int) -> None:
         # Tied tensors are told by their shared memory, which a copy to the CPU would end.
         state = without_tied(model.state_dict(), model._tied_weights_keys)
         path = folder / f"{step_name(step)}.safetensors"
         save_weights(held_weights(state), path)
         files[step_name(step)] = {"file": path.name, "sha256": sha256_of(path)}
+
+    def keep(step: int) -> None:
         figures = objective.held_out(model)
         history.append({"step": step, "loss": math.nan, **figures, "learning_rate": math.nan})
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
@@ -153,6 +157,7 @@ def pretrain(
             torch.save(resume, temporary)
 
     if first == 0 and not history:
+        store(0)
         keep(0)
     batches = _batches(objective.size, recipe["batch_size"], recipe["seed"], first, steps)
     running: list[float] = []
@@ -173,6 +178,8 @@ def pretrain(
             mean, rate = sum(running) / len(running), recipe["learning_rate"] * factor
             history.append({"step": step + 1, "loss": mean, "learning_rate": rate})
             running = []
+        if step + 1 in measured:
+            store(step + 1)
         if step + 1 in kept:
             keep(step + 1)
     _finish(folder, files, history)

@@ -69,6 +69,20 @@ CAPTIONS = {
         "Where the diamonds rise above the line, the model learns its corpus by heart. Take care: losses of different "
         "objectives or vocabularies cannot be compared, and a lower loss promises no better start for fine-tuning."
     ),
+    "emergence": (
+        "How to read it: above, shares of near-zero weights and other statistics of all prunable weights over the "
+        "steps of pre-training, and the distribution of their magnitudes; below, every matrix, a row each. A "
+        "line or dot marks the step at which a statistic jumps most, solid or filled where the jump is more abrupt "
+        "than smooth drift with noise (p adjusted for the number of tests), and p = 1 where a kink or one stray value "
+        "explains more. Take care: what changes within one interval of steps counts as a jump, and a share below a "
+        "fixed threshold also moves when all weights grow or shrink."
+    ),
+    "ages": (
+        "How to read it: the knee at each step of pre-training, a line a method, with its interval; a hollow triangle "
+        "is a knee beyond the last level tried (upwards) or below the first (downwards). Below: the unpruned model. "
+        "Take care: a model that has learnt little has little to lose, so a knee says nothing where the lower line is "
+        "near chance; and one training shows one course, not its spread."
+    ),
 }
 
 

@@ -28,6 +28,8 @@ _SECTIONS = {
     "weights": "Statistics of the weights",
     "similarities": "Similarity of masks",
     "losses": "Loss over pre-training",
+    "emergence": "Emergence of sparsity",
+    "ages": "Knees over pre-training",
 }
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10

@@ -258,21 +258,34 @@ def link_pretrained(source: Source, inputs: list[Path], folder: Path, where: str
     Raises:
         UserError: The step's file is missing, or not the one that the training wrote.
     """
-    index = read_json(inputs[0])
-    step = source["step"]
-    weights = inputs[0].parent / index["steps"][step]["file"]
+    weights = pretrained_weights(inputs[0], source["step"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").symlink_to(weights.resolve())
+    for name in read_json(inputs[0])["files"]:
+        (folder / name).symlink_to((inputs[0].parent / name).resolve())
+
+
+def pretrained_weights(index: Path, step: str) -> Path:
+    """Return the file of one step of the workflow's own pre-training, after checking it.
+
+    Args:
+        index: The training's ``index.json``.
+        step: The step's name.
+
+    Raises:
+        UserError: The file is missing, or not the one that the training wrote.
+    """
+    entry = read_json(index)["steps"][step]
+    weights = index.parent / str(entry["file"])
     found = sha256_of(weights) if weights.is_file() else "no file"
-    if found != index["steps"][step]["sha256"]:
+    if found != entry["sha256"]:
         raise UserError(
             where=str(weights),
             found=found,
-            expected=f"the weights of {step}, SHA-256 {index['steps'][step]['sha256']}",
-            mend=f"delete {inputs[0]} and run again: the model is trained anew",
+            expected=f"the weights of {step}, SHA-256 {entry['sha256']}",
+            mend=f"delete {index} and run again: the model is trained anew",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").symlink_to(weights.resolve())
-    for name in index["files"]:
-        (folder / name).symlink_to((inputs[0].parent / name).resolve())
+    return weights
 
 
 def link_downloaded(source: Source, inputs: list[Path], folder: Path, where: str) -> None:

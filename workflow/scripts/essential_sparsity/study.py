@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,14 +23,14 @@ from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
 from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
-from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, step_name
+from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, measured_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
 DENSE = "dense"
 _STUDY_FILE = "the study file"
-# Keys of a model that say what is pruned, not what its bytes are.
-_PRUNING_KEYS = {"note", "include", "exclude"}
+# Keys of a model that say what is pruned and measured, not what its bytes are.
+_PRUNING_KEYS = {"note", "include", "exclude", "spectra"}
 
 
 @dataclass(frozen=True, order=True)
@@ -178,12 +179,22 @@ class Study:
         steps = checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"])
         return [step_name(step) for step in steps]
 
-    def _chosen_checkpoints(self, model: str, wanted: list[str], where: str) -> list[str]:
-        present = self.checkpoints_of(model)
+    def measured_of(self, model: str) -> list[str]:
+        """Return the names of a model's checkpoints whose weights can be measured, in the order of training.
+
+        Besides its checkpoints those of ``checkpoint_every``, which no other key's ``all`` means.
+        """
+        source = self.models[model]["source"]
+        if source["kind"] != "pretrain":
+            return self.checkpoints_of(model)
+        return [step_name(step) for step in measured_steps(source["recipe"])]
+
+    def _chosen_checkpoints(self, model: str, wanted: list[str], everything: list[str], where: str) -> list[str]:
+        present = self.measured_of(model)
         chosen: list[str] = []
         for name in wanted:
             if name == "all":
-                chosen += present
+                chosen += everything
             elif name == "last":
                 chosen.append(present[-1])
             elif name in present:
@@ -219,7 +230,8 @@ class Study:
 
     def _curves_of(self, entry: Mapping[str, Any], key: str) -> Iterator[Curve]:
         for model in entry["models"]:
-            for checkpoint in self._chosen_checkpoints(model, entry["checkpoints"], f"{key}.checkpoints"):
+            known = self.checkpoints_of(model)
+            for checkpoint in self._chosen_checkpoints(model, entry["checkpoints"], known, f"{key}.checkpoints"):
                 for method, task in product(entry["methods"], entry["tasks"]):
                     yield model, checkpoint, method, task
 
@@ -342,12 +354,39 @@ class Study:
         for i, entry in enumerate(self.config["weights"]):
             for model in entry["models"]:
                 where = f"{self.file}, key weights[{i}].checkpoints"
-                for checkpoint in self._chosen_checkpoints(model, entry["checkpoints"], where):
+                known = self.measured_of(model)
+                for checkpoint in self._chosen_checkpoints(model, entry["checkpoints"], known, where):
                     yield model, checkpoint
 
     def used_checkpoints(self) -> list[tuple[str, str]]:
-        """Return the pairs of model and checkpoint that the study touches."""
-        return sorted({(e.model, e.checkpoint) for e in self.evaluations} | set(self.weights))
+        """Return the pairs of model and checkpoint that the study extracts.
+
+        The workflow's own pre-training is measured where it lies: of it only the last checkpoint is, whose matrices are
+        listed.
+        """
+        evaluated = {(e.model, e.checkpoint) for e in self.evaluations}
+        own = set(self.measured_pretrainings())
+        measured = {(m, self.checkpoints_of(m)[-1] if m in own else checkpoint) for m, checkpoint in self.weights}
+        return sorted(evaluated | measured)
+
+    def pretrained(self) -> list[str]:
+        """Return the registry's models that the workflow trains."""
+        return [name for name, model in self.models.items() if model["source"]["kind"] == "pretrain"]
+
+    def measured_pretrainings(self) -> list[str]:
+        """Return the models that the workflow trains and whose weights the study measures."""
+        return sorted({model for model, _ in self.weights} & set(self.pretrained()))
+
+    def changing_models(self) -> list[str]:
+        """Return the models whose weights the study measures at several steps."""
+        steps = Counter(model for model, checkpoint in self.weights if checkpoint != FINAL)
+        return sorted(model for model, count in steps.items() if count > 1)
+
+    def ageing(self) -> list[tuple[str, str]]:
+        """Return the pairs of model and task whose pruned model the study evaluates at several steps."""
+        steps = {(e.model, e.task, e.checkpoint) for e in self.evaluations if e.method != DENSE}
+        counts = Counter((model, task) for model, task, checkpoint in steps if checkpoint != FINAL)
+        return sorted(pair for pair, count in counts.items() if count > 1)
 
     def _check_sources(self) -> None:
         """Look for local files before any job starts."""

@@ -210,6 +210,27 @@ LAYERS = Schema(
     unique=["model", "checkpoint", "method", "seed", "sparsity", "name"],
 )
 
+_STATISTICS = {
+    "n": _count(description="Number of weights."),
+    "mean": _number(description="Mean weight."),
+    "std": _number(description="Standard deviation."),
+    "mean_magnitude": _number(description="Mean of |w|."),
+    "fraction_zero": _fraction(description="Share of weights that are exactly zero."),
+    "fraction_below_0.001": _fraction(description="Share of weights with |w| < 0.001."),
+    "fraction_below_0.01": _fraction(description="Share of weights with |w| < 0.01."),
+    "fraction_below_0.1_std": _fraction(description="Share with |w| below a tenth of their own matrix's std."),
+    "kurtosis": _number(description="Excess kurtosis; 0 for a normal distribution."),
+    "hoyer": _fraction(description="Hoyer sparsity: 0 for equal magnitudes, 1 for one weight."),
+    "fraction_below_0.0001": _fraction(description="Share of weights with |w| < 0.0001."),
+    "fraction_below_0.1": _fraction(description="Share of weights with |w| < 0.1."),
+    "fraction_below_0.01_median": _fraction(
+        description="Share with |w| below a hundredth of the median |w| of their own matrix."
+    ),
+    "fraction_below_0.1_median": _fraction(
+        description="Share with |w| below a tenth of the median |w| of their own matrix."
+    ),
+}
+
 WEIGHTS = Schema(
     "weights",
     {
@@ -218,18 +239,66 @@ WEIGHTS = Schema(
         "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
         "position": _count(description="Place of the matrix among the prunable ones, from 0."),
         "name": _text(description="Name of the tensor in the checkpoint."),
-        "n": _count(description="Number of weights."),
-        "mean": _number(description="Mean weight."),
-        "std": _number(description="Standard deviation."),
-        "mean_magnitude": _number(description="Mean of |w|."),
-        "fraction_zero": _fraction(description="Share of weights that are exactly zero."),
-        "fraction_below_0.001": _fraction(description="Share of weights with |w| < 0.001."),
-        "fraction_below_0.01": _fraction(description="Share of weights with |w| < 0.01."),
-        "fraction_below_0.1_std": _fraction(description="Share with |w| below a tenth of the std."),
-        "kurtosis": _number(description="Excess kurtosis; 0 for a normal distribution."),
-        "hoyer": _fraction(description="Hoyer sparsity: 0 for equal magnitudes, 1 for one weight."),
+        **_STATISTICS,
+        "effective_rank": _number(
+            nullable=True, least=0.0,
+            description="exp of the entropy of the normalised singular values; null if it was not computed.",
+        ),
+        "stable_rank": _number(
+            nullable=True, least=0.0,
+            description="Sum of the squared singular values by the largest; null if it was not computed.",
+        ),
     },
     unique=["model", "checkpoint", "name"],
+)  # fmt: skip
+
+TRAJECTORIES = Schema(
+    "trajectories",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
+        **_STATISTICS,
+    },
+    unique=["model", "checkpoint"],
+)
+
+HISTOGRAMS = Schema(
+    "histograms",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "checkpoint": _text(description="`final` or the step of pre-training."),
+        "step": _count(nullable=True, description="Step of pre-training; null for `final`."),
+        "low": _number(least=0.0, description="Lower edge of the bin of |w|, which belongs to it."),
+        "high": _number(least=0.0, description="Upper edge, which does not; 0 for the row of zeros."),
+        "n": _count(least=0, description="Number of prunable weights in the bin."),
+    },
+    unique=["model", "checkpoint", "low", "high"],
+)
+
+# What the table of changes calls all prunable weights together.
+ALL_WEIGHTS = "all"
+
+CHANGES = Schema(
+    "changes",
+    {
+        "model": _text(description="Name in the registry of models."),
+        "name": _text(description="Name of the tensor in the checkpoint; `all` for all prunable weights together."),
+        "statistic": _text(description="The statistic: a column of `weights`, and of `trajectories` for `all`."),
+        "change_step": _count(
+            nullable=True, description="First step after the largest jump; null if none was looked for."
+        ),
+        "jump": _number(nullable=True, description="The jump, beside the smooth drift; signed."),
+        "jump_share": _number(nullable=True, description="The jump by the range of the trajectory; signed."),
+        "ci_low": _number(nullable=True, description="Lower bound of the interval of `jump_share`, at that step."),
+        "ci_high": _number(nullable=True, description="Upper bound of the interval of `jump_share`, at that step."),
+        "p_value": _fraction(nullable=True, description="Of no jump: smooth drift with autocorrelated noise alone."),
+        "p_adjusted": _fraction(
+            nullable=True, description="Holm's, over the matrices and statistics of a model; those of `all` apart."
+        ),
+        "flags": _text(description="Why there is no change point, or what to doubt; empty if nothing."),
+    },
+    unique=["model", "name", "statistic"],
 )
 
 LOSSES = Schema(
@@ -314,9 +383,17 @@ FINDINGS = Schema(
 # The findings of several studies.
 ALL_FINDINGS = replace(FINDINGS, unique=["study", *FINDINGS.unique])
 
+# What is measured of weights: a row a matrix, one for all together, and their histogram.
+MEASURED = {"matrices": WEIGHTS, "pooled": TRAJECTORIES, "histograms": HISTOGRAMS}
+
 # The tables that every study has. Besides, there are LEVELS of one whose levels are placed, SIMILARITIES of one that
 # compares masks, LOSSES of one that trains, and FINDINGS of one that makes claims.
-SCHEMAS = {s.name: s for s in (EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, COSTS)}
+SCHEMAS = {
+    s.name: s
+    for s in (
+        EVALUATIONS, KNEES, CURVES, DIFFERENCES, LAYERS, WEIGHTS, TRAJECTORIES, HISTOGRAMS, CHANGES, COSTS,
+    )
+}  # fmt: skip
 
 
 def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:

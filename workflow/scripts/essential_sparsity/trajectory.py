@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,10 @@ import numpy as np
 from essential_sparsity.errors import UserError
 
 FINAL = "final"
+# With fewer evenly spaced steps, how smooth a drift is cannot be told from a jump.
+LEAST_STEPS = 20
+# Of more, evenly spaced ones are taken: the time of a test grows with the square of their number.
+MOST_STEPS = 240
 
 
 def checkpoint_steps(steps: int, checkpoints: int, first: int) -> list[int]:
@@ -18,6 +23,12 @@ def checkpoint_steps(steps: int, checkpoints: int, first: int) -> list[int]:
     # Downwards, so that two checkpoints are step 0 and the last.
     spaced = np.geomspace(steps, min(first, steps), checkpoints - 1).round().astype(int)
     return sorted({0, *map(int, spaced)})
+
+
+def measured_steps(recipe: Mapping[str, Any]) -> list[int]:
+    """Return the steps whose weights a recipe keeps: its checkpoints, and every ``checkpoint_every`` steps besides."""
+    evenly = range(0, recipe["steps"] + 1, recipe["checkpoint_every"]) if "checkpoint_every" in recipe else ()
+    return sorted({*checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"]), *evenly})
 
 
 def step_name(step: int) -> str:
@@ -57,6 +68,26 @@ def listed_steps(steps: list[int] | Mapping[str, int]) -> list[int]:
     if "powers_of_two_to" in steps:
         found |= {0, *(2**power for power in range(steps["powers_of_two_to"].bit_length()))}
     return sorted(found)
+
+
+def even_steps(steps: Iterable[int]) -> list[int]:
+    """Return the longest evenly spaced run of steps, thinned evenly to ``MOST_STEPS``.
+
+    Between checkpoints that lie ever further apart a smooth course seems to jump: the spacing, not the model, would be
+    what is found. Of runs of one length the one over more steps is taken.
+    """
+    present = set(steps)
+    ordered = sorted(present)
+    best: list[int] = ordered[:1]
+    for spacing in {later - earlier for earlier, later in pairwise(ordered)}:
+        for start in ordered:
+            if start - spacing in present:
+                continue
+            run = [start]
+            while run[-1] + spacing in present:
+                run.append(run[-1] + spacing)
+            best = max(best, run, key=lambda found: (len(found), found[-1] - found[0]))
+    return best[:: -(-len(best) // MOST_STEPS)]
 
 
 def _at_step(template: str, step: int, where: str) -> str:

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from essential_sparsity.findings import records
+from essential_sparsity.tables import ALL_WEIGHTS
 from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
 
 # An outlier's norm lies beyond those of its neighbours, two on each side, by more than this share.
 OUTLIER_MARGIN = 0.1
+# A change is abrupt below this adjusted p-value.
+SIGNIFICANT = 0.05
 _SHOWN = 8
 
 
@@ -48,6 +52,33 @@ def outlier_notes(weights: pd.DataFrame) -> list[str]:
             for name, ratio in outliers(norms).items()
         ]
     return notes
+
+
+def change_notes(changes: pd.DataFrame) -> list[str]:
+    """Return a sentence for each model whose trajectories were looked through for abrupt changes.
+
+    Args:
+        changes: The table of changes.
+    """
+    notes = []
+    for model, rows in changes[changes["p_adjusted"].notna()].groupby("model", sort=True):
+        matrices = rows[rows["name"] != ALL_WEIGHTS]
+        abrupt = matrices[matrices["p_adjusted"] < SIGNIFICANT]
+        pooled = rows[(rows["name"] == ALL_WEIGHTS) & (rows["p_adjusted"] < SIGNIFICANT)]
+        together = (
+            f"{', '.join(_change(row) for row in records(pooled))} of all prunable weights together"
+            if len(pooled)
+            else "no statistic of all prunable weights together"
+        )
+        notes.append(
+            f"Over the pre-training of {model}, {together} jumps more abruptly than smooth drift; of single matrices, "
+            f"{len(abrupt)} of {len(matrices)} trajectories do (adjusted p < {SIGNIFICANT:g})."
+        )
+    return notes
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    return f"{row['statistic']} at step {row['change_step']:,}"
 
 
 def outliers(norms: pd.Series) -> dict[str, float]:

@@ -13,6 +13,12 @@ STATISTICS = {
     "kurtosis": "Excess kurtosis (0 = normal)",
     "hoyer": "Hoyer sparsity (0 to 1)",
 }
+# What any statistic that is drawn is called.
+LABELS = {
+    **STATISTICS,
+    "fraction_below_0.1_median": "|w| < 0.1 median |w| (% of weights)",
+    "effective_rank": "Effective rank",
+}
 
 
 def matrix_places(names: Iterable[str]) -> pd.DataFrame:
