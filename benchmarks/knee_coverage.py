@@ -27,11 +27,9 @@ from essential_sparsity.knee import RULES, find_knee, find_many
 from essential_sparsity.metrics import Floats, performance
 from essential_sparsity.resampling import Sample, draw_mean, resampled_values
 
-# Of the headline rule, and of each rule in the table.
-CURVES, CURVES_OF_TABLE = 1000, 500
-DRAWS, WORKERS = 200, 2
-# Kneedle is a library's, which takes curves one by one.
-SHARE_OF = {"kneedle": 2}
+# Curves of each row, and draws of each curve.
+CURVES, DRAWS = 1000, 200
+WORKERS = 2
 SETTINGS = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0, "confidence": 0.95}
 LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9])
 
@@ -129,11 +127,13 @@ def measure(shape: str, seeds: int, rules: Sequence[str], curves: int, part: int
     """Count for each rule, over a part of the synthetic curves, what comes out.
 
     Returns:
-        By rule: the ``knees`` that have an interval, and how many of these ``covered`` the truth; and of pairs of
-        curves with the same truth how many were ``tested`` and ``rejected``.
+        By rule: the ``curves``, how many have ``none``, the ``knees`` that have an interval, and how many of these
+        ``covered`` the truth; and of pairs of curves with the same truth how many were ``tested`` and ``rejected``.
+        Of a curve that has no knee without noise nothing can be covered, nor equal knees told apart.
     """
     made = SHAPES[shape]()
-    counts: dict[str, Counts] = {rule: dict.fromkeys(("knees", "covered", "tested", "rejected"), 0) for rule in rules}
+    keys = ("curves", "none", "knees", "covered", "tested", "rejected")
+    counts: dict[str, Counts] = {rule: dict.fromkeys(keys, 0) for rule in rules}
     for i in range(part, curves, WORKERS):
         generator = np.random.default_rng([i, seeds, list(SHAPES).index(shape)])
         truth, features = made.draw(generator, seeds, 2)
@@ -141,10 +141,10 @@ def measure(shape: str, seeds: int, rules: Sequence[str], curves: int, part: int
         samples = [sample_of(made.metric, f, seeds, str(i)) for f in features]
         drawn = [scores_of(s) for s in samples]
         for rule in rules:
-            if i >= curves // SHARE_OF.get(rule, 1):
-                continue
             true = find_knee(LEVELS, true_score, rule, SETTINGS).knee
             knees = [find_knee(LEVELS, s.score, rule, SETTINGS) for s in samples]
+            counts[rule]["curves"] += 1
+            counts[rule]["none"] += knees[0].knee is None
             if true is None or knees[0].knee is None:
                 continue
             readings = [find_many(LEVELS, scores, rule, SETTINGS) for scores in drawn]
@@ -182,15 +182,14 @@ def main() -> None:
     rules, shapes = (tuple(RULES), tuple(SHAPES)) if table else (("tolerance",), HEADLINE)
     began = time.perf_counter()
     cases = list(product(shapes, SEEDS))
-    curves = CURVES_OF_TABLE if table else CURVES
-    jobs = [(shape, seeds, rules, curves, part) for shape, seeds in cases for part in range(WORKERS)]
+    jobs = [(shape, seeds, rules, CURVES, part) for shape, seeds in cases for part in range(WORKERS)]
     with ProcessPoolExecutor(WORKERS) as pool:
         parts = list(pool.map(measure, *zip(*jobs, strict=True)))
     found = {case: added(parts[i * WORKERS : (i + 1) * WORKERS]) for i, case in enumerate(cases)}
     headline = [share(found[case]["tolerance"], "covered", "knees") for case in cases if case[0] in HEADLINE]
     report(
         "knee-coverage", coverage=float(np.mean(headline)), lowest=min(headline), highest=max(headline),
-        curves=curves * len(headline), seconds=time.perf_counter() - began,
+        curves=CURVES * len(headline), seconds=time.perf_counter() - began,
     )  # fmt: skip
     if table:
         print_table(found, rules)
@@ -210,9 +209,15 @@ def print_table(found: dict[tuple[str, int], dict[str, Counts]], rules: Sequence
     """Print a row for each case: by rule the share covered, and the share of equal knees that are told apart."""
     print(f"| Curve | Seeds | {' | '.join(RULES[rule].label for rule in rules)} |\n|---|---|{'---|' * len(rules)}")
     for (shape, seeds), by_rule in found.items():
-        shares = [(share(n, "covered", "knees"), share(n, "rejected", "tested")) for n in map(by_rule.get, rules) if n]
-        cells = [f"{100 * covered:.1f} / {100 * rejected:.1f}" for covered, rejected in shares]
-        print(f"| {shape} | {seeds} | {' | '.join(cells)} |")
+        print(f"| {shape} | {seeds} | {' | '.join(cell(by_rule[rule]) for rule in rules)} |")
+
+
+def cell(counts: Counts) -> str:
+    """Return what the table says of a rule; where the noiseless curve has no knee, the curves that have none either."""
+    if not counts["knees"]:
+        return f"none in {100 * share(counts, 'none', 'curves'):.1f}"
+    covered, rejected = share(counts, "covered", "knees"), share(counts, "rejected", "tested")
+    return f"{100 * covered:.1f} / {100 * rejected:.1f}"
 
 
 if __name__ == "__main__":

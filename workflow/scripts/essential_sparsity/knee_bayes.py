@@ -15,7 +15,10 @@ from essential_sparsity.readings import CODES, LEFT, RIGHT, Readings, Settings, 
 LEAST_PROBABILITY = 0.8
 
 # Half of the prior is on shapes without a joint. Two joints serve curves that end on a floor, and fit noise easily.
-PRIOR = {"flat": 1 / 6, "line": 1 / 6, "parabola": 1 / 6, "one joint": 0.4, "two joints": 0.1}
+PRIOR = {"flat": 1 / 8, "line": 1 / 8, "parabola": 1 / 8, "power": 1 / 8, "one joint": 0.4, "two joints": 0.1}
+
+# Powers of the sparsity that have no plateau: a cubic has lost a twentieth of its fall at 37 % of the range.
+_EXPONENTS = np.linspace(1.0, 3.0, 33)
 
 # A joint is a knee only if the segment after it falls by this share of the curve's range: noise around a level is none.
 _LEAST_FALL = 0.05
@@ -61,9 +64,9 @@ class _Shape:
 def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: float | None) -> Readings:
     """Return the posterior median of the knee where a curve probably has one.
 
-    Five shapes are compared by their marginal likelihood: flat, a line, a parabola, a line with one joint, and one with
-    two. A shape is given by its heights at sparsity 0, at the last level and at its joints (of the parabola, in the
-    middle); the joints are uniform over the grid. With k heights, n levels, the design B, whose rows weight the heights
+    Six shapes are compared by their marginal likelihood: flat, a line, a parabola, a power of the sparsity up to the
+    third, a line with one joint, and one with two. A shape is given by its heights at sparsity 0, at the last level and
+    at its joints (of the parabola, in the middle); joints are uniform over the grid, and the exponent over 1 to 3. With k heights, n levels, the design B, whose rows weight the heights
     at a level, and the residual sum of squares RSS of the best fit, the marginal likelihood at given joints is
 
     ``(2 pi)^(k/2) 2^-k |B'B|^(-1/2) Gamma(e) (2 / (RSS + 0.01^2))^e``,  ``e = (n - k + 1) / 2``,
@@ -78,8 +81,8 @@ def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: flo
     Censored to the left, at the first level, where the median lies before it; to the right, at the last but one level,
     where it lies after that.
 
-    Fails: stairs of several cliffs look like a line; a smooth curve that bends more than a parabola does is given a
-    knee; noise of a tenth of the range hides two bends in five; the levels are taken to be equally noisy.
+    Fails: stairs of several cliffs look like a line; a smooth curve that bends more than a cubic does is given a knee;
+    noise of a tenth of the range hides two bends in five; the levels are taken to be equally noisy.
     """
     found = nothing(len(scores))
     density = _posterior(sparsity, scores)[1]
@@ -153,18 +156,20 @@ def _shapes(sparsity: tuple[float, ...]) -> dict[str, _Shape]:
     pair_middles = (np.arange(_PAIR_CELLS) + 0.5) / _PAIR_CELLS
     pairs = np.stack(np.triu_indices(_PAIR_CELLS, 1), axis=1)
     parabola = np.stack([(1 - levels) * (1 - 2 * levels), 4 * levels * (1 - levels), levels * (2 * levels - 1)], axis=1)
+    power = levels ** _EXPONENTS[:, None]
     return {
-        "flat": _smooth(np.ones((len(levels), 1))),
-        "line": _smooth(np.stack([1 - levels, levels], axis=1)),
-        "parabola": _smooth(parabola),
+        "flat": _smooth(np.ones((1, len(levels), 1))),
+        "line": _smooth(np.stack([1 - levels, levels], axis=1)[None]),
+        "parabola": _smooth(parabola[None]),
+        "power": _smooth(np.stack([1 - power, power], axis=2)),
         "one joint": _joined(levels, middles[:, None], np.arange(_CELLS)[:, None]),
         "two joints": _joined(levels, pair_middles[pairs], pairs),
     }
 
 
 def _smooth(design: Floats) -> _Shape:
-    """Return a shape without a joint from its design, of shape (levels, heights)."""
-    basis, triangle = np.linalg.qr(design[None])
+    """Return a shape without a joint from its designs, of shape (designs, levels, heights)."""
+    basis, triangle = np.linalg.qr(design)
     return _Shape(*_constants(basis, triangle))
 
 
