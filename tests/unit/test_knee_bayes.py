@@ -56,6 +56,7 @@ def test_probabilities_of_shapes_are_those_of_quadrature(curve: np.ndarray) -> N
         "line": [hats(u, (0.0, 1.0))],
         # A parabola by its values at the ends and in the middle: Lagrange's basis.
         "parabola": [np.stack([2 * (u - 0.5) * (u - 1), -4 * u * (u - 1), 2 * u * (u - 0.5)], axis=1)],
+        "power": [np.stack([1 - u**p, u**p], axis=1) for p in np.linspace(1, 3, 33)],
         "one joint": [hats(u, (0.0, joint, 1.0)) for joint in middles[192]],
         "two joints": [hats(u, (0.0, one, other, 1.0)) for one, other in pairs],
     }
@@ -91,12 +92,14 @@ def test_straight_noisy_lines_rarely_have_a_knee(n: int, noise: float) -> None:
     [
         0.9 - 0.5 * TWELVE,
         0.9 - 0.5 * TWELVE**2,
+        0.9 - 0.5 * TWELVE**3,
+        0.9 - 0.5 * TWELVE**2.5,
         0.5 + 0.4 * (1 - TWELVE) ** 6,
         0.5 + 0.4 * np.maximum(0, 0.3 - TWELVE),
         0.5 + 0.4 * TWELVE,
         0.5 + np.minimum(TWELVE, 0.5),
     ],
-    ids=["line", "parabola", "levels off", "ends on a floor", "rises", "stops rising"],
+    ids=["line", "parabola", "cubic", "between them", "levels off", "ends on a floor", "rises", "stops rising"],
 )
 def test_curves_that_do_not_fall_faster_than_before_have_no_knee(curve: np.ndarray) -> None:
     # Without noise, and with little.

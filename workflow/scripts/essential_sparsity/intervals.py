@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from essential_sparsity.knee_curvature import curvature_at
-from essential_sparsity.knee_kneedle import chord_distance
+from essential_sparsity.knee_kneedle import chord_slope
 from essential_sparsity.knee_tolerance import tolerated_score
 from essential_sparsity.metrics import Floats, metric_of, value_of
 from essential_sparsity.readings import CODES, LEFT, RIGHT, Knee, Readings, Settings
@@ -101,9 +101,9 @@ def inverted(drawn: Drawn, confidence: float) -> tuple[float, float]:
     return _first_below(fine, bounds[0]), _first_below(fine, bounds[1])
 
 
-def _first_below(places: Floats, values: Floats) -> float:
-    """Return where values first fall below 0, interpolated; the last place where they never do."""
-    below = np.flatnonzero(values < 0)
+def _first_below(places: Floats, values: Floats, start: float = -np.inf) -> float:
+    """Return where values first fall below 0 after a start, interpolated; the last place where they never do."""
+    below = np.flatnonzero((values < 0) & (places > start))
     if below.size == 0:
         return float(places[-1])
     if below[0] == 0:
@@ -112,9 +112,9 @@ def _first_below(places: Floats, values: Floats) -> float:
     return float(np.interp(0.0, -values[around], places[around]))
 
 
-def _last_below(places: Floats, values: Floats) -> float:
-    """Return up to where values lie below 0, interpolated; the first place where they never do."""
-    return -_first_below(-places[::-1], values[::-1])
+def _last_below(places: Floats, values: Floats, end: float = np.inf) -> float:
+    """Return up to where values last lie below 0 before an end, interpolated; the first place where they never do."""
+    return -_first_below(-places[::-1], values[::-1], -end)
 
 
 def around_top(drawn: Drawn, confidence: float) -> tuple[float, float]:
@@ -124,11 +124,9 @@ def around_top(drawn: Drawn, confidence: float) -> tuple[float, float]:
     as :func:`inverted` does for the threshold. The interval begins at the last place before the knee where the distance
     still rises, its slope's lower quantile above 0, and ends at the first one after it where it falls.
     """
-    slope = np.gradient(chord_distance(drawn.sparsity, drawn.with_knee, _PLACES), _PLACES, axis=1)
-    lower, upper = quantiles(slope, confidence)
-    knee = drawn.knee / drawn.sparsity[-1]
-    before = _PLACES <= knee
-    bounds = _last_below(_PLACES[before], -lower[before]), _first_below(_PLACES[~before], upper[~before])
+    lower, upper = quantiles(chord_slope(drawn.sparsity, drawn.with_knee, _PLACES), confidence)
+    knee = drawn.knee / float(drawn.sparsity[-1])
+    bounds = _last_below(_PLACES, -lower, knee), _first_below(_PLACES, upper, knee)
     return _within_reach(drawn, confidence, bounds)
 
 

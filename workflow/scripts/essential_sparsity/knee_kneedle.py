@@ -14,7 +14,7 @@ def read_kneedle(sparsity: Floats, scores: Floats, settings: Settings, chance: f
 
     A smooth curve is laid through the levels, as the paper's first step asks: the monotone cubic interpolant of Fritsch
     and Butland 1984 (PCHIP). Both axes are scaled to [0, 1]; the knee is the place where the distance from the chord
-    between the curve's ends (:func:`chord_distance`) has a local maximum, below which it falls by more than ``S`` mean
+    between the curve's ends, ``y(u) - (1 - u)``, has a local maximum, below which it falls by more than ``S`` mean
     steps of the levels before it rises again. Places are taken from the last level to the dense model, and the first
     such is the knee. Source: Satopää, Albrecht, Irwin and Raghavan, Finding a "Kneedle" in a Haystack, ICDCS Workshops
     2011. The maxima are exact, those of cubics: nothing depends on how finely the curve is sampled.
@@ -38,20 +38,22 @@ def read_kneedle(sparsity: Floats, scores: Floats, settings: Settings, chance: f
     return Readings(np.clip(found.knee, sparsity[1], sparsity[-2]), found.censored)
 
 
-def chord_distance(sparsity: Floats, scores: Floats, places: Floats) -> Floats:
-    """Return the distance of smooth curves from their chords, ``y(u) - (1 - u)``.
+def chord_slope(sparsity: Floats, scores: Floats, places: Floats) -> Floats:
+    """Return the slope of the distance of smooth curves from their chords; it is 0 at a knee.
 
     Args:
         sparsity: Ascending levels, of shape (levels,).
         scores: Scores of curves that are not flat, of shape (draws, levels).
-        places: Where to evaluate them, on the axis of sparsity scaled to [0, 1], of shape (places,).
+        places: Where to evaluate it, on the axis of sparsity scaled to [0, 1], of shape (places,).
 
     Returns:
-        The distances (draws, places) on scores scaled to [0, 1].
+        The slopes (draws, places), both axes scaled to [0, 1].
     """
     levels = sparsity / sparsity[-1]
     segment = np.clip(np.searchsorted(levels, places, side="right") - 1, 0, len(levels) - 2)
-    return _value(_cubics(levels, scores)[:, :, segment], places - levels[segment])
+    third, second, first, _ = _cubics(levels, scores)[:, :, segment]
+    step = places - levels[segment]
+    return np.asarray((3 * third * step + 2 * second) * step + first, dtype=np.float64)
 
 
 def first_knee(distance: Floats, fall: float) -> npt.NDArray[np.intp]:
