@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kneed import KneeLocator
 from scipy.interpolate import PchipInterpolator
+from scipy.optimize import isotonic_regression
 
 from essential_sparsity.knee import LEFT, NOT_CENSORED, RIGHT, RULE_NAMES, RULES, Knee, find_knee, find_many, value_at
-from essential_sparsity.knee_curvature import BANDWIDTH
+from essential_sparsity.knee_curvature import BANDWIDTH, isotonic
 from essential_sparsity.knee_kneedle import chord_slope, first_knee
 from essential_sparsity.readings import CODES, is_flat
 
@@ -343,6 +344,14 @@ def test_the_largest_curvature_lies_by_a_bandwidth_or_so_before_a_sharp_bend(joi
     found = find_knee(GRID, broken_line(joint, after=after), "curvature", SETTINGS)
     assert found.knee is not None
     assert -2 * BANDWIDTH < found.knee - joint < 0.025
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 20])
+def test_the_isotonic_fits_are_those_of_scipy(levels: int) -> None:
+    curves = np.random.default_rng(0).normal(size=(100, levels)) - np.linspace(0, 2, levels)
+    curves[::3] = np.round(curves[::3])
+    expected = [isotonic_regression(curve, increasing=False).x for curve in curves]
+    np.testing.assert_allclose(isotonic(curves), expected, atol=1e-12)
 
 
 def test_curvature_does_not_heed_a_bump() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from essential_sparsity import knee_bayes
 from essential_sparsity.knee import LEFT, NOT_CENSORED, RIGHT, find_knee, find_many
-from essential_sparsity.knee_bayes import LEAST_PROBABILITY, PRIOR, knee_probability
+from essential_sparsity.knee_bayes import LEAST_PROBABILITY, PRIOR
 
 SETTINGS: dict[str, Any] = {}
 TWELVE = np.linspace(0, 0.95, 12)
@@ -23,6 +23,10 @@ def broken_line(joint: float, levels: np.ndarray = TWELVE) -> np.ndarray:
 
 def noisy(curve: np.ndarray, noise: float, draws: int = 300, seed: int = 0) -> np.ndarray:
     return curve + noise * np.random.default_rng(seed).standard_normal((draws, len(curve)))
+
+
+def knee_probability(curves: np.ndarray) -> np.ndarray:
+    return knee_bayes._posterior(TWELVE, curves)[1].sum(axis=1)
 
 
 def hats(levels: np.ndarray, nodes: tuple[float, ...]) -> np.ndarray:
@@ -138,7 +142,7 @@ def test_a_knee_beyond_the_inner_levels_is_censored() -> None:
 
 def test_the_reason_gives_the_probability_of_a_knee_and_the_likeliest_shape() -> None:
     line = 0.9 - 0.5 * TWELVE
-    probability = knee_probability(TWELVE, line[None])[0]
+    probability = knee_probability(line[None])[0]
     assert probability < LEAST_PROBABILITY
     expected = f"a knee has a probability of {100 * probability:.0f} % (likeliest shape: line)"
     assert find_knee(TWELVE, line, "bayes", SETTINGS).flags == (expected,)
@@ -146,7 +150,7 @@ def test_the_reason_gives_the_probability_of_a_knee_and_the_likeliest_shape() ->
 
 def test_the_probability_of_a_knee_falls_with_the_noise() -> None:
     curve = broken_line(0.6)
-    means = [knee_probability(TWELVE, noisy(curve, noise)).mean() for noise in (0.002, 0.02, 0.1, 0.5)]
+    means = [knee_probability(noisy(curve, noise)).mean() for noise in (0.002, 0.02, 0.1, 0.5)]
     assert means == sorted(means, reverse=True)
     assert means[0] > 0.99
     assert means[-1] < 0.5

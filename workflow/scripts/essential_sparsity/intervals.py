@@ -68,7 +68,7 @@ class Drawn:
 Construction = Callable[[Drawn, float], tuple[float, float]]
 
 # Places where the slope of a draw is compared with 0, on the axis of sparsity scaled to [0, 1].
-_PLACES = np.linspace(0.0, 1.0, 401)
+_PLACES = np.linspace(0.0, 1.0, 201)
 
 
 def quantiles(draws: Floats, confidence: float) -> Floats:

@@ -64,25 +64,27 @@ class _Shape:
 def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: float | None) -> Readings:
     """Return the posterior median of the knee where a curve probably has one.
 
-    Six shapes are compared by their marginal likelihood: flat, a line, a parabola, a power of the sparsity up to the
-    third, a line with one joint, and one with two. A shape is given by its heights at sparsity 0, at the last level and
-    at its joints (of the parabola, in the middle); joints are uniform over the grid, and the exponent over 1 to 3. With k heights, n levels, the design B, whose rows weight the heights
-    at a level, and the residual sum of squares RSS of the best fit, the marginal likelihood at given joints is
+    Six shapes are compared by their marginal likelihood: flat, a line, a parabola, a power of the sparsity between the
+    first and the third, a line with one joint, and one with two. A shape is given by its heights at sparsity 0, at the
+    last level and at its joints (of the parabola, in the middle); joints and exponents are uniform over a grid. With k
+    heights, n levels, the design B, whose rows weight the heights at a level, and the residual sum of squares RSS of
+    the best fit, the marginal likelihood at given joints or exponent is
 
     ``(2 pi)^(k/2) 2^-k |B'B|^(-1/2) Gamma(e) (2 / (RSS + 0.01^2))^e``,  ``e = (n - k + 1) / 2``,
 
     the exact integral over heights and noise but that heights are not cut off at their bounds. The prior of each
     shape is :data:`PRIOR`. A joint is a knee if the segment after it falls faster than the one before it, and by a
     twentieth of the range or more; the probability of a knee is that of the shapes with such a joint, and the knee is
-    the first of them. Comparing shapes with and without
-    a joint follows Tiwari et al., Bayesian model selection for join point regression, JRSS C 2005; the threshold of
-    four to one is Kass and Raftery's *positive* evidence, Bayes factors, JASA 1995.
+    the first of them. Comparing shapes with and without a joint follows Tiwari et al., Bayesian model selection for
+    join point regression, JRSS C 2005; the threshold of four to one is Kass and Raftery's *positive* evidence, Bayes
+    factors, JASA 1995.
 
     Censored to the left, at the first level, where the median lies before it; to the right, at the last but one level,
     where it lies after that.
 
     Fails: stairs of several cliffs look like a line; a smooth curve that bends more than a cubic does is given a knee;
-    noise of a tenth of the range hides two bends in five; the levels are taken to be equally noisy.
+    noise of a twenty-fifth of the range hides nearly every other bend in its first half, which then looks like a power;
+    the levels are taken to be equally noisy.
     """
     found = nothing(len(scores))
     density = _posterior(sparsity, scores)[1]
@@ -91,12 +93,6 @@ def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: flo
     found.censored[found.knee < sparsity[1]] = CODES[LEFT]
     found.censored[found.knee > sparsity[-2]] = CODES[RIGHT]
     return Readings(np.clip(found.knee, sparsity[1], sparsity[-2]), found.censored)
-
-
-def knee_probability(sparsity: Floats, scores: Floats) -> Floats:
-    """Return the probability that curves have a knee, of shape (draws,); 0 of a curve whose values are all alike."""
-    probability: Floats = _posterior(sparsity, scores)[1].sum(axis=1)
-    return probability
 
 
 def explain_bayes(

@@ -63,11 +63,10 @@ def curvature_at(sparsity: Floats, scores: Floats, places: Floats) -> Floats:
     Returns:
         The curvature (draws, places), both axes scaled to [0, 1].
     """
-    from scipy.optimize import isotonic_regression
     from scipy.special import ndtr
 
     levels = sparsity / sparsity[-1]
-    fitted = np.stack([isotonic_regression(score, increasing=False).x for score in scores])
+    fitted = isotonic(scores)
     # A smooth that does not fall is a line, which has no curvature.
     fall = np.where(is_flat(fitted), np.inf, fitted[:, 0] - fitted[:, -1])
     slopes = np.diff(fitted, axis=1) / np.diff(levels) / fall[:, None]
@@ -77,6 +76,22 @@ def curvature_at(sparsity: Floats, scores: Floats, places: Floats) -> Floats:
     second = bends @ (np.exp(-(z**2) / 2) / (BANDWIDTH * math.sqrt(2 * math.pi)))
     first = slopes[:, :1] + bends @ ndtr(z)
     return np.asarray(-second / (1 + first**2) ** 1.5, dtype=np.float64)
+
+
+def isotonic(scores: Floats) -> Floats:
+    """Return the non-increasing least-squares fits of curves, of shape (draws, levels).
+
+    The fit at level i is the least over j <= i of the largest over k >= i of the mean of levels j to k (Robertson,
+    Wright and Dykstra, Order restricted statistical inference, 1988, theorem 1.4.4). Over few levels that is far faster
+    for many curves than pooling neighbours in one curve after the other, as ``scipy.optimize.isotonic_regression``.
+    """
+    levels = scores.shape[1]
+    fitted = np.full(scores.shape, np.inf)
+    for j in range(levels):
+        means = np.cumsum(scores[:, j:], axis=1) / np.arange(1, levels - j + 1)
+        largest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
+        fitted[:, j:] = np.minimum(fitted[:, j:], largest)
+    return fitted
 
 
 def _refined(curvature: Floats, peak: np.ndarray[tuple[int, ...], np.dtype[np.intp]]) -> Floats:
