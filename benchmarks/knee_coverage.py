@@ -164,7 +164,12 @@ def split(draws: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 
 def count(
-    counts: Counts, rule: str, true: float | None, knees: list[Knee], scores: Floats, readings: tuple[Readings, Readings]
+    counts: Counts,
+    rule: str,
+    true: float | None,
+    knees: list[Knee],
+    scores: Floats,
+    readings: tuple[Readings, Readings],
 ) -> None:
     """Add to the counts what a rule finds in a pair of curves of the same truth; the interval is that of the first."""
     counts["curves"] += 1

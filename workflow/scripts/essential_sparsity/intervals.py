@@ -140,9 +140,22 @@ def of_peaks(drawn: Drawn, confidence: float) -> tuple[float, float]:
     lower, upper = quantiles(np.gradient(curvature, _PLACES, axis=1), confidence)
     at_knee = curvature[:, np.abs(_PLACES - drawn.knee / drawn.sparsity[-1]).argmin()]
     less = np.quantile(curvature - at_knee[:, None], confidence, axis=0, method="weibull")
-    # Below 0 where nothing tells a place apart.
-    apart = np.maximum(np.maximum(lower, -upper), -less)
-    return _within_reach(drawn, confidence, (_first_below(_PLACES, apart), _last_below(_PLACES, apart)))
+    # Above 0 where a place is told apart.
+    apart = np.stack([lower, -upper, -less])
+    inside = (apart <= 0).all(axis=0)
+    if not inside.any():
+        return drawn.knee, drawn.knee
+    low = _edge(_PLACES, apart, int(inside.argmax()))
+    high = -_edge(-_PLACES[::-1], apart[:, ::-1], int(inside[::-1].argmax()))
+    return _within_reach(drawn, confidence, (low, high))
+
+
+def _edge(places: Floats, apart: Floats, first: int) -> float:
+    """Return where the last of several functions (functions, places) that is above 0 before a place falls to 0."""
+    if first == 0:
+        return float(places[0])
+    around = slice(first - 1, first + 1)
+    return max(float(np.interp(0.0, -row[around], places[around])) for row in apart if row[first - 1] > 0)
 
 
 def _within_reach(drawn: Drawn, confidence: float, bounds: tuple[float, float]) -> tuple[float, float]:
