@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from harness import report
 from scipy.special import ndtri
 
@@ -25,13 +27,14 @@ from essential_sparsity.differences import p_value
 from essential_sparsity.intervals import knee_interval
 from essential_sparsity.knee import RULES, find_knee, find_many
 from essential_sparsity.metrics import Floats, performance
+from essential_sparsity.readings import Knee, Readings
 from essential_sparsity.resampling import Sample, draw_mean, resampled_values
 
-# Of the headline rule, and of each rule in the table.
-CURVES, CURVES_OF_TABLE = 1000, 500
-DRAWS, WORKERS = 200, 2
-# Kneedle is a library's, which takes curves one by one.
-SHARE_OF = {"kneedle": 2}
+# Curves of each row, and draws of each curve.
+CURVES, DRAWS = 1000, 200
+WORKERS = 2
+# Curves whose draws are read at once.
+TOGETHER = 10
 SETTINGS = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0, "confidence": 0.95}
 LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9])
 
@@ -129,34 +132,58 @@ def measure(shape: str, seeds: int, rules: Sequence[str], curves: int, part: int
     """Count for each rule, over a part of the synthetic curves, what comes out.
 
     Returns:
-        By rule: the ``knees`` that have an interval, and how many of these ``covered`` the truth; and of pairs of
-        curves with the same truth how many were ``tested`` and ``rejected``.
+        By rule: the ``curves``, how many have ``none``, the ``knees`` that have an interval, and how many of these
+        ``covered`` the truth; and of pairs of curves with the same truth how many were ``tested`` and ``rejected``.
+        Of a curve that has no knee without noise nothing can be covered, nor equal knees told apart.
     """
     made = SHAPES[shape]()
-    counts: dict[str, Counts] = {rule: dict.fromkeys(("knees", "covered", "tested", "rejected"), 0) for rule in rules}
-    for i in range(part, curves, WORKERS):
-        generator = np.random.default_rng([i, seeds, list(SHAPES).index(shape)])
-        truth, features = made.draw(generator, seeds, 2)
-        true_score = performance(truth, made.metric)
-        samples = [sample_of(made.metric, f, seeds, str(i)) for f in features]
-        drawn = [scores_of(s) for s in samples]
+    keys = ("curves", "none", "knees", "covered", "tested", "rejected")
+    counts: dict[str, Counts] = {rule: dict.fromkeys(keys, 0) for rule in rules}
+    mine = range(part, curves, WORKERS)
+    for start in range(0, len(mine), TOGETHER):
+        samples, drawn = [], []
+        for i in mine[start : start + TOGETHER]:
+            generator = np.random.default_rng([i, seeds, list(SHAPES).index(shape)])
+            truth, features = made.draw(generator, seeds, 2)
+            samples.append([sample_of(made.metric, f, seeds, str(i)) for f in features])
+            drawn.append([scores_of(s) for s in samples[-1]])
         for rule in rules:
-            if i >= curves // SHARE_OF.get(rule, 1):
-                continue
-            true = find_knee(LEVELS, true_score, rule, SETTINGS).knee
-            knees = [find_knee(LEVELS, s.score, rule, SETTINGS) for s in samples]
-            if true is None or knees[0].knee is None:
-                continue
-            readings = [find_many(LEVELS, scores, rule, SETTINGS) for scores in drawn]
-            interval = knee_interval(LEVELS, drawn[0], knees[0], readings[0], rule, SETTINGS, None)
-            if interval.low is not None and interval.high is not None:
-                counts[rule]["knees"] += 1
-                counts[rule]["covered"] += interval.low - 1e-9 <= true <= interval.high + 1e-9
-            apart = readings[0].knee - readings[1].knee
-            if knees[1].knee is not None and np.isnan(apart).mean() <= 0.5:
-                counts[rule]["tested"] += 1
-                counts[rule]["rejected"] += p_value(apart[~np.isnan(apart)]) < 0.05
+            true = find_knee(LEVELS, performance(truth, made.metric), rule, SETTINGS).knee
+            read = find_many(LEVELS, np.concatenate([scores for pair in drawn for scores in pair]), rule, SETTINGS)
+            readings = [Readings(*r) for r in zip(split(read.knee), split(read.censored), strict=True)]
+            pairs = zip(readings[::2], readings[1::2], strict=True)
+            for pair, scores, of_draws in zip(samples, drawn, pairs, strict=True):
+                knees = [find_knee(LEVELS, s.score, rule, SETTINGS) for s in pair]
+                count(counts[rule], rule, true, knees, scores[0], of_draws)
     return counts
+
+
+def split(draws: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Return what belongs to each curve."""
+    return np.split(draws, len(draws) // DRAWS)
+
+
+def count(
+    counts: Counts,
+    rule: str,
+    true: float | None,
+    knees: list[Knee],
+    scores: Floats,
+    readings: tuple[Readings, Readings],
+) -> None:
+    """Add to the counts what a rule finds in a pair of curves of the same truth; the interval is that of the first."""
+    counts["curves"] += 1
+    counts["none"] += knees[0].knee is None
+    if true is None or knees[0].knee is None:
+        return
+    interval = knee_interval(LEVELS, scores, knees[0], readings[0], rule, SETTINGS, None)
+    if interval.low is not None and interval.high is not None:
+        counts["knees"] += 1
+        counts["covered"] += interval.low - 1e-9 <= true <= interval.high + 1e-9
+    apart = readings[0].knee - readings[1].knee
+    if knees[1].knee is not None and np.isnan(apart).mean() <= 0.5:
+        counts["tested"] += 1
+        counts["rejected"] += p_value(apart[~np.isnan(apart)]) < 0.05
 
 
 def sample_of(metric: str, features: Floats, seeds: int, name: str) -> Sample:
@@ -182,15 +209,14 @@ def main() -> None:
     rules, shapes = (tuple(RULES), tuple(SHAPES)) if table else (("tolerance",), HEADLINE)
     began = time.perf_counter()
     cases = list(product(shapes, SEEDS))
-    curves = CURVES_OF_TABLE if table else CURVES
-    jobs = [(shape, seeds, rules, curves, part) for shape, seeds in cases for part in range(WORKERS)]
+    jobs = [(shape, seeds, rules, CURVES, part) for shape, seeds in cases for part in range(WORKERS)]
     with ProcessPoolExecutor(WORKERS) as pool:
         parts = list(pool.map(measure, *zip(*jobs, strict=True)))
     found = {case: added(parts[i * WORKERS : (i + 1) * WORKERS]) for i, case in enumerate(cases)}
     headline = [share(found[case]["tolerance"], "covered", "knees") for case in cases if case[0] in HEADLINE]
     report(
         "knee-coverage", coverage=float(np.mean(headline)), lowest=min(headline), highest=max(headline),
-        curves=curves * len(headline), seconds=time.perf_counter() - began,
+        curves=CURVES * len(headline), seconds=time.perf_counter() - began,
     )  # fmt: skip
     if table:
         print_table(found, rules)
@@ -210,9 +236,15 @@ def print_table(found: dict[tuple[str, int], dict[str, Counts]], rules: Sequence
     """Print a row for each case: by rule the share covered, and the share of equal knees that are told apart."""
     print(f"| Curve | Seeds | {' | '.join(RULES[rule].label for rule in rules)} |\n|---|---|{'---|' * len(rules)}")
     for (shape, seeds), by_rule in found.items():
-        shares = [(share(n, "covered", "knees"), share(n, "rejected", "tested")) for n in map(by_rule.get, rules) if n]
-        cells = [f"{100 * covered:.1f} / {100 * rejected:.1f}" for covered, rejected in shares]
-        print(f"| {shape} | {seeds} | {' | '.join(cells)} |")
+        print(f"| {shape} | {seeds} | {' | '.join(cell(by_rule[rule]) for rule in rules)} |")
+
+
+def cell(counts: Counts) -> str:
+    """Return what the table says of a rule; where the noiseless curve has no knee, the curves that have none either."""
+    if not counts["knees"]:
+        return f"none in {100 * share(counts, 'none', 'curves'):.1f}"
+    covered, rejected = share(counts, "covered", "knees"), share(counts, "rejected", "tested")
+    return f"{100 * covered:.1f} / {100 * rejected:.1f}"
 
 
 if __name__ == "__main__":

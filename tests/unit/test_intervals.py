@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.interpolate import PchipInterpolator
 from scipy.stats import norm, t
 
 from essential_sparsity.intervals import OPEN_ABOVE, OPEN_BELOW, knee_interval, quantiles, value_bounds
@@ -157,8 +158,8 @@ def test_more_noise_and_more_confidence_widen_the_interval(rule: str) -> None:
         assert found.low <= knee.knee <= found.high
         return float(found.high - found.low)
 
-    assert width(0.002, 0.95) <= width(0.02, 0.95)
-    assert width(0.02, 0.6) <= width(0.02, 0.95)
+    assert width(0.002, 0.95) <= width(0.01, 0.95)
+    assert width(0.01, 0.6) <= width(0.01, 0.95)
 
 
 def test_the_tolerance_interval_is_fiellers() -> None:
@@ -174,6 +175,48 @@ def test_the_tolerance_interval_is_fiellers() -> None:
     quadratic = [fall**2 - z2 * (se**2).sum(), 2 * (d[0] * fall + z2 * se[0] ** 2), d[0] ** 2 - z2 * se[0] ** 2]
     roots = 0.5 + 0.1 * np.sort(np.roots(quadratic))
     assert (found.low, found.high) == pytest.approx(tuple(roots), abs=0.0015)
+
+
+def test_the_kneedle_interval_is_where_the_slope_of_the_distance_may_be_0() -> None:
+    scores = falling(0.01, draws=300)
+    found, knee = interval_of("kneedle", scores, falling(0.0)[0])
+    assert knee.knee is not None
+    fine = np.linspace(0, 0.9, 1801)
+    distance = [PchipInterpolator(LEVELS, (y - y.min()) / np.ptp(y))(fine) - 1 + fine / 0.9 for y in scores]
+    lower, upper = quantiles(np.gradient(np.array(distance), fine, axis=1), 0.95)
+    # It rises for sure up to the lower bound, and falls for sure from the upper one on.
+    low, high = fine[(fine < knee.knee) & (lower > 0)][-1], fine[(fine > knee.knee) & (upper < 0)][0]
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)
+
+
+def test_the_curvature_interval_has_every_bend_that_may_be_the_sharpest() -> None:
+    # Two bends, the second a little sharper; noise makes each the sharper one in some draws.
+    def stairs(noise: float) -> Floats:
+        curve = 0.9 - 0.45 * np.clip((LEVELS - 0.2) / 0.1, 0, 1) - 0.5 * np.clip((LEVELS - 0.7) / 0.1, 0, 1)
+        return curve + noise * np.random.default_rng(0).normal(size=(300, len(LEVELS)))
+
+    sure, knee = interval_of("curvature", stairs(0.001), stairs(0.0)[0])
+    assert knee.knee is not None
+    assert knee.knee > 0.6
+    assert (sure.low, sure.high) == pytest.approx((knee.knee, knee.knee), abs=0.02)
+    unsure, _ = interval_of("curvature", stairs(0.04), stairs(0.0)[0])
+    assert unsure.low < 0.2
+    assert knee.knee <= unsure.high < 0.75
+
+
+@pytest.mark.parametrize("rule", ["kneedle", "curvature"])
+def test_where_draws_are_censored_the_interval_reaches_the_end(rule: str) -> None:
+    scores = falling(0.01, draws=100)
+    knee = find_knee(LEVELS, falling(0.0)[0], rule, SETTINGS)
+    readings = find_many(LEVELS, scores, rule, SETTINGS)
+    assert not readings.censored.any()
+    inside = knee_interval(LEVELS, scores, knee, readings, rule, SETTINGS, None)
+    assert inside.low is not None and inside.high is not None
+    for code, flag, expected in ((-1, OPEN_BELOW, (0.1, inside.high)), (1, OPEN_ABOVE, (inside.low, 0.8))):
+        readings.censored[:] = np.where(np.arange(100) < 3, code, 0)
+        found = knee_interval(LEVELS, scores, knee, readings, rule, SETTINGS, None)
+        assert (found.low, found.high) == pytest.approx(expected)
+        assert found.flags == (flag,)
 
 
 def test_a_knee_beyond_the_levels_leaves_the_interval_open() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from essential_sparsity import knee_bayes
 from essential_sparsity.knee import LEFT, NOT_CENSORED, RIGHT, find_knee, find_many
-from essential_sparsity.knee_bayes import LEAST_PROBABILITY, PRIOR, knee_probability
+from essential_sparsity.knee_bayes import LEAST_PROBABILITY, PRIOR
 
 SETTINGS: dict[str, Any] = {}
 TWELVE = np.linspace(0, 0.95, 12)
@@ -23,6 +23,10 @@ def broken_line(joint: float, levels: np.ndarray = TWELVE) -> np.ndarray:
 
 def noisy(curve: np.ndarray, noise: float, draws: int = 300, seed: int = 0) -> np.ndarray:
     return curve + noise * np.random.default_rng(seed).standard_normal((draws, len(curve)))
+
+
+def knee_probability(curves: np.ndarray) -> np.ndarray:
+    return knee_bayes._posterior(TWELVE, curves)[1].sum(axis=1)
 
 
 def hats(levels: np.ndarray, nodes: tuple[float, ...]) -> np.ndarray:
@@ -56,6 +60,7 @@ def test_probabilities_of_shapes_are_those_of_quadrature(curve: np.ndarray) -> N
         "line": [hats(u, (0.0, 1.0))],
         # A parabola by its values at the ends and in the middle: Lagrange's basis.
         "parabola": [np.stack([2 * (u - 0.5) * (u - 1), -4 * u * (u - 1), 2 * u * (u - 0.5)], axis=1)],
+        "power": [np.stack([1 - u**p, u**p], axis=1) for p in np.linspace(1, 3, 33)],
         "one joint": [hats(u, (0.0, joint, 1.0)) for joint in middles[192]],
         "two joints": [hats(u, (0.0, one, other, 1.0)) for one, other in pairs],
     }
@@ -91,12 +96,14 @@ def test_straight_noisy_lines_rarely_have_a_knee(n: int, noise: float) -> None:
     [
         0.9 - 0.5 * TWELVE,
         0.9 - 0.5 * TWELVE**2,
+        0.9 - 0.5 * TWELVE**3,
+        0.9 - 0.5 * TWELVE**2.5,
         0.5 + 0.4 * (1 - TWELVE) ** 6,
         0.5 + 0.4 * np.maximum(0, 0.3 - TWELVE),
         0.5 + 0.4 * TWELVE,
         0.5 + np.minimum(TWELVE, 0.5),
     ],
-    ids=["line", "parabola", "levels off", "ends on a floor", "rises", "stops rising"],
+    ids=["line", "parabola", "cubic", "between them", "levels off", "ends on a floor", "rises", "stops rising"],
 )
 def test_curves_that_do_not_fall_faster_than_before_have_no_knee(curve: np.ndarray) -> None:
     # Without noise, and with little.
@@ -135,7 +142,7 @@ def test_a_knee_beyond_the_inner_levels_is_censored() -> None:
 
 def test_the_reason_gives_the_probability_of_a_knee_and_the_likeliest_shape() -> None:
     line = 0.9 - 0.5 * TWELVE
-    probability = knee_probability(TWELVE, line[None])[0]
+    probability = knee_probability(line[None])[0]
     assert probability < LEAST_PROBABILITY
     expected = f"a knee has a probability of {100 * probability:.0f} % (likeliest shape: line)"
     assert find_knee(TWELVE, line, "bayes", SETTINGS).flags == (expected,)
@@ -143,7 +150,7 @@ def test_the_reason_gives_the_probability_of_a_knee_and_the_likeliest_shape() ->
 
 def test_the_probability_of_a_knee_falls_with_the_noise() -> None:
     curve = broken_line(0.6)
-    means = [knee_probability(TWELVE, noisy(curve, noise)).mean() for noise in (0.002, 0.02, 0.1, 0.5)]
+    means = [knee_probability(noisy(curve, noise)).mean() for noise in (0.002, 0.02, 0.1, 0.5)]
     assert means == sorted(means, reverse=True)
     assert means[0] > 0.99
     assert means[-1] < 0.5

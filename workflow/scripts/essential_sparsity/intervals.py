@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from essential_sparsity.knee_curvature import curvature_at
+from essential_sparsity.knee_kneedle import chord_slope
 from essential_sparsity.knee_tolerance import tolerated_score
 from essential_sparsity.metrics import Floats, metric_of, value_of
-from essential_sparsity.readings import Knee, Readings, Settings
+from essential_sparsity.readings import CODES, LEFT, RIGHT, Knee, Readings, Settings
 
 # Between two levels a curve is compared with the tolerance at so many points: crossings are interpolated between them.
 _STEPS = 16
@@ -36,8 +38,37 @@ class Interval:
     flags: tuple[str, ...] = ()
 
 
-# Of levels, scores (draws, levels), readings, settings, chance and confidence, the bounds.
-Construction = Callable[[Floats, Floats, Readings, Settings, float | None, float], tuple[float, float]]
+@dataclass(frozen=True)
+class Drawn:
+    """Draws of a curve and what is read off them.
+
+    Attributes:
+        sparsity: The levels (levels,).
+        scores: The draws (draws, levels).
+        readings: The rule's readings of them.
+        knee: The knee of the curve itself.
+        settings: The study's ``knees``.
+        chance: The performance of a model that knows nothing; None where it is not known.
+    """
+
+    sparsity: Floats
+    scores: Floats
+    readings: Readings
+    knee: float
+    settings: Settings
+    chance: float | None
+
+    @property
+    def with_knee(self) -> Floats:
+        """The draws that have a knee."""
+        return self.scores[~np.isnan(self.readings.knee)]
+
+
+# Of draws and a confidence, the bounds.
+Construction = Callable[[Drawn, float], tuple[float, float]]
+
+# Places where the slope of a draw is compared with 0, on the axis of sparsity scaled to [0, 1].
+_PLACES = np.linspace(0.0, 1.0, 201)
 
 
 def quantiles(draws: Floats, confidence: float) -> Floats:
@@ -46,36 +77,33 @@ def quantiles(draws: Floats, confidence: float) -> Floats:
     return np.asarray(np.quantile(draws, [tail, 1 - tail], axis=0, method="weibull"), dtype=np.float64)
 
 
-def percentile(
-    sparsity: Floats, scores: Floats, readings: Readings, settings: Settings, chance: float | None, confidence: float
-) -> tuple[float, float]:
+def percentile(drawn: Drawn, confidence: float) -> tuple[float, float]:
     """Return the quantiles of the knees of the draws (Efron 1979)."""
-    low, high = quantiles(readings.knee[~np.isnan(readings.knee)], confidence)
+    low, high = quantiles(drawn.readings.knee[~np.isnan(drawn.readings.knee)], confidence)
     return float(low), float(high)
 
 
-def inverted(
-    sparsity: Floats, scores: Floats, readings: Readings, settings: Settings, chance: float | None, confidence: float
-) -> tuple[float, float]:
+def inverted(drawn: Drawn, confidence: float) -> tuple[float, float]:
     """Return the sparsities at which the draws cannot tell the curve from its threshold, as Fieller (1954) does.
 
     ``d(s)`` is the score less the threshold. The interval begins where the lower quantile of d first falls below 0 and
     ends where the upper one does. At the true knee d is 0, and its interval contains 0 as often as its confidence
     says, whatever the slope: the knee itself, a ratio, may have draws that are far from normal.
     """
+    sparsity = drawn.sparsity
     fine = np.interp(np.arange((len(sparsity) - 1) * _STEPS + 1) / _STEPS, np.arange(len(sparsity)), sparsity)
     # Without a knee are draws that have no threshold.
-    scores = scores[~np.isnan(readings.knee)]
-    above = scores - tolerated_score(scores[:, :1], settings, chance)
+    scores = drawn.with_knee
+    above = scores - tolerated_score(scores[:, :1], drawn.settings, drawn.chance)
     right = np.clip(np.searchsorted(sparsity, fine), 1, len(sparsity) - 1)
     share = (fine - sparsity[right - 1]) / (sparsity[right] - sparsity[right - 1])
     bounds = quantiles(above[:, right - 1] * (1 - share) + above[:, right] * share, confidence)
     return _first_below(fine, bounds[0]), _first_below(fine, bounds[1])
 
 
-def _first_below(places: Floats, values: Floats) -> float:
-    """Return where values first fall below 0, interpolated; the last place where they never do."""
-    below = np.flatnonzero(values < 0)
+def _first_below(places: Floats, values: Floats, start: float = -np.inf) -> float:
+    """Return where values first fall below 0 after a start, interpolated; the last place where they never do."""
+    below = np.flatnonzero((values < 0) & (places > start))
     if below.size == 0:
         return float(places[-1])
     if below[0] == 0:
@@ -84,7 +112,65 @@ def _first_below(places: Floats, values: Floats) -> float:
     return float(np.interp(0.0, -values[around], places[around]))
 
 
-CONSTRUCTIONS: dict[str, Construction] = {"tolerance": inverted}
+def _last_below(places: Floats, values: Floats, end: float = np.inf) -> float:
+    """Return up to where values last lie below 0 before an end, interpolated; the first place where they never do."""
+    return -_first_below(-places[::-1], values[::-1], -end)
+
+
+def around_top(drawn: Drawn, confidence: float) -> tuple[float, float]:
+    """Return the places around the knee at which the draws cannot tell the slope of Kneedle's distance from 0.
+
+    The knee is the top of a hill, the distance from the chord, where its slope is 0; the test that it is 0 is inverted,
+    as :func:`inverted` does for the threshold. The interval begins at the last place before the knee where the distance
+    still rises, its slope's lower quantile above 0, and ends at the first one after it where it falls.
+    """
+    lower, upper = quantiles(chord_slope(drawn.sparsity, drawn.with_knee, _PLACES), confidence)
+    knee = drawn.knee / float(drawn.sparsity[-1])
+    bounds = _last_below(_PLACES, -lower, knee), _first_below(_PLACES, upper, knee)
+    return _within_reach(drawn, confidence, bounds)
+
+
+def of_peaks(drawn: Drawn, confidence: float) -> tuple[float, float]:
+    """Return the range of places that may be the sharpest bend.
+
+    Noise gives a curvature several peaks. A place may be the highest where the draws can tell neither the slope of the
+    curvature from 0, nor its value from a larger one at the knee (a test of one side).
+    """
+    curvature = curvature_at(drawn.sparsity, drawn.with_knee, _PLACES)
+    lower, upper = quantiles(np.gradient(curvature, _PLACES, axis=1), confidence)
+    at_knee = curvature[:, np.abs(_PLACES - drawn.knee / drawn.sparsity[-1]).argmin()]
+    less = np.quantile(curvature - at_knee[:, None], confidence, axis=0, method="weibull")
+    # Above 0 where a place is told apart.
+    apart = np.stack([lower, -upper, -less])
+    inside = (apart <= 0).all(axis=0)
+    if not inside.any():
+        return drawn.knee, drawn.knee
+    low = _edge(_PLACES, apart, int(inside.argmax()))
+    high = -_edge(-_PLACES[::-1], apart[:, ::-1], int(inside[::-1].argmax()))
+    return _within_reach(drawn, confidence, (low, high))
+
+
+def _edge(places: Floats, apart: Floats, first: int) -> float:
+    """Return where the last of several functions (functions, places) that is above 0 before a place falls to 0."""
+    if first == 0:
+        return float(places[0])
+    around = slice(first - 1, first + 1)
+    return max(float(np.interp(0.0, -row[around], places[around])) for row in apart if row[first - 1] > 0)
+
+
+def _within_reach(drawn: Drawn, confidence: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return bounds, given on the axis scaled to [0, 1], within the levels that may have a knee.
+
+    A knee lies between the second and the last but one level, and is censored there: where more draws are than a tail
+    holds, the interval reaches it.
+    """
+    first, last = float(drawn.sparsity[1]), float(drawn.sparsity[-2])
+    low, high = (min(max(bound * float(drawn.sparsity[-1]), first), last) for bound in bounds)
+    is_open = {code: _censored(drawn.readings, code) > (1 - confidence) / 2 for code in (CODES[LEFT], CODES[RIGHT])}
+    return first if is_open[CODES[LEFT]] else low, last if is_open[CODES[RIGHT]] else high
+
+
+CONSTRUCTIONS: dict[str, Construction] = {"tolerance": inverted, "kneedle": around_top, "curvature": of_peaks}
 
 
 def knee_interval(
@@ -112,12 +198,16 @@ def knee_interval(
     if without > MOST_WITHOUT:
         return Interval(flags=tuple(flags))
     tail = (1 - settings["confidence"]) / 2
-    flags += [
-        flag for flag, code in ((OPEN_BELOW, -1), (OPEN_ABOVE, 1)) if float((readings.censored == code).mean()) > tail
-    ]
-    construction = CONSTRUCTIONS.get(rule, percentile)
-    low, high = construction(sparsity, scores, readings, settings, chance, settings["confidence"])
+    ends = ((OPEN_BELOW, CODES[LEFT]), (OPEN_ABOVE, CODES[RIGHT]))
+    flags += [flag for flag, code in ends if _censored(readings, code) > tail]
+    drawn = Drawn(sparsity, scores, readings, knee.knee, settings, chance)
+    low, high = CONSTRUCTIONS.get(rule, percentile)(drawn, settings["confidence"])
     return Interval(min(low, knee.knee), max(high, knee.knee), tuple(flags))
+
+
+def _censored(readings: Readings, code: int) -> float:
+    """Return the share of the draws that are censored on a side."""
+    return float((readings.censored == code).mean())
 
 
 def without_text(share: float) -> list[str]:

@@ -15,7 +15,10 @@ from essential_sparsity.readings import CODES, LEFT, RIGHT, Readings, Settings, 
 LEAST_PROBABILITY = 0.8
 
 # Half of the prior is on shapes without a joint. Two joints serve curves that end on a floor, and fit noise easily.
-PRIOR = {"flat": 1 / 6, "line": 1 / 6, "parabola": 1 / 6, "one joint": 0.4, "two joints": 0.1}
+PRIOR = {"flat": 1 / 8, "line": 1 / 8, "parabola": 1 / 8, "power": 1 / 8, "one joint": 0.4, "two joints": 0.1}
+
+# Powers of the sparsity that have no plateau: a cubic has lost a twentieth of its fall at 37 % of the range.
+_EXPONENTS = np.linspace(1.0, 3.0, 33)
 
 # A joint is a knee only if the segment after it falls by this share of the curve's range: noise around a level is none.
 _LEAST_FALL = 0.05
@@ -61,25 +64,27 @@ class _Shape:
 def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: float | None) -> Readings:
     """Return the posterior median of the knee where a curve probably has one.
 
-    Five shapes are compared by their marginal likelihood: flat, a line, a parabola, a line with one joint, and one with
-    two. A shape is given by its heights at sparsity 0, at the last level and at its joints (of the parabola, in the
-    middle); the joints are uniform over the grid. With k heights, n levels, the design B, whose rows weight the heights
-    at a level, and the residual sum of squares RSS of the best fit, the marginal likelihood at given joints is
+    Six shapes are compared by their marginal likelihood: flat, a line, a parabola, a power of the sparsity between the
+    first and the third, a line with one joint, and one with two. A shape is given by its heights at sparsity 0, at the
+    last level and at its joints (of the parabola, in the middle); joints and exponents are uniform over a grid. With k
+    heights, n levels, the design B, whose rows weight the heights at a level, and the residual sum of squares RSS of
+    the best fit, the marginal likelihood at given joints or exponent is
 
     ``(2 pi)^(k/2) 2^-k |B'B|^(-1/2) Gamma(e) (2 / (RSS + 0.01^2))^e``,  ``e = (n - k + 1) / 2``,
 
     the exact integral over heights and noise but that heights are not cut off at their bounds. The prior of each
     shape is :data:`PRIOR`. A joint is a knee if the segment after it falls faster than the one before it, and by a
     twentieth of the range or more; the probability of a knee is that of the shapes with such a joint, and the knee is
-    the first of them. Comparing shapes with and without
-    a joint follows Tiwari et al., Bayesian model selection for join point regression, JRSS C 2005; the threshold of
-    four to one is Kass and Raftery's *positive* evidence, Bayes factors, JASA 1995.
+    the first of them. Comparing shapes with and without a joint follows Tiwari et al., Bayesian model selection for
+    join point regression, JRSS C 2005; the threshold of four to one is Kass and Raftery's *positive* evidence, Bayes
+    factors, JASA 1995.
 
     Censored to the left, at the first level, where the median lies before it; to the right, at the last but one level,
     where it lies after that.
 
-    Fails: stairs of several cliffs look like a line; a smooth curve that bends more than a parabola does is given a
-    knee; noise of a tenth of the range hides two bends in five; the levels are taken to be equally noisy.
+    Fails: stairs of several cliffs look like a line; a smooth curve that bends more than a cubic does is given a knee;
+    noise of a twenty-fifth of the range hides nearly every other bend in its first half, which then looks like a power;
+    the levels are taken to be equally noisy.
     """
     found = nothing(len(scores))
     density = _posterior(sparsity, scores)[1]
@@ -88,12 +93,6 @@ def read_bayes(sparsity: Floats, scores: Floats, settings: Settings, chance: flo
     found.censored[found.knee < sparsity[1]] = CODES[LEFT]
     found.censored[found.knee > sparsity[-2]] = CODES[RIGHT]
     return Readings(np.clip(found.knee, sparsity[1], sparsity[-2]), found.censored)
-
-
-def knee_probability(sparsity: Floats, scores: Floats) -> Floats:
-    """Return the probability that curves have a knee, of shape (draws,); 0 of a curve whose values are all alike."""
-    probability: Floats = _posterior(sparsity, scores)[1].sum(axis=1)
-    return probability
 
 
 def explain_bayes(
@@ -153,18 +152,20 @@ def _shapes(sparsity: tuple[float, ...]) -> dict[str, _Shape]:
     pair_middles = (np.arange(_PAIR_CELLS) + 0.5) / _PAIR_CELLS
     pairs = np.stack(np.triu_indices(_PAIR_CELLS, 1), axis=1)
     parabola = np.stack([(1 - levels) * (1 - 2 * levels), 4 * levels * (1 - levels), levels * (2 * levels - 1)], axis=1)
+    power = levels ** _EXPONENTS[:, None]
     return {
-        "flat": _smooth(np.ones((len(levels), 1))),
-        "line": _smooth(np.stack([1 - levels, levels], axis=1)),
-        "parabola": _smooth(parabola),
+        "flat": _smooth(np.ones((1, len(levels), 1))),
+        "line": _smooth(np.stack([1 - levels, levels], axis=1)[None]),
+        "parabola": _smooth(parabola[None]),
+        "power": _smooth(np.stack([1 - power, power], axis=2)),
         "one joint": _joined(levels, middles[:, None], np.arange(_CELLS)[:, None]),
         "two joints": _joined(levels, pair_middles[pairs], pairs),
     }
 
 
 def _smooth(design: Floats) -> _Shape:
-    """Return a shape without a joint from its design, of shape (levels, heights)."""
-    basis, triangle = np.linalg.qr(design[None])
+    """Return a shape without a joint from its designs, of shape (designs, levels, heights)."""
+    basis, triangle = np.linalg.qr(design)
     return _Shape(*_constants(basis, triangle))
 
 

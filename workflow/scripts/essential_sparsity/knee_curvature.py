@@ -27,7 +27,8 @@ def read_curvature(sparsity: Floats, scores: Floats, settings: Settings, chance:
     function, Annals of Statistics 1991); its derivatives are exact sums over the levels. Both axes are scaled to
     [0, 1] first, since curvature depends on the units (Satopää et al. 2011, who define a knee so).
 
-    Censored to the left before the first level after the dense one, to the right after the last but one.
+    Censored to the left, at the first level, where the place lies before it; to the right, at the last but one level,
+    where it lies after that: there the smooth rests on how the curve is extended.
 
     Fails: the place depends on the bandwidth, 0.075 of the range, by which it lies before a sharp bend; it depends on
     the range of the levels; a curve that falls slowly at first and ever faster, without a plateau, has a largest
@@ -35,12 +36,13 @@ def read_curvature(sparsity: Floats, scores: Floats, settings: Settings, chance:
     bend a straight decline enough.
     """
     found = nothing(len(scores))
-    place, curvature = _largest_curvature(sparsity / sparsity[-1], scores)
-    sharp = curvature >= LEAST_CURVATURE
-    found.knee[sharp] = place[sharp] * sparsity[-1]
+    curvature = curvature_at(sparsity, scores, _PLACES)
+    peak = curvature.argmax(axis=1)
+    sharp = curvature.max(axis=1) >= LEAST_CURVATURE
+    found.knee[sharp] = _refined(curvature, peak)[sharp] * sparsity[-1]
     found.censored[found.knee < sparsity[1]] = CODES[LEFT]
     found.censored[found.knee > sparsity[-2]] = CODES[RIGHT]
-    return found
+    return Readings(np.clip(found.knee, sparsity[1], sparsity[-2]), found.censored)
 
 
 def explain_curvature(
@@ -50,29 +52,46 @@ def explain_curvature(
     return () if knee is not None else ("no bend as sharp as a quarter circle",)
 
 
-def _largest_curvature(levels: Floats, scores: Floats) -> tuple[Floats, Floats]:
-    """Return the place, in [0, 1], and the size of the largest downward curvature; 0 of curves that do not fall.
+def curvature_at(sparsity: Floats, scores: Floats, places: Floats) -> Floats:
+    """Return the downward curvature of decreasing smooths of curves; 0 of curves that do not fall.
 
     Args:
-        levels: Ascending levels from 0 to 1.
+        sparsity: Ascending levels, of shape (levels,).
         scores: Scores at the levels, of shape (draws, levels).
+        places: Where to evaluate it, on the axis of sparsity scaled to [0, 1], of shape (places,).
+
+    Returns:
+        The curvature (draws, places), both axes scaled to [0, 1].
     """
-    from scipy.optimize import isotonic_regression
     from scipy.special import ndtr
 
-    fitted = np.stack([isotonic_regression(score, increasing=False).x for score in scores])
+    levels = sparsity / sparsity[-1]
+    fitted = isotonic(scores)
     # A smooth that does not fall is a line, which has no curvature.
     fall = np.where(is_flat(fitted), np.inf, fitted[:, 0] - fitted[:, -1])
     slopes = np.diff(fitted, axis=1) / np.diff(levels) / fall[:, None]
     bends = np.diff(slopes, axis=1)
     # A line that bends at a level becomes, under the kernel, one whose slope changes by a normal distribution function.
-    z = (_PLACES - levels[1:-1, None]) / BANDWIDTH
+    z = (places - levels[1:-1, None]) / BANDWIDTH
     second = bends @ (np.exp(-(z**2) / 2) / (BANDWIDTH * math.sqrt(2 * math.pi)))
     first = slopes[:, :1] + bends @ ndtr(z)
-    curvature = -second / (1 + first**2) ** 1.5
-    peak = curvature.argmax(axis=1)
-    draws = np.arange(len(scores))
-    return _refined(curvature, peak), curvature[draws, peak]
+    return np.asarray(-second / (1 + first**2) ** 1.5, dtype=np.float64)
+
+
+def isotonic(scores: Floats) -> Floats:
+    """Return the non-increasing least-squares fits of curves, of shape (draws, levels).
+
+    The fit at level i is the least over j <= i of the largest over k >= i of the mean of levels j to k (Robertson,
+    Wright and Dykstra, Order restricted statistical inference, 1988, theorem 1.4.4). Over few levels that is far faster
+    for many curves than pooling neighbours in one curve after the other, as ``scipy.optimize.isotonic_regression``.
+    """
+    levels = scores.shape[1]
+    fitted = np.full(scores.shape, np.inf)
+    for j in range(levels):
+        means = np.cumsum(scores[:, j:], axis=1) / np.arange(1, levels - j + 1)
+        largest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
+        fitted[:, j:] = np.minimum(fitted[:, j:], largest)
+    return fitted
 
 
 def _refined(curvature: Floats, peak: np.ndarray[tuple[int, ...], np.dtype[np.intp]]) -> Floats:
