@@ -109,7 +109,7 @@ def rows(*changes: dict[str, Any]) -> pd.DataFrame:
     """Return headline rows that differ from :data:`ROW`."""
     common = {
         "model": "m", "checkpoint": "final", "task": "plots", "task_name": "t", "method": "global magnitude",
-        "chance": 0.5,
+        "chance": 0.5, "rounds": None,
     }  # fmt: skip
     return pd.DataFrame([{**ROW, **common, **change} for change in changes])
 
@@ -128,6 +128,11 @@ def test_the_answer_is_the_best_method_of_the_last_checkpoint() -> None:
         "At 2 % tolerance, global magnitude can remove 27.4 % (95 % interval 25.1 to 29 %, between the levels 25 and "
         "30 %) of the prunable weights of m (step 3,000) in one shot before it breaks on plots."
     )
+
+
+def test_an_answer_that_took_rounds_is_not_called_one_shot() -> None:
+    text = answer({"rounds": '{"levels":[0.3],"task":"t"}'}, {"knee": 0.1})
+    assert "in rounds of training and pruning before it breaks" in text and "one shot" not in text
 
 
 def test_a_second_task_follows_and_more_are_counted() -> None:

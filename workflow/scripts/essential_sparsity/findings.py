@@ -45,7 +45,7 @@ def finding_rows(
     Returns:
         ``model, checkpoint, task, method, metric, dense_value, knee, grid_low, grid_high, ci_low, ci_high, interval,
         value_at_knee, lowest, highest`` (over the rules), ``seed_lowest, seed_highest`` (over the seeds, by the rule),
-        ``censored, flags, seeds, first_level, value_at_first, last_level, score, scope, chance, task_name,
+        ``censored, flags, seeds, first_level, value_at_first, last_level, score, scope, chance, rounds, task_name,
         method_name``; models and tasks in the order of the evaluations, checkpoints in that of pre-training, the
         largest knee first. Sparsities are fractions.
     """
@@ -66,7 +66,7 @@ def finding_rows(
             "method": method_labels.get(row["method_name"], row["method_name"]),
             "seed_lowest": seeds["min"], "seed_highest": seeds["max"], "first_level": pruned["sparsity"].iloc[0],
             "value_at_first": pruned["value"].iloc[0], "last_level": pruned["sparsity"].iloc[-1],
-            "score": method["score"], "scope": method["scope"], "chance": method["chance"],
+            "score": method["score"], "scope": method["scope"], "chance": method["chance"], "rounds": method["rounds"],
         })  # fmt: skip
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     models, tasks = list(evaluations["model"].unique()), list(evaluations["task"].unique())
@@ -82,7 +82,8 @@ def finding_rows(
 _COLUMNS = [
     "model", "checkpoint", "task", "method", "metric", "dense_value", "knee", "grid_low", "grid_high", "ci_low",
     "ci_high", "interval", "value_at_knee", "lowest", "highest", "seed_lowest", "seed_highest", "censored", "flags",
-    "seeds", "first_level", "value_at_first", "last_level", "score", "scope", "chance", "task_name", "method_name",
+    "seeds", "first_level", "value_at_first", "last_level", "score", "scope", "chance", "rounds", "task_name",
+    "method_name",
 ]  # fmt: skip
 
 

@@ -197,7 +197,8 @@ def _answer(row: Row, settings: Mapping[str, Any]) -> str:
     if pd.isna(row["knee"]):
         return f"{lead}, no method has a knee on {_subject(row)} for {row['task']}{_sure(row, settings)}"
     knee = f"{point_text(row)}{_sure(row, settings)} of the prunable weights of {_subject(row)}"
-    return f"{lead}, {row['method']} can remove {knee} in one shot before it breaks on {row['task']}"
+    way = "in one shot" if pd.isna(row["rounds"]) else "in rounds of training and pruning"
+    return f"{lead}, {row['method']} can remove {knee} {way} before it breaks on {row['task']}"
 
 
 def _further(row: Row, first: Row, settings: Mapping[str, Any]) -> str:
