@@ -11,13 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from essential_sparsity.findings import records
 from essential_sparsity.knee import NOT_CENSORED, RULE_NAMES
 from essential_sparsity.metrics import metric_of
-from essential_sparsity.plots import AXES_OF_UNITS, palette
+from essential_sparsity.plots import AXES_OF_UNITS, palette, scale_steps
 from essential_sparsity.tables import ALL_WEIGHTS
 from essential_sparsity.trajectory import LEAST_STEPS, even_steps, step_of
 from essential_sparsity.trajectory_notes import SIGNIFICANT
@@ -122,26 +122,15 @@ def _p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def _ticks(steps: Sequence[float]) -> list[float]:
-    """Return the steps that have room for a label, from the last on: labels closer than a third of a decade touch."""
-    kept: list[float] = []
-    for step in sorted(steps, reverse=True):
-        if not kept or step == 0 or kept[-1] / step >= 2.2:
-            kept.append(step)
-    return kept
-
-
 def _scale_steps(panel: Axes, steps: Sequence[float], labels: int = 6) -> None:
     """Set the axis of steps: even where enough steps lie evenly, or else logarithmic from the first after 0."""
     panel.set_xlabel(_STEP)
     if len(even_steps(map(int, steps))) < LEAST_STEPS:
-        panel.set_xscale("symlog", linthresh=min(step for step in steps if step > 0), linscale=0.6)
-        panel.xaxis.set_major_locator(FixedLocator(_ticks(steps)))
-        panel.xaxis.set_minor_locator(NullLocator())
+        scale_steps(panel, steps)
         panel.set_xlabel(f"{_STEP} (symlog axis)")
     else:
         panel.xaxis.set_major_locator(MaxNLocator(labels))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _draw_trajectory(

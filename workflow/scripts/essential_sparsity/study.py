@@ -342,7 +342,10 @@ class Study:
         """Yield the entries of similarities, each with its pairs of model and checkpoint."""
         for i, entry in enumerate(self.config["similarities"]):
             where = f"{self.file}, key similarities[{i}].checkpoints"
-            chosen = {model: self._chosen_checkpoints(model, entry["checkpoints"], where) for model in entry["models"]}
+            chosen = {
+                model: self._chosen_checkpoints(model, entry["checkpoints"], self.checkpoints_of(model), where)
+                for model in entry["models"]
+            }
             yield entry, [(model, checkpoint) for model, names in chosen.items() for checkpoint in names]
 
     def mask_pairs(self) -> list[MaskPair]:
