@@ -142,11 +142,11 @@ def of_peaks(drawn: Drawn, confidence: float) -> tuple[float, float]:
     less = np.quantile(curvature - at_knee[:, None], confidence, axis=0, method="weibull")
     # Above 0 where a place is told apart.
     apart = np.stack([lower, -upper, -less])
-    inside = (apart <= 0).all(axis=0)
-    if not inside.any():
+    inside = np.flatnonzero((apart <= 0).all(axis=0))
+    if inside.size == 0:
         return drawn.knee, drawn.knee
-    low = _edge(_PLACES, apart, int(inside.argmax()))
-    high = -_edge(-_PLACES[::-1], apart[:, ::-1], int(inside[::-1].argmax()))
+    low = _edge(_PLACES, apart, int(inside[0]))
+    high = -_edge(-_PLACES[::-1], apart[:, ::-1], len(_PLACES) - 1 - int(inside[-1]))
     return _within_reach(drawn, confidence, (low, high))
 
 
