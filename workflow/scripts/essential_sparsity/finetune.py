@@ -61,8 +61,7 @@ def mean_pooling(checkpoint: Path, options: Mapping[str, Any], where: str) -> He
     from transformers import AutoModel
 
     encoder = load_model(AutoModel, checkpoint, where, attn_implementation="eager", dtype=torch.float32)
-    outputs = options["num_labels"] if "num_labels" in options else len(options["id2label"])
-    return MeanPoolingClassifier(encoder, outputs), encoder
+    return MeanPoolingClassifier(encoder, options["num_labels"]), encoder
 
 
 def leave_head_behind(model: Any, auto_class: Any) -> None:
