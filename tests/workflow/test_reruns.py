@@ -24,6 +24,8 @@ BERT_PLOTS = {
 }
 PLOTS = LLAMA_PLOTS | BERT_PLOTS
 WEIGHT_PLOTS = {"Plotting the statistics of the weights of tiny-bert", "Plotting how sparsity emerges in tiny-bert"}
+LOSSES = {"Collecting the losses of pre-training of tiny"}
+LOSS_PLOTS = {"Plotting the loss of the pre-training of tiny-bert"}
 LAYERS = {"Collecting the sparsity of every matrix of tiny"}
 
 
@@ -154,7 +156,7 @@ def test_editing_the_fine_tuning_reruns_fine_tuning(clone: Any) -> None:
 
 def test_editing_the_plots_plots_again(clone: Any) -> None:
     clone.edit("essential_sparsity/plots.py", "def apply_style() -> None:", "SPARE = 1\n\n\ndef apply_style() -> None:")
-    assert clone.planned() == PLOTS | WEIGHT_PLOTS | REPORT
+    assert clone.planned() == PLOTS | WEIGHT_PLOTS | LOSS_PLOTS | REPORT
 
 
 def test_editing_the_templates_writes_the_report_again(clone: Any) -> None:
@@ -175,7 +177,7 @@ def test_another_study_shares_what_this_one_made(clone: Any) -> None:
     clone.configure(lambda config: config.update(study="another", title="Another title"))
     planned = {job.replace("another", "tiny") for job in clone.planned()}
     weights = {"Collecting the statistics of the weights of tiny", "Finding the change points of tiny"}
-    assert planned == COLLECT | LAYERS | PLOTS | WEIGHT_PLOTS | REPORT | weights
+    assert planned == COLLECT | LAYERS | PLOTS | WEIGHT_PLOTS | LOSS_PLOTS | REPORT | weights | LOSSES
 
 
 def test_keeping_further_steps_trains_again_and_measures_in_one_job(clone: Any) -> None:

@@ -161,7 +161,7 @@ def test_every_claim_has_a_verdict(finished: Any, tables: dict[str, pd.DataFrame
 def test_every_figure_is_there_for_papers(finished: Any) -> None:
     folder = finished.work / "results/studies/tiny/plots"
     figures = {path.with_suffix("") for path in folder.rglob("*.svg")}
-    assert len(figures) == 6
+    assert len(figures) == 8
     for figure in figures:
         assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
         assert figure.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
