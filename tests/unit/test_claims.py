@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import frames
 import tiny
 from essential_sparsity.claims import parts_of, places_of
+from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.finding_plots import panels_of, plot_finding
-from essential_sparsity.finding_words import estimate_text, subject_text, verdicts_sentence
+from essential_sparsity.finding_words import estimate_text, models_text, subject_text, verdicts_sentence
 from essential_sparsity.gathered_findings import findings_markdown, gather_findings
 from essential_sparsity.study import Study
 from essential_sparsity.tables import ALL_FINDINGS
@@ -203,6 +206,35 @@ def test_a_figure_shows_every_estimate_over_its_region() -> None:
     marks = {line.get_marker() for line in slopes.lines} - {"None", ">"}
     # A shape for each verdict, not a colour alone.
     assert marks == {"o", "s"}
+
+
+def test_a_group_of_models_is_named_by_what_its_names_have_in_common() -> None:
+    assert models_text(["bert-mini", "bert-mini-1", "bert-mini-2"]) == "3\xa0\xd7\xa0bert-mini"
+    assert models_text(["bert-mini-1"]) == "bert-mini-1"
+    assert models_text(["bert-base", "bert-large"]) == "bert-base, bert-large"
+    assert models_text(["a", "b", "c", "d"]) == "a and 3 more"
+
+
+def test_of_a_group_the_mean_is_drawn_and_each_model_thinly() -> None:
+    curve = {"checkpoint": "last", "method": "magnitude-global", "task": frames.GENRE, "rule": "tolerance"}
+    names = [frames.BERT, f"{frames.BERT}-1"]
+    levels = frames.levels().query("model == @frames.BERT and checkpoint == 'step003000'")
+    other = levels.assign(model=names[1], value=levels["value"] - 0.1 * levels["sparsity"])
+    of = {**curve, "models": names}
+    claim = {"finding": "f", "claim": "c", "statistic": "knee", "of": of, "holds": {"above": 0.1}}
+    row = {
+        "finding": "f", "claim": "c", "statistic": "knee", "of": canonical(of), "estimate": 0.5, "ci_low": 0.2,
+        "ci_high": 0.8, "n_seeds": 2, "verdict": "holds", "holds_where": "above 0.1", "flags": "",
+    }  # fmt: skip
+    figure = plot_finding(
+        pd.DataFrame([row]), [claim], pd.concat([levels, other]), frames.knees(), dict.fromkeys(names, "step003000"),
+        frames.METHOD_LABELS, frames.TASK_LABELS,
+    )  # fmt: skip
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+    thin, mean = lines[:-1], lines[-1]
+    assert len(thin) == 2 and all(line.get_linewidth() < mean.get_linewidth() for line in thin)
+    np.testing.assert_allclose(mean.get_ydata(), np.mean([line.get_ydata() for line in thin], axis=0))
+    assert mean.get_label() == f"2\xa0\xd7\xa0{frames.BERT}, global magnitude (mean)"
 
 
 def test_judging_needs_no_torch() -> None:

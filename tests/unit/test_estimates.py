@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from essential_sparsity.estimates import Estimate, Unit, difference, mean, minus
+from essential_sparsity.estimates import Estimate, Unit, difference, mean, minus, within
 from essential_sparsity.metrics import Floats
 
 numbers = st.integers(-20, 20).map(lambda n: n / 20)
@@ -108,3 +108,10 @@ def test_a_censored_model_opens_the_interval_of_its_group_on_one_side() -> None:
     assert beyond.value == pytest.approx(0.3)
     # Subtracted, it opens the other side.
     assert bounds(difference(other, [one[0], replace(one[1], most=1.0)], "none", 0.95))[0] < -known[1] - 0.2
+
+
+def test_an_interval_ends_where_its_quantity_does() -> None:
+    estimate = Estimate(0.4, -1.7, 2.3, 3)
+    assert within(estimate, -1.0, 1.0) == Estimate(0.4, -1.0, 1.0, 3)
+    assert within(estimate, -2.0, 3.0) == estimate
+    assert within(Estimate(0.4), -1.0, 1.0) == Estimate(0.4)

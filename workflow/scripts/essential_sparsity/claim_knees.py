@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from essential_sparsity.estimates import ONE_MODEL, Estimate, bounds_of_draws, difference, mean
+from essential_sparsity.estimates import ONE_MODEL, Estimate, bounds_of_draws, difference, mean, within
 from essential_sparsity.evidence import Evidence, MissingEvidenceError
 from essential_sparsity.intervals import OPEN_ABOVE, OPEN_BELOW
 from essential_sparsity.metrics import Floats
@@ -27,7 +27,7 @@ def knee(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     """
     units = evidence.knee_units(of)
     if len(units) > 1:
-        return mean(units, evidence.confidence)
+        return within(mean(units, evidence.confidence), 0.0, 1.0)
     measured = next(evidence.of_part(of))
     reading = evidence.reading(measured.mean, of["rule"])
     found, unit = reading.interval, units[0]
@@ -45,11 +45,12 @@ def knee_difference(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     """Return one knee minus another, of curves or of groups of models.
 
     Draws of curves of one task are paired; two tasks have examples of their own, and their draws are independent.
-    Groups of pre-trainings: :func:`essential_sparsity.estimates.difference`.
+    Groups of pre-trainings: :func:`essential_sparsity.estimates.difference`, as far as knees can differ at all.
     """
-    return difference(
+    found = difference(
         evidence.knee_units(of["one"]), evidence.knee_units(of["other"]), of["pairing"], evidence.confidence
     )
+    return within(found, -1.0, 1.0)
 
 
 def slope_ratio(of: Mapping[str, Any], evidence: Evidence) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -67,6 +67,13 @@ def minus(one: Unit, other: Unit) -> Unit:
         one.value - other.value, one.least - other.most, one.most - other.least, draws, min(one.seeds, other.seeds),
         flags,
     )  # fmt: skip
+
+
+def within(estimate: Estimate, least: float, most: float) -> Estimate:
+    """Return an estimate whose interval ends where its quantity does: Student's t knows of no ends."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(estimate, low=max(least, estimate.low), high=min(most, estimate.high))
 
 
 def difference(one: Sequence[Unit], other: Sequence[Unit], pairing: str, confidence: float) -> Estimate:

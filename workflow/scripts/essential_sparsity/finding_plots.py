@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, ScalarFormatter
 
-from essential_sparsity.claims import parts_of, places_of
-from essential_sparsity.finding_words import estimate_text, statistic_text, subject_text
+from essential_sparsity.claims import LAST, parts_of, places_of
+from essential_sparsity.finding_words import estimate_text, models_text, statistic_text, subject_text
 from essential_sparsity.findings import records
 from essential_sparsity.knee import LEFT, RIGHT
 from essential_sparsity.metrics import metric_of, performance
@@ -48,8 +48,8 @@ def plot_finding(
 ) -> Figure:
     """Draw the curves of a finding's claims, change from the dense model over sparsity, and its estimates below.
 
-    Curves that one claim compares, and those of one model, share a panel, tasks apart. Estimates of one statistic and
-    one region share an axis.
+    Curves that one claim compares, and those of one model, share a panel, tasks apart. Estimates of one statistic, of
+    one column of the weights and one region share an axis.
 
     Args:
         findings: Rows of the table of findings, of one finding.
@@ -65,8 +65,13 @@ def plot_finding(
     panels = [[p for p in panel if p in by_place] for panel in panels_of(claims, last)]
     panels = [panel for panel in panels if panel]
     shown = panels[:_PANELS]
-    groups = [rows for _, rows in findings.groupby(["statistic", "holds_where"], sort=False)]
-    heights = [2.6] * math.ceil(len(shown) / _COLUMNS) + [_ROW_IN * len(rows) + 0.75 for rows in groups]
+    groups = {
+        place: _joined_name(part, methods)
+        for c in claims for part in parts_of(c) if len(part["models"]) > 1 for place in places_of(part, last)
+    }  # fmt: skip
+    scales = findings["of"].map(lambda of: json.loads(of).get("column", ""))
+    alike = [rows for _, rows in findings.groupby(["statistic", scales, "holds_where"], sort=False)]
+    heights = [2.6] * math.ceil(len(shown) / _COLUMNS) + [_ROW_IN * len(rows) + 0.75 for rows in alike]
     figure = Figure(figsize=(9.6, sum(heights) + 1.0), layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for start in range(0, len(shown), _COLUMNS):
@@ -74,8 +79,8 @@ def plot_finding(
         inner = grid[start // _COLUMNS].subgridspec(1, min(len(shown), _COLUMNS))
         for i, panel in enumerate(row):
             axes = figure.add_subplot(inner[i])
-            _draw_curves(axes, panel, by_place, knees, rules, methods, tasks)
-    for rows, place in zip(groups, range(len(heights) - len(groups), len(heights)), strict=True):
+            _draw_curves(axes, panel, by_place, knees, rules, groups, methods, tasks)
+    for rows, place in zip(alike, range(len(heights) - len(alike), len(heights)), strict=True):
         _draw_estimates(figure.add_subplot(grid[place]), rows, _region(rows, claims), methods, tasks)
     left = f" ({len(panels) - len(shown)} further panels left out)" if len(panels) > len(shown) else ""
     claim = textwrap.fill(f"{findings['claim'].iloc[0]}{left}", 92)
@@ -107,33 +112,37 @@ def panels_of(claims: Sequence[Mapping[str, Any]], last: Mapping[str, str]) -> l
 
 def _draw_curves(
     axes: Axes, panel: Sequence[Place], by_place: Mapping[Any, pd.DataFrame], knees: pd.DataFrame,
-    rules: Mapping[Place, str], methods: Mapping[str, str], tasks: Mapping[str, str],
+    rules: Mapping[Place, str], groups: Mapping[Place, str], methods: Mapping[str, str], tasks: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Draw curves as change from the dense model, with bands, and the knee of each by the claim's rule."""
+    """Draw curves as change from the dense model, with bands, and the knee of each by the claim's rule.
+
+    Of a group of models the mean is drawn, and each model as a thin line.
+    """
     metric = str(by_place[panel[0]]["metric"].iloc[0])
     scale = 100.0 if metric_of(metric).unit in ("fraction", "correlation") else 1.0
     names = _names(panel, methods)
+    lines: dict[str, list[Place]] = {}
+    for place in panel:
+        lines.setdefault(groups.get(place, names[place]), []).append(place)
     order = list(methods)
+    firsts = [places[0][2] for places in lines.values()]
     # By the method where that tells lines apart, so that a method has one colour in all panels.
-    by_method = len({place[2] for place in panel}) == len(panel) and all(place[2] in order for place in panel)
-    colours = palette(max(len(order), len(panel)))
-    for i, place in enumerate(panel):
-        rows = by_place[place].sort_values("sparsity")
-        look = order.index(place[2]) if by_method else i
-        colour = colours[look]
-        x, y, low, high = (rows[c].to_numpy(float) for c in ("sparsity", "value", "ci_low", "ci_high"))
-        dense = performance(y[:1], metric)
-        y, low, high = (scale * (performance(v, metric) - dense) for v in (y, low, high))
-        # A method with one level, as of N:M, is a mark: the dense model is the line at 0.
-        known = np.isfinite(y) & ((len(x) > 2) | (x > 0))
-        marks: dict[str, Any] = {"marker": "o", "linestyle": "none"} if len(x) <= 2 else {"marker": "."}
-        axes.plot(
-            x[known], y[known], color=colour, label=names[place], zorder=3,
-            **({"linestyle": _LINE_STYLES[look % 4]} | marks),
-        )  # fmt: skip
-        if len(x) > 2:
-            axes.fill_between(x, np.fmin(low, high), np.fmax(low, high), color=colour, alpha=0.16, linewidth=0)
-        _mark_knee(axes, _knee_of(place, knees, rules[place]), x[known], y[known], colour)
+    by_method = len(set(firsts)) == len(lines) and all(method in order for method in firsts)
+    colours = palette(max(len(order), len(lines)))
+    for i, (label, places) in enumerate(lines.items()):
+        look = order.index(places[0][2]) if by_method else i
+        style: dict[str, Any] = {"color": colours[look], "linestyle": _LINE_STYLES[look % 4]}
+        changes = [_changes(by_place[place], metric, scale) for place in places]
+        found = [_knee_of(place, knees, rules[place]) for place in places]
+        if len(places) == 1:
+            _draw_curve(axes, changes[0], label, style)
+            _mark_knee(axes, found[0], changes[0], colours[look])
+            continue
+        for change, knee in zip(changes, found, strict=True):
+            axes.plot(change["sparsity"], change["value"], linewidth=0.8, alpha=0.6, zorder=2, **style)
+            _mark_knee_of_one(axes, knee, change, colours[look])
+        mean = pd.concat(changes).groupby("sparsity")["value"].mean()
+        axes.plot(mean.index, mean.to_numpy(), linewidth=2.6, zorder=4, label=f"{label} (mean)", **style)
     axes.axhline(0.0, color="0.35", linewidth=1.0, zorder=1)
     models = list(dict.fromkeys(place[0] for place in panel))
     title = tasks.get(panel[0][3], panel[0][3]) + (f": {models[0]}" if len(models) == 1 else "")
@@ -144,6 +153,27 @@ def _draw_curves(
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
+
+
+def _changes(curve: pd.DataFrame, metric: str, scale: float) -> pd.DataFrame:
+    """Return ``sparsity, value, ci_low, ci_high`` of a curve as change from its dense value, ascending."""
+    rows = curve.sort_values("sparsity")
+    columns = ["value", "ci_low", "ci_high"]
+    dense = performance(rows["value"].to_numpy(float)[:1], metric)
+    scores = {name: scale * (performance(rows[name].to_numpy(float), metric) - dense) for name in columns}
+    return pd.DataFrame({"sparsity": rows["sparsity"].to_numpy(float), **scores})
+
+
+def _draw_curve(axes: Axes, change: pd.DataFrame, label: str, style: Mapping[str, Any]) -> None:
+    """Draw one curve with its band."""
+    x, y = change["sparsity"].to_numpy(), change["value"].to_numpy()
+    # A method with one level, as of N:M, is a mark: the dense model is the line at 0.
+    known = np.isfinite(y) & ((len(x) > 2) | (x > 0))
+    marks: dict[str, Any] = {"marker": "o", "linestyle": "none"} if len(x) <= 2 else {"marker": "."}
+    axes.plot(x[known], y[known], label=label, zorder=3, **{**style, **marks})
+    if len(x) > 2:
+        low, high = change["ci_low"], change["ci_high"]
+        axes.fill_between(x, np.fmin(low, high), np.fmax(low, high), color=style["color"], alpha=0.16, linewidth=0)
 
 
 def _names(panel: Sequence[Place], methods: Mapping[str, str]) -> dict[Place, str]:
@@ -158,22 +188,40 @@ def _names(panel: Sequence[Place], methods: Mapping[str, str]) -> dict[Place, st
     }
 
 
+def _joined_name(part: Mapping[str, Any], methods: Mapping[str, str]) -> str:
+    """Return what the curves of a group of models are called together."""
+    stage = [] if part["checkpoint"] == LAST else [part["checkpoint"]]
+    return ", ".join([models_text(part["models"]), *stage, methods.get(part["method"], part["method"])])
+
+
 def _knee_of(place: Place, knees: pd.DataFrame, rule: str) -> pd.Series[Any] | None:
     mine = knees[(knees[["model", "checkpoint", "method", "task"]] == list(place)).all(axis=1)]
     found = mine[mine["seed"].isna() & (mine["rule"] == rule) & mine["knee"].notna()]
     return found.iloc[0] if len(found) else None
 
 
-def _mark_knee(axes: Axes, knee: pd.Series[Any] | None, x: Any, y: Any, colour: str) -> None:
+def _mark_knee(axes: Axes, knee: pd.Series[Any] | None, change: pd.DataFrame, colour: str) -> None:
     """Draw a stroke at a knee, its interval as a thin line through it; a hollow mark where it is only a bound."""
     if knee is None:
         return
-    place, height = float(knee["knee"]), float(np.interp(float(knee["knee"]), x, y))
-    axes.axvline(place, color=colour, linewidth=1.0, alpha=0.7, zorder=2)
+    height = _mark_knee_of_one(axes, knee, change, colour, size=6)
+    axes.axvline(float(knee["knee"]), color=colour, linewidth=1.0, alpha=0.7, zorder=2)
     if not pd.isna(knee["ci_low"]):
         axes.plot([knee["ci_low"], knee["ci_high"]], [height, height], color=colour, linewidth=1.2, zorder=4)
+
+
+def _mark_knee_of_one(
+    axes: Axes, knee: pd.Series[Any] | None, change: pd.DataFrame, colour: str, size: float = 4
+) -> float:
+    """Draw a knee as a diamond on its curve, hollow where it is only a bound; return its height."""
+    if knee is None:
+        return math.nan
+    known = change.dropna(subset=["value"])
+    place = float(knee["knee"])
+    height = float(np.interp(place, known["sparsity"], known["value"]))
     face = "white" if knee["censored"] in (LEFT, RIGHT) else colour
-    axes.plot(place, height, marker="D", markersize=6, markerfacecolor=face, markeredgecolor=colour, zorder=5)
+    axes.plot(place, height, marker="D", markersize=size, markerfacecolor=face, markeredgecolor=colour, zorder=5)
+    return height
 
 
 def _region(rows: pd.DataFrame, claims: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -228,8 +276,9 @@ def _draw_estimates(
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(MaxNLocator(1))
         axes.minorticks_off()
-    axes.set_title(f"{_capital(statistic_text(rows['statistic'].iloc[0]))}: holds {rows['holds_where'].iloc[0]}",
-                   loc="left", fontsize=9.5)  # fmt: skip
+    column = json.loads(rows["of"].iloc[0]).get("column")
+    named = _capital(statistic_text(rows["statistic"].iloc[0])) + (f", {column}" if column else "")
+    axes.set_title(f"{named}: holds {rows['holds_where'].iloc[0]}", loc="left", fontsize=9.5)
 
 
 def _capital(text: str) -> str:

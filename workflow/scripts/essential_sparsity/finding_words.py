@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,9 +64,16 @@ def subject_text(statistic: str, of: Mapping[str, Any], methods: Mapping[str, st
     return _joined(parts)
 
 
+def models_text(names: Sequence[str]) -> str:
+    """Name a group of models: ``3 x bert-mini`` where they differ by a number at the end, or one after the other."""
+    stems = {re.sub(r"-\d+$", "", name) for name in names}
+    if len(names) > 1 and len(stems) == 1:
+        return f"{len(names)}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{stems.pop()}"
+    return ", ".join(names) if len(names) <= _NAMES else f"{names[0]} and {len(names) - 1} more"
+
+
 def _axes(part: Mapping[str, Any], methods: Mapping[str, str], tasks: Mapping[str, str]) -> dict[str, str]:
-    names = part["models"]
-    found = {"models": ", ".join(names) if len(names) <= _NAMES else f"{names[0]} and {len(names) - 1} more"}
+    found = {"models": models_text(part["models"])}
     if part.get("checkpoint", LAST) != LAST:
         found["checkpoint"] = part["checkpoint"]
     if "method" in part:

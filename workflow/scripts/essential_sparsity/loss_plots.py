@@ -16,7 +16,7 @@ LOSS_LABELS = {
     "masked-language-modelling": "Cross-entropy of masked tokens (nats)",
     "causal-language-modelling": "Cross-entropy of the next token (nats)",
     "supervised-images": "Cross-entropy of classes (nats)",
-    "masked-image-modelling": "Mean absolute error of masked pixels (normalised)",
+    "masked-image-modelling": "L1 error of masked pixels (normalised)",
 }
 _TRAINING, _HELD_OUT = palette(2)
 _WIDTH_IN = 6.5

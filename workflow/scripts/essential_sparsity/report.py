@@ -28,7 +28,8 @@ PRETRAINING = ("weights", "losses", "emergence", "ages")
 CAPTIONS = {
     "findings": (
         "How to read it: above, the curves that the finding compares, as change from the dense model, with bands for "
-        "intervals and a stroke and a diamond at the knee (hollow where the levels do not enclose it). Below, each "
+        "intervals and a stroke and a diamond at the knee (hollow where the levels do not enclose it); of a group of "
+        "pre-trainings the mean is the thick line, and each one a thin line. Below, each "
         "estimate with its interval; the claim holds in the shaded region. A green circle: the whole interval lies in "
         "it; an orange cross: outside; a grey square: undecided. Claim, statistic and region stood in the study before "
         "it ran. Take care: undecided means neither that the claim is true nor that it is false."
