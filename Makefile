@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo findings test lint bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -18,6 +18,16 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 	@touch .venv/demo.started
 	@$(BIN)/python -m snakemake --cores $(CORES)
 	@test $(SUMMARY) -nt .venv/demo.started || cat $(SUMMARY)
+
+# Those that pre-train first: both cores are busy then. The last needs the model hub.
+FINDINGS := data-amount emergence lottery-ticket patterns supervision essential-sparsity what-matters llms
+
+findings: .venv/run.stamp ## Run the paper's findings on a desk, a study each, and print their verdicts
+	@for study in $(FINDINGS); do \
+	  echo "==> config/studies/desk/$$study.yaml"; \
+	  $(BIN)/python -m snakemake --cores $(CORES) --configfile config/studies/desk/$$study.yaml || exit 1; \
+	done
+	@$(BIN)/python workflow/scripts/gather_findings.py results/studies/desk-*/tables/findings.parquet --to results/findings.parquet
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
