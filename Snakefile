@@ -33,7 +33,7 @@ if Path(sys.executable).exists():
 if HAS_SERVER and not workflow.subprocess_exec:
     run_folder = tempfile.mkdtemp(prefix="essential-sparsity-")
     atexit.register(shutil.rmtree, run_folder, ignore_errors=True)
-    os.environ["ESSENTIAL_SPARSITY_RUN"] = f"{os.getpid()}:{run_folder}"
+    os.environ.update(ESSENTIAL_SPARSITY_RUN=f"{os.getpid()}:{run_folder}")
 
 if not workflow.overwrite_configfiles:
 
