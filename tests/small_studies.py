@@ -30,7 +30,7 @@ _CALIBRATION = {"sequences": 4, "length": 32}
 def kind_of_task(study: Study, name: str) -> tuple[object, ...]:
     """Return what tells tasks apart that the workflow treats differently."""
     task, dataset = study.tasks[name], study.dataset_of(name)
-    return task["protocol"], task.get("metric"), kind_of(dataset), "image" in dataset, len(held_out_splits(dataset))
+    return task["protocol"], kind_of(dataset), "image" in dataset, len(held_out_splits(dataset))
 
 
 def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     go:
 
     * levels but the middle one, the last one and those that findings name (patterns have theirs anyway), in rounds too;
-    * tasks but the first of each kind (what is predicted, metric, further test splits, protocol), and where a finding
+    * tasks but the first of each kind (protocol, what is predicted of what, further test splits), and where a finding
       ranks tasks, the first three of them;
     * seeds but the first, and where a finding reads the spread over them, the first two;
     * checkpoints but the first two and the last one, and those that findings name.
@@ -50,7 +50,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: The study is not valid.
     """
     small = copy.deepcopy(dict(config))
-    study = Study(_filled(config), tiny.ROOT, "study.yaml")
+    study = resolved(config)
     findings = small.get("findings", [])
     named_levels = {level for f in findings for level in _levels(f)}
     named_steps = {part["checkpoint"] for claim in study.claims for part in parts_of(claim)}
@@ -75,9 +75,13 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy for the check of a study, which fills in defaults in place."""
-    return copy.deepcopy(dict(config))
+def resolved(config: Mapping[str, Any], root: Path = tiny.ROOT) -> Study:
+    """Resolve a study against the registries below a folder; the configuration stays as it is.
+
+    Raises:
+        UserError: The study is not valid.
+    """
+    return Study(copy.deepcopy(dict(config)), root, "study.yaml")
 
 
 def _levels(finding: Mapping[str, Any]) -> list[float]:
@@ -102,9 +106,41 @@ def paper_studies() -> dict[str, dict[str, Any]]:
     return {file.stem: load_yaml(file) for file in sorted(PAPER.glob("*.yaml"))}
 
 
-def small_studies() -> dict[str, dict[str, Any]]:
-    """Return the paper-scale studies, shrunk."""
-    return {name: shrink(config) for name, config in paper_studies().items()}
+def sample(small: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one study of what the shrunk ones evaluate: a model of each architecture, a task of each kind, one level.
+
+    Its findings are theirs about single curves that it has, and about two such curves.
+    """
+    axes = {"methods": ["magnitude-global"], "seeds": [0]}
+    half, low = {**axes, "sparsities": [0.5]}, {**axes, "sparsities": [0.2]}
+    curves = [
+        {"models": ["bert-base"], "tasks": ["sst2", "stsb", "mnli", "squad"], **half},
+        {"models": ["opt-350m", "roberta-10m-1"], "tasks": ["sst2"], **half},
+        {"models": ["vit-base", "dino-vit-base", "mae-vit-base", "deit-base"], "tasks": ["cifar10"], **half},
+        {"models": ["multiberts-seed-1"], "tasks": ["sst2"], "checkpoints": ["step020000", "step2000000"], **half},
+        {"models": ["pythia-160m"], "tasks": ["wikitext-2"], "checkpoints": ["step143000"], **low},
+        {"models": ["olmo-2-1b"], "tasks": ["wikitext-2"], "checkpoints": ["step1900000"], **low},
+        {"models": ["vicuna-7b", "qwen3-8b"], "tasks": ["mmlu"], **axes, "sparsities": [0.3]},
+        {"models": ["llama-3-1-8b"], "tasks": ["wikitext-2"], **half, "methods": ["magnitude-layer", "wanda-c4"]},
+    ]
+    known = {(m, n, t) for c in curves for m in c["models"] for n in c["methods"] for t in c["tasks"]}
+    return {
+        "study": "paper-sample",
+        "scale": "paper",
+        "curves": curves,
+        "weights": [{"models": ["multiberts-seed-1"], "checkpoints": ["step020000", "step2000000"]}],
+        "knees": {"tolerance": 0.01},
+        "findings": [f for study in small.values() for f in study.get("findings", ()) if _is_of(f, known)],
+        "registries": {"methods": {"wanda-c4": small["llms"]["registries"]["methods"]["wanda-c4"]}},
+    }
+
+
+def _is_of(finding: Mapping[str, Any], known: set[tuple[str, str, str]]) -> bool:
+    """Say whether a finding is about curves at their last checkpoint, all of which are known."""
+    of = finding["of"]
+    parts = [part for part in (of, *map(of.get, ("one", "other", "reference"))) if part and "task" in part]
+    named = {(model, part["method"], part["task"]) for part in parts for model in part["models"]}
+    return bool(named) and named <= known and not any("checkpoint" in part for part in parts)
 
 
 def shrink_registries(folder: Path, studies: Iterable[Mapping[str, Any]]) -> None:
@@ -129,7 +165,8 @@ def shrink_registries(folder: Path, studies: Iterable[Mapping[str, Any]]) -> Non
     for name, model in registry.items():
         trajectory = model["source"].get("trajectory")
         if trajectory and "revisions" in trajectory:
-            trajectory["revisions"] = {s: name_ for s, name_ in trajectory["revisions"].items() if s in wanted[name]}
+            revisions = trajectory["revisions"].items()
+            trajectory["revisions"] = {step: revision for step, revision in revisions if step in wanted[name]}
         elif trajectory:
             trajectory["steps"] = sorted(wanted[name])
     for file, content in (("tasks", tasks), ("calibrations", calibrations), ("models", registry)):

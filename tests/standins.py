@@ -146,6 +146,11 @@ _IMAGES = {"vit": "ViTFeatureExtractor", "dino": "ViTFeatureExtractor", "mae": "
 _PICKLED = ("multiberts", "roberta", "opt", "opt-350m", "vicuna", "mae")
 
 
+def kind_of_model(name: str) -> str:
+    """Return the kind of a model of the registry, by which stand-ins differ."""
+    return _KINDS[next(known for known in _KINDS if name.startswith(known))]
+
+
 def write_model(name: str, folder: Path, seed: int) -> None:
     """Write the stand-in of a model of the registry, in the files that its original has.
 
@@ -155,7 +160,7 @@ def write_model(name: str, folder: Path, seed: int) -> None:
         seed: Of what tells the steps of a trajectory and the models of a family apart.
     """
     folder.mkdir(parents=True)
-    kind = _KINDS[next(known for known in _KINDS if name.startswith(known))]
+    kind = kind_of_model(name)
     changes: dict[str, Any] = {}
     if kind in _IMAGES:
         _processor(folder, _IMAGES[kind])
@@ -248,7 +253,10 @@ def _images(draw: np.random.Generator, image: str, label: str, classes: int, spl
 
 def _wikitext(draw: np.random.Generator) -> Iterator[tuple[str, pd.DataFrame]]:
     for split, rows in (("train", 60), ("test", 60)):
-        yield f"wikitext-2-raw-v1/{split}", pd.DataFrame({"text": [f" {_sentence(draw, 12)} . \n" for _ in range(rows)]})
+        yield (
+            f"wikitext-2-raw-v1/{split}",
+            pd.DataFrame({"text": [f" {_sentence(draw, 12)} . \n" for _ in range(rows)]}),
+        )
 
 
 def _mmlu(draw: np.random.Generator) -> Iterator[tuple[str, pd.DataFrame]]:
