@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test standins lint bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -22,6 +22,10 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+standins: .venv/dev.stamp ## Run the paper-scale studies end to end on tiny stand-ins of their models and tasks
+	@echo "==> Running the paper-scale studies on stand-ins (minutes)"
+	@STANDINS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflow/test_paper_scale.py
 
 lint: .venv/dev.stamp ## Check style, types, formatting and that every configuration plans
 	@echo "==> ruff"

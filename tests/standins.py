@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import families
 from essential_sparsity.study import Study
@@ -76,20 +77,34 @@ def _byte_level(folder: Path, special: Mapping[str, str], tokenizer_class: str, 
     return len(tokens)
 
 
-def _llama_bpe(folder: Path) -> int:
-    """Write the kind of tokenizer that Llama 2 has: BPE over words that begin with a mark; return its tokens."""
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+def write_sentencepiece(folder: Path) -> int:
+    """Write the tokenizer of Llama 2, SentencePiece's ``tokenizer.model`` alone; return the number of tokens.
+
+    The file is a message of protocol buffers: pieces with a text, a score and a type, and the kind of model (BPE).
+    """
     letters = sorted({letter for word in WORDS for letter in word} | {"▁", "."})
-    vocabulary = {token: i for i, token in enumerate([*special.values(), *bytes_, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens(list(special.values()))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **special}))
-    return len(vocabulary)
+    # Types: 2 the unknown token, 3 control tokens, 6 bytes, 1 what is merged of others.
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{i:02X}>", 6) for i in range(256))]
+    pieces += [(letter, 1) for letter in letters]
+
+    def field(number: int, content: bytes) -> bytes:
+        assert len(content) < 128, "a length of one byte"
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def integer(number: int, value: int) -> bytes:
+        return bytes([number << 3, value])
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        return field(1, text.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + integer(3, kind)
+
+    listed = b"".join(field(1, piece(text, -float(i), kind)) for i, (text, kind) in enumerate(pieces))
+    # The kind of model, and that unknown letters fall back to bytes: field 35, whose tag takes two bytes.
+    trainer = integer(3, 2) + b"\x98\x02\x01"
+    (folder / "tokenizer.model").write_bytes(listed + field(2, trainer))
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    head = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**head, **special}))
+    return len(pieces)
 
 
 def _processor(folder: Path, name: str) -> None:
@@ -114,7 +129,7 @@ def _write_text_model(kind: str, folder: Path) -> dict[str, Any]:
     if kind in ("bert", "multiberts"):
         size = _wordpiece(folder)
     elif kind == "vicuna":
-        size = _llama_bpe(folder)
+        size = write_sentencepiece(folder)
     else:
         special, tokenizer_class, files = {
             "roberta": (_ROBERTA, "RobertaTokenizer", "merges.txt"),
@@ -182,12 +197,16 @@ def write_model(name: str, folder: Path, seed: int) -> None:
         model = model.vit
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder)
+    if kind == "bert":
+        # As the first BERTs call them.
+        renamed = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        _rename(folder / "model.safetensors", renamed)
     if kind not in _PICKLED:
         return
+    # So published; transformers 5 writes something else.
+    _rename(folder / "model.safetensors", {"decoder_encoder.layer.": "decoder_layers."})
     # By the names under which checkpoints are published, which are not those in memory.
     state = load_file(folder / "model.safetensors")
-    # So published; transformers 5 writes something else.
-    state = {n.replace("decoder_encoder.layer.", "decoder_layers."): tensor for n, tensor in state.items()}
     (folder / "model.safetensors").unlink()
     if kind != "vicuna":
         torch.save(state, folder / "pytorch_model.bin")
@@ -196,6 +215,14 @@ def write_model(name: str, folder: Path, seed: int) -> None:
     for file in sorted(set(places.values())):
         torch.save({n: tensor for n, tensor in state.items() if places[n] == file}, folder / file)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def _rename(file: Path, names: Mapping[str, str]) -> None:
+    """Replace parts of the names of a file's tensors."""
+    state = load_file(file)
+    for old, new in names.items():
+        state = {name.replace(old, new): tensor for name, tensor in state.items()}
+    save_file(state, file, metadata={"format": "pt"})
 
 
 # --- Data ---
