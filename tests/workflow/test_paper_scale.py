@@ -27,6 +27,8 @@ PAPER = paper_studies()
 SMALL = {name: shrink(config) for name, config in PAPER.items()}
 SAMPLE = sample(SMALL)
 ALL = os.environ.get("STANDINS") == "all"
+# All eight take minutes.
+pytestmark = pytest.mark.timeout(3600)
 RUN: dict[str, dict[str, Any]] = {"sample": SAMPLE, **(SMALL if ALL else {})}
 
 
@@ -52,7 +54,8 @@ def paper(make_clone: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def publish(hub: Hub, root: Path, scratch: Path) -> None:
     """Put what the studies need on the hub."""
     standins.publish_data(hub)
-    standins.publish_models(hub, [resolved(config, root) for config in RUN.values()], scratch)
+    # All of them: a step that no study that is run evaluates would seem missing.
+    standins.publish_models(hub, [resolved(config, root) for config in (SAMPLE, *SMALL.values())], scratch)
 
 
 def table(clone: Any, study: str, name: str) -> pd.DataFrame:
@@ -94,14 +97,13 @@ def test_every_study_has_its_report_and_a_row_a_curve(paper: Any) -> None:
         study = resolved(config, clone.workflow)
         assert (clone.work / f"results/studies/{study.name}/report.html").is_file(), name
         rows = EVALUATIONS.typed(table(clone, study.name, "evaluations"))
-        lost = {(model, step) for model, step in MISSING.items()}
         expected = {(e.model, e.checkpoint, e.method, float(e.sparsity), e.task, e.seed) for e in study.evaluations}
         axes = ["model", "checkpoint", "method", "sparsity", "task", "seed"]
         found = set(rows[axes].itertuples(index=False, name=None))
-        assert found == {e for e in expected if e[:2] not in lost}, name
+        assert found == {e for e in expected if e[:2] not in MISSING.items()}, name
         pruned = rows[rows["method"] != "dense"]
-        # So small a matrix has no more weights than this to round.
-        assert (pruned["realised_sparsity"] - pruned["sparsity"]).abs().max() < 0.02
+        # Methods that choose in each row cut one of 16 weights at a whole weight.
+        assert (pruned["realised_sparsity"] - pruned["sparsity"]).abs().max() <= 0.5 / 16
         assert not KNEES.typed(table(clone, study.name, "knees")).empty
 
 

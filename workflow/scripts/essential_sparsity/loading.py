@@ -63,8 +63,10 @@ def _without_masking(config: Any, options: dict[str, Any]) -> dict[str, Any]:
         return options
     own = AutoConfig.for_model(plain)
     shared = {key: value for key, value in config.to_dict().items() if hasattr(own, key) and key != "model_type"}
-    labels = {key: options.pop(key) for key in list(options) if hasattr(own, key) and key != "dtype"}
-    return {**options, "config": AutoConfig.for_model(plain, **{**shared, **labels})}
+    # What belongs to a configuration is set there: beside one, from_pretrained takes it for the model's own.
+    settings = {key: value for key, value in options.items() if hasattr(own, key) and key != "dtype"}
+    others = {key: value for key, value in options.items() if key not in settings}
+    return {**others, "config": AutoConfig.for_model(plain, **{**shared, **settings})}
 
 
 def load_tokenizer(checkpoint: Path, where: str) -> Any:
