@@ -107,14 +107,16 @@ def paper_studies() -> dict[str, dict[str, Any]]:
 
 
 def sample(small: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return one study of what the shrunk ones evaluate: a model of each architecture, a task of each kind, one level.
+    """Return one study of what the shrunk ones evaluate: a model of each architecture, a task of each kind.
 
     Its findings are theirs about single curves that it has, and about two such curves.
     """
     axes = {"methods": ["magnitude-global"], "seeds": [0]}
     half, low = {**axes, "sparsities": [0.5]}, {**axes, "sparsities": [0.2]}
     curves = [
-        {"models": ["bert-base"], "tasks": ["sst2", "stsb", "mnli", "squad"], **half},
+        # As many levels as a knee needs.
+        {"models": ["bert-base"], "tasks": ["sst2"], **axes, "sparsities": [0.5, 0.9]},
+        {"models": ["bert-base"], "tasks": ["stsb", "mnli", "squad"], **half},
         {"models": ["opt-350m", "roberta-10m-1"], "tasks": ["sst2"], **half},
         {"models": ["vit-base", "dino-vit-base", "mae-vit-base", "deit-base"], "tasks": ["cifar10"], **half},
         {"models": ["multiberts-seed-1"], "tasks": ["sst2"], "checkpoints": ["step020000", "step2000000"], **half},

@@ -113,6 +113,7 @@ def test_every_claim_has_a_verdict_or_says_why_not(paper: Any) -> None:
         rows = FINDINGS.typed(table(clone, config["study"], "findings"))
         assert len(rows) == len(config["findings"]) > 0
         assert set(rows["scale"]) == {"paper"}
+        assert rows["estimate"].notna().any()
         bounded = rows["ci_low"].notna() & rows["ci_high"].notna()
         assert (rows.loc[rows["verdict"] != "undecided", "estimate"].notna()).all()
         assert (rows.loc[~bounded, "verdict"] == "undecided").all()
