@@ -157,6 +157,13 @@ _FAMILIES = {
 }  # fmt: skip
 _IMAGES = {"vit": "ViTFeatureExtractor", "dino": "ViTFeatureExtractor", "mae": "ViTFeatureExtractor",
            "deit": "DeiTFeatureExtractor"}  # fmt: skip
+# Where models of one family differ: OPT-350M projects its embeddings, and normalises after its layers.
+_CHANGES: dict[str, dict[str, Any]] = {"opt": {"word_embed_proj_dim": 16}, "opt-350m": {"do_layer_norm_before": False}}
+# Names of tensors that are published otherwise than transformers 5 writes them.
+_NAMES = {
+    "bert": {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"},
+    "mae": {"decoder_encoder.layer.": "decoder_layers."},
+}
 # Those whose originals have no safetensors.
 _PICKLED = ("multiberts", "roberta", "opt", "opt-350m", "vicuna", "mae")
 
@@ -176,53 +183,40 @@ def write_model(name: str, folder: Path, seed: int) -> None:
     """
     folder.mkdir(parents=True)
     kind = kind_of_model(name)
-    changes: dict[str, Any] = {}
     if kind in _IMAGES:
         _processor(folder, _IMAGES[kind])
-        if kind == "mae":
-            changes = {"mask_ratio": 0.75}
+        changes = {}
     else:
         changes = _write_text_model(kind, folder)
-    if kind == "opt":
-        changes["word_embed_proj_dim"] = 16
-    elif kind == "opt-350m":
-        changes |= {"do_layer_norm_before": False}
-    model: Any = families.build(_FAMILIES.get(kind, kind), **changes)
+    model: Any = families.build(_FAMILIES.get(kind, kind), **changes, **_CHANGES.get(kind, {}))
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.mul_(0.5).add_(torch.randn(tensor.shape, generator=draw) * 0.05 * (1 + seed % 7))
-    if kind in ("vit", "dino"):
-        # Without a head.
-        model = model.vit
+    # Both are published without a head.
+    model = model.vit if kind in ("vit", "dino") else model
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder)
-    if kind == "bert":
-        # As the first BERTs call them.
-        renamed = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-        _rename(folder / "model.safetensors", renamed)
-    if kind not in _PICKLED:
-        return
-    # So published; transformers 5 writes something else.
-    _rename(folder / "model.safetensors", {"decoder_encoder.layer.": "decoder_layers."})
-    # By the names under which checkpoints are published, which are not those in memory.
-    state = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    if kind != "vicuna":
-        torch.save(state, folder / "pytorch_model.bin")
-        return
-    places = {n: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, n in enumerate(state)}
-    for file in sorted(set(places.values())):
-        torch.save({n: tensor for n, tensor in state.items() if places[n] == file}, folder / file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    _publish_weights(kind, folder)
 
 
-def _rename(file: Path, names: Mapping[str, str]) -> None:
-    """Replace parts of the names of a file's tensors."""
+def _publish_weights(kind: str, folder: Path) -> None:
+    """Bring the weights that transformers saved to the files and names under which the originals are published."""
+    file = folder / "model.safetensors"
     state = load_file(file)
-    for old, new in names.items():
+    for old, new in _NAMES.get(kind, {}).items():
         state = {name.replace(old, new): tensor for name, tensor in state.items()}
-    save_file(state, file, metadata={"format": "pt"})
+    file.unlink()
+    if kind not in _PICKLED:
+        save_file(state, file, metadata={"format": "pt"})
+    elif kind != "vicuna":
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        places = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(state)}
+        for shard in sorted(set(places.values())):
+            torch.save({n: tensor for n, tensor in state.items() if places[n] == shard}, folder / shard)
+        index = {"metadata": {}, "weight_map": places}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
 # --- Data ---
