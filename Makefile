@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo findings test lint bench clean
+.PHONY: help demo findings test standins lint bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -32,6 +32,10 @@ findings: .venv/run.stamp ## Run the paper's findings on a desk, a study each, a
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+standins: .venv/dev.stamp ## Run the paper-scale studies end to end on tiny stand-ins of their models and tasks
+	@echo "==> Running the paper-scale studies on stand-ins (minutes)"
+	@STANDINS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflow/test_paper_scale.py
 
 lint: .venv/dev.stamp ## Check style, types, formatting and that every configuration plans
 	@echo "==> ruff"

@@ -72,6 +72,7 @@ FAMILIES: dict[str, Family] = {
     "gpt-neox": Family("GPTNeoXForCausalLM", "GPTNeoXConfig", _ENCODER),
     "llama": Family("LlamaForCausalLM", "LlamaConfig", _DECODER),
     "llama-tied": Family("LlamaForCausalLM", "LlamaConfig", {**_DECODER, "tie_word_embeddings": True}),
+    "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", _DECODER),
     "mistral": Family("MistralForCausalLM", "MistralConfig", _DECODER),
     "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", {**_DECODER, "tie_word_embeddings": True}),
     "qwen3": Family("Qwen3ForCausalLM", "Qwen3Config", {**_DECODER, "head_dim": 8}),

@@ -8,9 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2Model
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2Model,
+    ViTMAEModel,
+)
 
 import families
+import standins
 import tiny
 from essential_sparsity.checkpoints import empty_model, read_config
 from essential_sparsity.errors import UserError
@@ -58,6 +67,38 @@ def test_a_missing_expert_is_refused_instead_of_filled_in(tmp_path: Path) -> Non
 def test_a_new_head_may_start_at_random(llama: Path) -> None:
     model = load_model(AutoModelForSequenceClassification, llama, "evaluation", num_labels=3)
     assert model.score.weight.shape[0] == 3  # type: ignore[union-attr,index]
+
+
+def test_of_a_masked_autoencoder_the_encoder_sees_every_patch(tmp_path: Path) -> None:
+    families.save("vit-mae", tmp_path)
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = load_model(AutoModel, tmp_path, "evaluation").eval()(images).last_hidden_state
+        # Its own encoder, that keeps all four patches, in their order.
+        whole = ViTMAEModel.from_pretrained(tmp_path, mask_ratio=0.0).eval()
+        expected = whole(images, noise=torch.arange(4.0).expand(2, 4)).last_hidden_state
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_masked_autoencoder_gets_a_head_for_the_classes(tmp_path: Path) -> None:
+    families.save("vit-mae", tmp_path)
+    names = {0: "cat", 1: "dog", 2: "horse"}
+    options = {"id2label": names, "label2id": {name: i for i, name in names.items()}, "ignore_mismatched_sizes": True}
+    model = load_model(AutoModelForImageClassification, tmp_path, "evaluation", dtype=torch.float32, **options)
+    assert model(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 3)
+    assert model.config.id2label == names  # type: ignore[union-attr]
+    stored = families.stored_tensors(tmp_path)["vit.layernorm.weight"]
+    assert torch.equal(model.get_parameter("vit.layernorm.weight"), stored)
+
+
+def test_a_tokenizer_of_sentencepiece_alone_is_loaded(tmp_path: Path) -> None:
+    size = standins.write_sentencepiece(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, "evaluation")
+    assert len(tokenizer) == size
+    # The first token begins a text; a letter that was never seen is a byte.
+    assert tokenizer.convert_ids_to_tokens(tokenizer("film 9")["input_ids"]) == [
+        *["<s>", "▁", "f", "i", "l", "m", "▁", "<0x39>"]
+    ]
 
 
 def test_a_class_that_does_not_fit_is_named(tmp_path: Path) -> None:

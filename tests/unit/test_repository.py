@@ -119,6 +119,17 @@ def test_every_key_of_the_configuration_is_documented_in_its_section(root: Path)
         assert named <= words, f"{schema.name}: {named - words}"
 
 
+@pytest.mark.parametrize("profile", ["slurm", "workstation"])
+def test_profiles_give_a_gpu_to_every_rule_that_can_use_one(root: Path, profile: str) -> None:
+    able = {name for name, text in rules(root).items() if re.search(r"^\s+gpu=0,$", text, flags=re.MULTILINE)}
+    given = yaml.safe_load((root / "config" / "profiles" / profile / "config.yaml").read_text())
+    # Cutting at a threshold is reading a file: a GPU would wait for the disk.
+    assert {name for name, resources in given["set-resources"].items() if resources.get("gpu")} == able - {
+        "prune_weights"
+    }
+    assert set(given["set-threads"]) == able
+
+
 def test_links_of_the_documents_resolve(root: Path) -> None:
     for document in (root / "README.md", root / "config" / "README.md", *(root / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):

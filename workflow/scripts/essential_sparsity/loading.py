@@ -9,15 +9,21 @@ from torch import nn
 
 # First of all: what it leaves out comes with the first model.
 import essential_sparsity.quick_start  # noqa: F401
+from essential_sparsity.checkpoints import read_config
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.layers import block_prefixes, missing_weights
 from essential_sparsity.remote_code import is_trusted
+
+# Architectures that drop parts of their input at random and have no heads, by what their encoder is without that. A
+# masked autoencoder's is a ViT with tensors of the same names (arXiv 2111.06377).
+_PLAIN_ENCODERS = {"vit_mae": "vit"}
 
 
 def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) -> nn.Module:
     """Load a checkpoint under one of transformers' auto classes.
 
-    A new head may start at random; the transformer blocks, and everything in a model without a new head, may not.
+    A new head may start at random; the transformer blocks, and everything in a model without a new head, may not. Of a
+    masked autoencoder the encoder is loaded, which sees all patches.
 
     Args:
         auto_class: Such as ``AutoModel``.
@@ -28,6 +34,7 @@ def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) ->
     Raises:
         UserError: The class does not fit the checkpoint, or weights of the blocks are missing.
     """
+    options = _without_masking(read_config(checkpoint), options)
     try:
         model, report = auto_class.from_pretrained(
             checkpoint, output_loading_info=True, trust_remote_code=is_trusted(checkpoint), **options
@@ -45,6 +52,21 @@ def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) ->
         raise missing_weights(f"{where}, checkpoint {checkpoint}", lost)
     loaded: nn.Module = model
     return loaded
+
+
+def _without_masking(config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that load a plain encoder in place of one that masks its input; of others, the same."""
+    from transformers import AutoConfig
+
+    plain = _PLAIN_ENCODERS.get(config.model_type)
+    if plain is None:
+        return options
+    own = AutoConfig.for_model(plain)
+    shared = {key: value for key, value in config.to_dict().items() if hasattr(own, key) and key != "model_type"}
+    # What belongs to a configuration is set there: beside one, from_pretrained takes it for the model's own.
+    settings = {key: value for key, value in options.items() if hasattr(own, key) and key != "dtype"}
+    others = {key: value for key, value in options.items() if key not in settings}
+    return {**others, "config": AutoConfig.for_model(plain, **{**shared, **settings})}
 
 
 def load_tokenizer(checkpoint: Path, where: str) -> Any:
