@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,26 @@ def test_a_training_that_was_cut_off_ends_in_the_same_bytes(
     steps_run.clear()
     assert train(tmp_path) == whole
     assert steps_run == list(range(4 if step >= 4 else 0, 12)), "it goes on from the last checkpoint"
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_training_that_is_told_to_end_loses_no_step(
+    whole: dict[str, bytes], tmp_path: Path, steps_run: list[int], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    real = pretraining.learning_rate_factor
+
+    def telling(now: int, *rest: Any) -> float:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(now, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "learning_rate_factor", telling)
+        with pytest.raises(UserError, match=rf"SIGTERM\) after step {step + 1} of 12.*goes on from there"):
+            train(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert train(tmp_path) == whole
+    assert steps_run == list(range(12)), "no step is taken twice, though none of these is a checkpoint"
 
 
 def test_twice_cut_off_is_the_same(

@@ -10,14 +10,17 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.exhaustion import explain
+from essential_sparsity.integrity import check_inputs
 from essential_sparsity.progress import draw_bars_on
 from essential_sparsity.sole_writer import Turn, sole_writer
+from essential_sparsity.tickets import results_of
 from essential_sparsity.usage import write_cost
 
 
@@ -33,9 +36,7 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     gc.freeze()
     gc.enable()
     log_path = Path(snakemake.log[0])
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may be writing to the same log: it begins anew once that has ended.
-    with open(log_path, "a", encoding="utf-8", buffering=1) as log, _redirected_to(log) as terminal:
+    with _opened(log_path, snakemake) as log, _redirected_to(log) as terminal:
         draw_bars_on(terminal)
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
         logging.captureWarnings(True)
@@ -50,10 +51,15 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
                     _work(main, snakemake)
         except UserError as error:
             logging.error("%s", error)
-            print(f"\nError in {snakemake.rule}: {error}\n(log: {log_path})\n", file=terminal, flush=True)
+            _say(snakemake.rule, error, log_path, terminal)
             sys.exit(1)
-        except Exception:
+        except Exception as error:
             logging.error("%s", traceback.format_exc())
+            lacking = _explained(error, snakemake)
+            if lacking:
+                logging.error("%s", lacking)
+                _say(snakemake.rule, lacking, log_path, terminal)
+                sys.exit(1)
             print(
                 f"\nUnexpected error in {snakemake.rule}; the traceback is in {log_path}\n", file=terminal, flush=True
             )
@@ -64,7 +70,31 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
             logging.getLogger().handlers.clear()
 
 
+def _opened(path: Path, snakemake: Any) -> TextIO:
+    """Open the log, to which another process may be writing: it begins anew once that has ended."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        lacking = _explained(error, snakemake)
+        if lacking is None:
+            raise
+        _say(snakemake.rule, lacking, path, sys.stderr)
+        sys.exit(1)
+
+
+def _explained(error: Exception, snakemake: Any) -> UserError | None:
+    results = results_of(Path(snakemake.output[0] if snakemake.output else snakemake.log[0]))
+    return explain(error, results, getattr(snakemake, "resources", {}))
+
+
+def _say(rule: str, error: UserError, log: Path, terminal: TextIO) -> None:
+    print(f"\nError in {rule}: {error}\n(log: {log})\n", file=terminal, flush=True)
+
+
 def _work(main: Callable[[Any], None], snakemake: Any) -> None:
+    if snakemake.output:
+        check_inputs(map(Path, snakemake.input))
     main(snakemake)
     if cost := snakemake.output.get("cost"):
         write_cost(Path(cost), snakemake.resources)
@@ -102,8 +132,10 @@ def _redirected_to(log: TextIO) -> Iterator[TextIO]:
         with os.fdopen(os.dup(saved[1]), "w", encoding="utf-8") as terminal:
             yield terminal
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # On a full disk the job has said so, or will say so when the log is closed.
+            with suppress(OSError):
+                stream.flush()
         for descriptor, original in enumerate(saved, start=1):
             os.dup2(original, descriptor)
             os.close(original)

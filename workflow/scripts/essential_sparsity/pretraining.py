@@ -22,6 +22,7 @@ from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
 from essential_sparsity.objectives import Objective
+from essential_sparsity.preemption import preempted, told_to_end
 from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.progress import progress
 from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name
@@ -115,7 +116,8 @@ def pretrain(
         where: The registry key, for messages.
 
     Raises:
-        UserError: A loss that is not finite, or a corpus that the objective cannot learn from.
+        UserError: A loss that is not finite, or a corpus that the objective cannot learn from; or the process was told
+            to end, and has saved its state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = canonical([code, dict(recipe), int(pd.util.hash_pandas_object(corpus).sum())])
@@ -135,7 +137,7 @@ def pretrain(
     steps = recipe["steps"]
     kept = checkpoint_steps(steps, recipe["checkpoints"], recipe["first_checkpoint"])
     measured = set(measured_steps(recipe))
-    first, history, files = _resume(folder, identity, model, optimiser, device)
+    first, history, files, running = _resume(folder, identity, model, optimiser, device)
 
     def store(step: int) -> None:
         # Tied tensors are told by their shared memory, which a copy to the CPU would end.
@@ -149,19 +151,18 @@ def pretrain(
         history.append({"step": step, "loss": math.nan, **figures, "learning_rate": math.nan})
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
         logging.info("checkpoint %s: %s", step_name(step), shown)
+        save(step)
+
+    def save(step: int) -> None:
         resume = {
-            "identity": identity, "step": step, "history": history, "files": files,
+            "identity": identity, "step": step, "history": history, "files": files, "running": running,
             "model": model.state_dict(), "optimiser": optimiser.state_dict(),
         }  # fmt: skip
         with atomic_path(_state_path(folder)) as temporary:
             torch.save(resume, temporary)
 
-    if first == 0 and not history:
-        store(0)
-        keep(0)
-    batches = _batches(objective.size, recipe["batch_size"], recipe["seed"], first, steps)
-    running: list[float] = []
-    for step, rows in progress(batches, "pre-training", total=steps, unit="steps", start=first):
+    def train_step(step: int, rows: Tensor) -> None:
+        nonlocal running
         generator = torch.Generator().manual_seed(recipe["seed"] * 1_000_033 + step)
         inputs, labels = objective.draw(rows, generator)
         torch.manual_seed(recipe["seed"] * 1_000_033 + step)  # of dropout
@@ -178,10 +179,21 @@ def pretrain(
             mean, rate = sum(running) / len(running), recipe["learning_rate"] * factor
             history.append({"step": step + 1, "loss": mean, "learning_rate": rate})
             running = []
-        if step + 1 in measured:
-            store(step + 1)
-        if step + 1 in kept:
-            keep(step + 1)
+
+    if first == 0 and not history:
+        store(0)
+        keep(0)
+    batches = _batches(objective.size, recipe["batch_size"], recipe["seed"], first, steps)
+    with told_to_end() as must_end:
+        for step, rows in progress(batches, "pre-training", total=steps, unit="steps", start=first):
+            train_step(step, rows)
+            if step + 1 in measured:
+                store(step + 1)
+            if step + 1 in kept:
+                keep(step + 1)
+            if must_end() and step + 1 < steps:
+                save(step + 1)
+                raise preempted(where, step + 1, steps)
     _finish(folder, files, history)
 
 
@@ -202,12 +214,12 @@ def _state_path(folder: Path) -> Path:
 
 def _resume(
     folder: Path, identity: str, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, list[dict[str, float]], dict[str, dict[str, str]]]:
+) -> tuple[int, list[dict[str, float]], dict[str, dict[str, str]], list[float]]:
     """Load the last state if it belongs to this training and its files are whole.
 
     Returns:
-        The step to go on from, the history of the loss, and the checkpoints that are written; zero and empty for a
-        training that starts anew.
+        The step to go on from, the history of the loss, the checkpoints that are written, and the losses since the
+        history's last entry; zero and empty for a training that starts anew.
     """
     path = _state_path(folder)
     if path.is_file():
@@ -223,11 +235,11 @@ def _resume(
             model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
             logging.info("going on from step %d", state["step"])
-            return int(state["step"]), list(state["history"]), dict(state["files"])
+            return int(state["step"]), list(state["history"]), dict(state["files"]), list(state["running"])
         logging.info("%s is damaged or of another recipe, corpus or code, or its checkpoints are: starting anew", path)
     for stale in folder.glob("step*.safetensors"):
         stale.unlink()
-    return 0, [], {}
+    return 0, [], {}, []
 
 
 def _finish(folder: Path, files: dict[str, dict[str, str]], history: list[dict[str, float]]) -> None:

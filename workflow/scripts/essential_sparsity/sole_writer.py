@@ -14,34 +14,21 @@ without a lock, and the log says so. Forked processes do not inherit it, and nob
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import os
-import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.integrity import last_made, modified, note_outputs
+from essential_sparsity.tickets import read_note, ticket_of, write_note, writer_of
 
-RESULTS, LOCKS = "results", ".locks"
 # Seconds between two looks at a lock that another process has.
 _PATIENCE = 0.5
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-
-
-def lock_file(output: Path) -> Path:
-    """Return the file whose lock stands for an output: the same by whatever path the results are reached.
-
-    It is never removed: a lock on a removed file is no lock for the next who makes it.
-    """
-    results = next((folder for folder in reversed(output.parents) if folder.name == RESULTS), output.parent)
-    return results / LOCKS / hashlib.sha256(output.relative_to(results).as_posix().encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -50,88 +37,76 @@ class Turn:
 
     Attributes:
         to_do: Whether there is something to do: False if the process that was waited for has done the very same.
-        note: What is to be said of the wait; empty without one.
+        note: What is to be said of the lock; empty if there is nothing to say.
+        waited: Whether another process had it.
     """
 
     to_do: bool = True
     note: str = ""
+    waited: bool = False
 
 
 @contextmanager
 def sole_writer(outputs: Iterable[str], inputs: Iterable[str], job: str, tell: Callable[[str], None]) -> Iterator[Turn]:
-    """Hold the lock on a job's outputs; wait for it where another process has it.
+    """Hold the locks on a job's outputs; wait for them where another process has them.
+
+    They stand for what lies beside the outputs and is none, too, such as the states of a training. At the end of the
+    block the outputs' checksums are noted.
 
     Args:
-        outputs: The paths that the job writes, one at least. Jobs that share any share the first: it stands for all,
-            and for what lies beside them and is no output, such as the states of a training.
+        outputs: The paths that the job writes, one at least.
         inputs: The paths that it reads.
         job: What it does: two jobs with one text that read the same bytes write the same.
         tell: Says something to whoever watches the job, before its turn.
 
     Raises:
-        UserError: The lock's file cannot be made.
+        UserError: The file of a lock cannot be made.
     """
-    paths = [Path(output) for output in outputs]
-    file = lock_file(paths[0])
-    lock = FileLock(file, fallback_to_soft=False)
-    try:
-        waited, note = _acquire(lock, file, tell)
-        if waited and all(path.exists() for path in paths) and _did(_note(file), job, inputs):
-            yield Turn(to_do=False, note=f"{_writer(file)} has done this very job meanwhile: nothing is left to do")
+    written, read = list(map(Path, outputs)), list(map(Path, inputs))
+    # In one order, so that no two processes wait for each other.
+    tickets = sorted(map(ticket_of, written))
+    with ExitStack() as locks:
+        turns = [_acquire(locks, ticket, tell) for ticket in tickets]
+        if any(turn.waited for turn in turns) and all(_did(path, job, read) for path in written):
+            note = f"{writer_of(tickets[0])} has done this very job meanwhile: nothing is left to do"
+            yield Turn(to_do=False, note=note)
             return
-        _write_note(file, {})
-        began = _modified(file)
-        yield Turn(note=note)
-        _write_note(file, {"did": job, "began": began})
-    finally:
-        lock.release()
+        for ticket in tickets:
+            write_note(ticket, {"before": last_made(ticket)})
+        began = max(map(_began, tickets))
+        yield next((turn for turn in turns if turn.note), Turn())
+        note_outputs(written, read, {"did": job, "began": began})
 
 
-def _acquire(lock: FileLock, file: Path, tell: Callable[[str], None]) -> tuple[bool, str]:
-    """Take the lock; return whether that took some waiting, and what is to be said of it."""
+def _acquire(locks: ExitStack, ticket: Path, tell: Callable[[str], None]) -> Turn:
+    """Take the lock of a ticket; return what came of it."""
+    lock = FileLock(ticket, fallback_to_soft=False)
+    locks.callback(lock.release)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        ticket.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-        return False, ""
+        return Turn()
     except Timeout:
-        began, writer = time.monotonic(), _writer(file)
+        began, writer = time.monotonic(), writer_of(ticket)
         tell(f"{writer} is writing the outputs of this job: waiting until it ends")
         lock.acquire(poll_interval=_PATIENCE)
-        return True, f"waited {time.monotonic() - began:.0f} s until {writer}, which wrote the same outputs, had ended"
+        seconds = time.monotonic() - began
+        return Turn(note=f"waited {seconds:.0f} s until {writer}, which wrote the same outputs, had ended", waited=True)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise _unwritable(file, error) from error
-        return False, f"{file.parent} is on a file system without locks: two runs at once could write the same files"
+            raise _unwritable(ticket, error) from error
+        return Turn(note=f"{ticket.parent} is on a file system without locks: two runs could write the same files")
 
 
-def _did(note: Mapping[str, Any], job: str, inputs: Iterable[str]) -> bool:
-    """Say whether the last writer did this job, and no input was made after it had begun."""
-    return note.get("did") == job and all(_modified(Path(name)) <= note["began"] for name in inputs)
+def _did(path: Path, job: str, inputs: Iterable[Path]) -> bool:
+    """Say whether an output is there that the last writer made by this job, and no input is newer than its begin."""
+    note = read_note(ticket_of(path))
+    return path.exists() and note.get("did") == job and all(modified(name) <= note["began"] for name in inputs)
 
 
-def _modified(file: Path) -> int:
-    """Return when a file was last written, in ns: the file system's time, which is one for all hosts."""
-    return file.stat().st_mtime_ns
-
-
-def _note(file: Path) -> dict[str, Any]:
-    """Return what the last who had a lock wrote of itself; nothing if that cannot be read."""
-    try:
-        note = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
-def _write_note(file: Path, more: Mapping[str, Any]) -> None:
-    # Where there is no room for it, the lock holds all the same.
-    with suppress(OSError):
-        file.write_text(json.dumps({"process": os.getpid(), "host": platform.node(), **more}), encoding="utf-8")
-
-
-def _writer(file: Path) -> str:
-    note = _note(file)
-    return f"process {note['process']} on {note['host']}" if {"process", "host"} <= note.keys() else "another process"
+def _began(ticket: Path) -> int:
+    """Return the time of a note, by the file system's clock; none where there was no room for it."""
+    return modified(ticket) if ticket.exists() else 0
 
 
 def _unwritable(file: Path, error: OSError) -> UserError:
