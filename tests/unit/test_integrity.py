@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.integrity import check_inputs, checksum, damaged_files, modified
+from essential_sparsity.integrity import check_all, check_inputs, checksum, damaged_files, modified
 from essential_sparsity.sole_writer import sole_writer
 from essential_sparsity.tickets import read_note, ticket_of
 
@@ -117,3 +117,14 @@ def test_an_output_of_newer_inputs_is_no_older_than_they() -> None:
     # The same bytes are as old as before only if that is no older than what they were made of.
     set_time(MASK, ahead + HOUR)
     assert modified(make(ROW, b"row", [MASK])) >= ahead + HOUR
+
+
+def test_all_results_are_checked_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(MASK, b"mask")
+    make(ROW, b"row")
+    monkeypatch.chdir("/")
+    assert check_all(tmp_path / "results") == (2, [])
+    (tmp_path / ROW).write_bytes(b"raw")
+    assert check_all(tmp_path / "results") == (2, [str(ROW)])
+    assert not (tmp_path / ROW).exists()
+    assert check_all(tmp_path / "results") == (1, [])

@@ -81,6 +81,19 @@ def check_inputs(inputs: Iterable[Path]) -> None:
         )
 
 
+def check_all(results: Path) -> tuple[int, list[str]]:
+    """Check every file below a folder of results that jobs noted a checksum of; remove those that differ.
+
+    Returns:
+        How many were checked, and the paths of those that are damaged.
+    """
+    noted = [note["path"] for note in map(read_note, sorted((results / TICKETS).iterdir())) if "checksum" in note]
+    # As jobs name them: from the folder that holds the results.
+    paths = {name: results.parent / name for name in sorted(noted)}
+    damaged = [name for name, path in paths.items() if path.is_file() and _differs(path) and discard(path)]
+    return sum(path.is_file() for path in paths.values()) + len(damaged), damaged
+
+
 def discard(path: Path) -> bool:
     """Remove a damaged file, and mark it as one to be made again, unless a writer has replaced it meanwhile.
 
@@ -93,7 +106,8 @@ def discard(path: Path) -> bool:
                 return False
             logging.error("%s: %d bytes that do not have the checksum that is noted", path, path.stat().st_size)
             mark_of(path).parent.mkdir(exist_ok=True)
-            mark_of(path).write_text(str(path), encoding="utf-8")
+            # As jobs name it, from whatever folder it was found.
+            mark_of(path).write_text(read_note(ticket_of(path))["path"], encoding="utf-8")
             path.unlink()
     except (OSError, Timeout) as error:
         # It stays where nobody may write: the message says so all the same.

@@ -70,17 +70,24 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
             logging.getLogger().handlers.clear()
 
 
-def _opened(path: Path, snakemake: Any) -> TextIO:
+@contextmanager
+def _opened(path: Path, snakemake: Any) -> Iterator[TextIO]:
     """Open the log, to which another process may be writing: it begins anew once that has ended."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "a", encoding="utf-8", buffering=1)
+        log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
     except OSError as error:
         lacking = _explained(error, snakemake)
         if lacking is None:
             raise
         _say(snakemake.rule, lacking, path, sys.stderr)
         sys.exit(1)
+    try:
+        yield log
+    finally:
+        # The last lines find no room on a full disk, of which the terminal was told.
+        with suppress(OSError):
+            log.close()
 
 
 def _explained(error: Exception, snakemake: Any) -> UserError | None:

@@ -21,6 +21,7 @@ from essential_sparsity.checkpoints import held_weights, save_weights, without_t
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
+from essential_sparsity.integrity import checksum
 from essential_sparsity.objectives import Objective
 from essential_sparsity.preemption import preempted, told_to_end
 from essential_sparsity.pretraining_corpus import withhold
@@ -160,6 +161,10 @@ def pretrain(
         }  # fmt: skip
         with atomic_path(_state_path(folder)) as temporary:
             torch.save(resume, temporary)
+            # Beside that of the state before, which stays the last one if the process ends here.
+            sums = [checksum(temporary), *_checksums(folder)[:1]]
+            with atomic_path(_checksums_path(folder)) as listed:
+                listed.write_text(" ".join(sums), encoding="utf-8")
 
     def train_step(step: int, rows: Tensor) -> None:
         nonlocal running
@@ -212,6 +217,16 @@ def _state_path(folder: Path) -> Path:
     return folder / "resume.pt"
 
 
+def _checksums_path(folder: Path) -> Path:
+    return folder / "resume.xxh3"
+
+
+def _checksums(folder: Path) -> list[str]:
+    """Return the checksums that the state may have; none where there is no state."""
+    path = _checksums_path(folder)
+    return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+
 def _resume(
     folder: Path, identity: str, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> tuple[int, list[dict[str, float]], dict[str, dict[str, str]], list[float]]:
@@ -224,6 +239,9 @@ def _resume(
     path = _state_path(folder)
     if path.is_file():
         try:
+            # Torch does not look at the sums in its files.
+            if checksum(path) not in _checksums(folder):
+                raise ValueError("other bytes than were saved")
             state = torch.load(path, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):
             state = {"identity": "unreadable", "files": {}}
@@ -249,4 +267,5 @@ def _finish(folder: Path, files: dict[str, dict[str, str]], history: list[dict[s
         frame.to_parquet(temporary, index=False)
     companions = sorted(p.name for p in folder.glob("*.json") if p.name != INDEX)
     write_json(folder / INDEX, {"steps": files, "files": companions})
-    _state_path(folder).unlink(missing_ok=True)
+    for path in (_state_path(folder), _checksums_path(folder)):
+        path.unlink(missing_ok=True)
