@@ -59,3 +59,7 @@ rule all:
 
 onsuccess:
     print_summary()
+
+
+onerror:
+    make_damaged_anew()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -444,6 +446,34 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_result(
         patch.setattr(AppliedMasks, "hold_gradients", lambda self: (counted.append(1), real(self))[1])
         again, _ = run(masks, **task)
     assert len(counted) == 12 - 6, "from the last state, not from the beginning"
+    pd.testing.assert_frame_equal(whole.examples, again.examples)
+
+
+@pytest.mark.parametrize("saving", [{"save_every": 100}, {"early_stopping": {"every": 4, "patience": 9}}])
+def test_a_training_that_is_told_to_end_saves_its_state_and_goes_on_to_the_same_result(
+    run: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saving: dict[str, Any]
+) -> None:
+    masks, task, data = masks_at(checkpoint, 0.5), {**saving, "epochs": 3}, rows(240)
+    data.loc[data.index % 4 == 1, "split"] = "validation"
+    whole, _ = run(masks, data=data, **task)
+    shutil.rmtree(tmp_path / "states")
+    steps, real = [], AppliedMasks.hold_gradients
+
+    def told(self: AppliedMasks) -> None:
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AppliedMasks, "hold_gradients", told)
+        with pytest.raises(UserError, match=r"SIGTERM\) after step 6 of \d+.*goes on from there"):
+            run(masks, data=data, **task)
+        ended = len(steps)
+        again, _ = run(masks, data=data, **task)
+    assert ended == 6, "it ends after the step in which it is told to"
+    steps_of_all = 3 * -(-int((data["split"] == "train").sum()) // 16)
+    assert len(steps) == steps_of_all, "no step is taken twice"
     pd.testing.assert_frame_equal(whole.examples, again.examples)
 
 

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 LIBRARY = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
 
 PRELUDE = """
@@ -117,3 +119,45 @@ def test_garbage_is_looked_for_in_the_work_of_a_job_and_not_in_its_imports(tmp_p
             [sys.executable, "-c", code, str(log)], check=True, env={**os.environ, "PYTHONPATH": LIBRARY}
         )  # fmt: skip
         assert expected in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [
+        ("bytearray(1 << 34)", "MemoryError"),
+        ("import numpy; numpy.ones(1 << 31)", "Unable to allocate"),
+        ("import pyarrow; pyarrow.allocate_buffer(1 << 34)", "malloc of size 17179869184 failed"),
+        ('raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 9 bytes")', "9 bytes"),
+    ],
+)
+def test_a_lack_of_memory_is_a_message_with_what_was_asked_and_given(tmp_path: Path, asks: str, says: str) -> None:
+    body = f"""
+        import resource
+        snakemake.resources = dict(mem_mb=2000)
+        resource.setrlimit(resource.RLIMIT_AS, (8_000_000_000, resource.RLIM_INFINITY))
+        {asks}
+    """
+    done, log = run(tmp_path, body)
+    assert done.returncode == 1
+    assert "Traceback" in log and "Traceback" not in done.stderr
+    for text in (says, "mem_mb=2000", "8000 MB of address space", "retries"):
+        assert text in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["size", "full", "permission"])
+def test_a_lack_of_room_or_permission_is_a_message(tmp_path: Path, limit: str) -> None:
+    body = {
+        "size": """
+            import resource
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+            open(sys.argv[1] + ".large", "wb").write(bytes(20_000))
+        """,
+        "full": 'open("/dev/full", "wb", buffering=0).write(b"1")',
+        "permission": 'raise PermissionError(13, "Permission denied", "results/masks/a")',
+    }[limit]
+    done, log = run(tmp_path, body)
+    says = {"size": "no room for another file (File too large", "full": "no room", "permission": "results/masks/a"}
+    assert done.returncode == 1
+    assert says[limit] in done.stderr
+    assert "run again" in done.stderr
+    assert "Traceback" in log and "Traceback" not in done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +138,7 @@ def test_a_training_writes_its_checkpoints_and_no_state(whole: dict[str, bytes])
     assert steps == [0, 4, 12]
     assert {n for n in whole if n.endswith(".safetensors")} == {f"{step_name(s)}.safetensors" for s in steps}
     assert {"index.json", "loss.parquet", "config.json", "tokenizer.json"} <= set(whole)
-    assert "resume.pt" not in whole
+    assert not [name for name in whole if name.startswith("resume")]
 
 
 @pytest.mark.parametrize("step", [0, 2, 4, 9, 11])
@@ -148,6 +150,26 @@ def test_a_training_that_was_cut_off_ends_in_the_same_bytes(
     steps_run.clear()
     assert train(tmp_path) == whole
     assert steps_run == list(range(4 if step >= 4 else 0, 12)), "it goes on from the last checkpoint"
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_training_that_is_told_to_end_loses_no_step(
+    whole: dict[str, bytes], tmp_path: Path, steps_run: list[int], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    real = pretraining.learning_rate_factor
+
+    def telling(now: int, *rest: Any) -> float:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(now, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "learning_rate_factor", telling)
+        with pytest.raises(UserError, match=rf"SIGTERM\) after step {step + 1} of 12.*goes on from there"):
+            train(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert train(tmp_path) == whole
+    assert steps_run == list(range(12)), "no step is taken twice, though none of these is a checkpoint"
 
 
 def test_twice_cut_off_is_the_same(
@@ -172,7 +194,9 @@ def test_another_training_is_not_continued(
     assert found == train(tmp_path / "anew", **arguments)
 
 
-@pytest.mark.parametrize("damage", ["step changed", "step missing", "state truncated", "state garbage", "state empty"])
+@pytest.mark.parametrize(
+    "damage", ["step changed", "step missing", "state truncated", "state garbage", "state empty", "state flipped"]
+)
 def test_a_damaged_training_starts_anew(
     whole: dict[str, bytes], tmp_path: Path, interrupt: Callable[[Path, int], None], steps_run: list[int], damage: str
 ) -> None:
@@ -182,7 +206,9 @@ def test_a_damaged_training_starts_anew(
     if what == "missing":
         file.unlink()
     else:
-        file.write_bytes({"truncated": file.read_bytes()[:1000], "empty": b""}.get(what, b"garbage"))
+        content = file.read_bytes()
+        flipped = bytes([*content[:5000], content[5000] ^ 1, *content[5001:]])
+        file.write_bytes({"truncated": content[:1000], "empty": b"", "flipped": flipped}.get(what, b"garbage"))
     steps_run.clear()
     assert train(tmp_path) == whole
     assert steps_run == list(range(12))

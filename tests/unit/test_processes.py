@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -58,3 +63,39 @@ def test_what_a_process_finds_wrong_is_said_as_it_said_it() -> None:
 def test_another_failure_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="process 0 has no idea"):
         run_in_processes(end_badly, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
+def test_no_process_outlives_the_one_that_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(
+        "import os, pathlib, signal, time\n"
+        "def work(rank):\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "    pathlib.Path(f'{rank}.pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+    )
+    code = (
+        "import stubborn; from essential_sparsity.processes import run_in_processes; run_in_processes(stubborn.work, 2)"
+    )
+    library = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([library, str(tmp_path)])}
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    try:
+        files = [tmp_path / "0.pid", tmp_path / "1.pid"]
+        wait_for(lambda: all(file.exists() and file.read_text() for file in files))
+    finally:
+        parent.kill()
+        parent.wait()
+    workers = [int(file.read_text()) for file in files]
+    wait_for(lambda: not any(map(lives, workers)))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def lives(process: int) -> bool:
+    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE

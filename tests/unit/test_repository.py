@@ -140,3 +140,18 @@ def test_commands_of_the_readme_exist(root: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"^make ([a-z]+)", (root / "README.md").read_text(), flags=re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
+
+
+def test_every_fault_is_listed_with_tests_that_exist(root: Path) -> None:
+    rows = re.findall(r"^\| (?!Fault|-)(.*) \|$", (root / "docs" / "faults.md").read_text(), flags=re.MULTILINE)
+    written = {
+        name for file in (root / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row.split(" | ")[-1])
+        assert named and set(named) <= written, row
+    # And the other way round: no test of a fault is missing there.
+    tests = re.findall(r"^def (test_\w+)", (root / "tests/workflow/test_faults.py").read_text(), flags=re.MULTILINE)
+    assert {name for name in tests if name != "test_the_notes_of_a_finished_study_are_complete"} <= {
+        name for row in rows for name in re.findall(r"`(test_\w+)`", row)
+    }

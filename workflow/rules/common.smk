@@ -2,9 +2,12 @@
 
 import os
 import re
+import subprocess
+import sys
 import time
 from itertools import chain, count
 import pandas as pd
+from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from essential_sparsity.claims import (
@@ -16,6 +19,7 @@ from essential_sparsity.claims import (
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
+from essential_sparsity.integrity import damaged_files
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 
@@ -456,6 +460,31 @@ def print_summary():
     summary = Path(f"results/studies/{study.name}/summary.txt")
     if summary.is_file() and summary.stat().st_mtime >= STARTED:
         print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)
+
+
+def make_damaged_anew():
+    """Make files anew that jobs of this run found damaged, and nothing else: the next run then finds them as they were.
+
+    Were that left to the next run itself, it would also make again whatever was made of them, since Snakemake does not
+    look whether a job's output has changed.
+    """
+    damaged = damaged_files(Path("results"))
+    # As often as a file may itself be made of a damaged one.
+    depth = int(os.environ.get("ESSENTIAL_SPARSITY_DEPTH", 0))
+    # Another program that runs workflows has arguments of its own.
+    by_command = "snakemake" in sys.argv[0] and workflow.is_main_process
+    if not (damaged and by_command and depth < 4):
+        return
+    targets = {*get_argument_parser().parse_known_args(sys.argv[1:])[0].targets, "--"}
+    command = [argument for argument in sys.orig_argv if argument not in targets]
+    logger.error(f"Making anew what is damaged: {', '.join(damaged)}")
+    # The locks on outputs guard them; that on the folder is this run's.
+    subprocess.run(
+        [*command, "--nolock", "--", *damaged],
+        env={**os.environ, "ESSENTIAL_SPARSITY_DEPTH": str(depth + 1)},
+    )
+    if not damaged_files(Path("results")):
+        logger.error("It is whole again: run the same command once more")
 
 
 wildcard_constraints:

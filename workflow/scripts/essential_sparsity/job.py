@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.exhaustion import explain
+from essential_sparsity.integrity import check_inputs
 from essential_sparsity.progress import draw_bars_on
+from essential_sparsity.sole_writer import Turn, sole_writer
+from essential_sparsity.tickets import results_of
 from essential_sparsity.usage import write_cost
 
 
@@ -24,27 +30,36 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     Logging, warnings, standard output and tracebacks go to the first log file of the rule. A :class:`UserError` is
     printed as its message, without a traceback, to the log and to the terminal; the process then ends with status 1,
     and Snakemake removes the job's outputs. Of a rule with an output ``cost``, what the job has spent is written there.
+    While another process writes the same outputs, the job waits.
     """
     # What was imported stays: it is not looked through again, nor when the process ends.
     gc.freeze()
     gc.enable()
     log_path = Path(snakemake.log[0])
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "w", encoding="utf-8", buffering=1) as log, _redirected_to(log) as terminal:
+    with _opened(log_path, snakemake) as log, _redirected_to(log) as terminal:
         draw_bars_on(terminal)
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
         logging.captureWarnings(True)
-        logging.info("%s on %s, Python %s", snakemake.rule, platform.node(), platform.python_version())
         try:
-            main(snakemake)
-            if cost := snakemake.output.get("cost"):
-                write_cost(Path(cost), snakemake.resources)
+            with _turn_of(snakemake, terminal) as turn:
+                if turn.to_do:
+                    log.truncate(0)
+                logging.info("%s on %s, Python %s", snakemake.rule, platform.node(), platform.python_version())
+                if turn.note:
+                    logging.warning("%s", turn.note)
+                if turn.to_do:
+                    _work(main, snakemake)
         except UserError as error:
             logging.error("%s", error)
-            print(f"\nError in {snakemake.rule}: {error}\n(log: {log_path})\n", file=terminal, flush=True)
+            _say(snakemake.rule, error, log_path, terminal)
             sys.exit(1)
-        except Exception:
+        except Exception as error:
             logging.error("%s", traceback.format_exc())
+            lacking = _explained(error, snakemake)
+            if lacking:
+                logging.error("%s", lacking)
+                _say(snakemake.rule, lacking, log_path, terminal)
+                sys.exit(1)
             print(
                 f"\nUnexpected error in {snakemake.rule}; the traceback is in {log_path}\n", file=terminal, flush=True
             )
@@ -53,6 +68,59 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
             draw_bars_on(None)
             logging.captureWarnings(False)
             logging.getLogger().handlers.clear()
+
+
+@contextmanager
+def _opened(path: Path, snakemake: Any) -> Iterator[TextIO]:
+    """Open the log, to which another process may be writing: it begins anew once that has ended."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    except OSError as error:
+        lacking = _explained(error, snakemake)
+        if lacking is None:
+            raise
+        _say(snakemake.rule, lacking, path, sys.stderr)
+        sys.exit(1)
+    try:
+        yield log
+    finally:
+        # The last lines find no room on a full disk, of which the terminal was told.
+        with suppress(OSError):
+            log.close()
+
+
+def _explained(error: Exception, snakemake: Any) -> UserError | None:
+    results = results_of(Path(snakemake.output[0] if snakemake.output else snakemake.log[0]))
+    return explain(error, results, getattr(snakemake, "resources", {}))
+
+
+def _say(rule: str, error: UserError, log: Path, terminal: TextIO) -> None:
+    print(f"\nError in {rule}: {error}\n(log: {log})\n", file=terminal, flush=True)
+
+
+def _work(main: Callable[[Any], None], snakemake: Any) -> None:
+    if snakemake.output:
+        check_inputs(map(Path, snakemake.input))
+    main(snakemake)
+    if cost := snakemake.output.get("cost"):
+        write_cost(Path(cost), snakemake.resources)
+
+
+def _turn_of(snakemake: Any, terminal: TextIO) -> AbstractContextManager[Turn]:
+    """Return what waits until no other process writes the outputs of a job."""
+    if not snakemake.output:
+        return nullcontext(Turn())
+    parts = (list(part.items()) for part in (snakemake.wildcards, snakemake.params))
+    does = repr([snakemake.rule, *parts, list(snakemake.input)])
+    digest = hashlib.sha256(does.encode()).hexdigest()
+    return sole_writer(snakemake.output, snakemake.input, digest, partial(_tell, snakemake.rule, terminal))
+
+
+def _tell(rule: str, terminal: TextIO, text: str) -> None:
+    """Say something in the log, and on the terminal."""
+    logging.info("%s", text)
+    print(f"{rule}: {text}", file=terminal, flush=True)
 
 
 @contextmanager
@@ -71,8 +139,10 @@ def _redirected_to(log: TextIO) -> Iterator[TextIO]:
         with os.fdopen(os.dup(saved[1]), "w", encoding="utf-8") as terminal:
             yield terminal
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # On a full disk the job has said so, or will say so when the log is closed.
+            with suppress(OSError):
+                stream.flush()
         for descriptor, original in enumerate(saved, start=1):
             os.dup2(original, descriptor)
             os.close(original)

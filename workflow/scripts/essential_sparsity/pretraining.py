@@ -21,7 +21,9 @@ from essential_sparsity.checkpoints import held_weights, save_weights, without_t
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
+from essential_sparsity.integrity import checksum
 from essential_sparsity.objectives import Objective
+from essential_sparsity.preemption import preempted, told_to_end
 from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.progress import progress
 from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name
@@ -115,7 +117,8 @@ def pretrain(
         where: The registry key, for messages.
 
     Raises:
-        UserError: A loss that is not finite, or a corpus that the objective cannot learn from.
+        UserError: A loss that is not finite, or a corpus that the objective cannot learn from; or the process was told
+            to end, and has saved its state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = canonical([code, dict(recipe), int(pd.util.hash_pandas_object(corpus).sum())])
@@ -135,7 +138,7 @@ def pretrain(
     steps = recipe["steps"]
     kept = checkpoint_steps(steps, recipe["checkpoints"], recipe["first_checkpoint"])
     measured = set(measured_steps(recipe))
-    first, history, files = _resume(folder, identity, model, optimiser, device)
+    first, history, files, running = _resume(folder, identity, model, optimiser, device)
 
     def store(step: int) -> None:
         # Tied tensors are told by their shared memory, which a copy to the CPU would end.
@@ -149,19 +152,22 @@ def pretrain(
         history.append({"step": step, "loss": math.nan, **figures, "learning_rate": math.nan})
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
         logging.info("checkpoint %s: %s", step_name(step), shown)
+        save(step)
+
+    def save(step: int) -> None:
         resume = {
-            "identity": identity, "step": step, "history": history, "files": files,
+            "identity": identity, "step": step, "history": history, "files": files, "running": running,
             "model": model.state_dict(), "optimiser": optimiser.state_dict(),
         }  # fmt: skip
         with atomic_path(_state_path(folder)) as temporary:
             torch.save(resume, temporary)
+            # Beside that of the state before, which stays the last one if the process ends here.
+            sums = [checksum(temporary), *_checksums(folder)[:1]]
+            with atomic_path(_checksums_path(folder)) as listed:
+                listed.write_text(" ".join(sums), encoding="utf-8")
 
-    if first == 0 and not history:
-        store(0)
-        keep(0)
-    batches = _batches(objective.size, recipe["batch_size"], recipe["seed"], first, steps)
-    running: list[float] = []
-    for step, rows in progress(batches, "pre-training", total=steps, unit="steps", start=first):
+    def train_step(step: int, rows: Tensor) -> None:
+        nonlocal running
         generator = torch.Generator().manual_seed(recipe["seed"] * 1_000_033 + step)
         inputs, labels = objective.draw(rows, generator)
         torch.manual_seed(recipe["seed"] * 1_000_033 + step)  # of dropout
@@ -178,10 +184,21 @@ def pretrain(
             mean, rate = sum(running) / len(running), recipe["learning_rate"] * factor
             history.append({"step": step + 1, "loss": mean, "learning_rate": rate})
             running = []
-        if step + 1 in measured:
-            store(step + 1)
-        if step + 1 in kept:
-            keep(step + 1)
+
+    if first == 0 and not history:
+        store(0)
+        keep(0)
+    batches = _batches(objective.size, recipe["batch_size"], recipe["seed"], first, steps)
+    with told_to_end() as must_end:
+        for step, rows in progress(batches, "pre-training", total=steps, unit="steps", start=first):
+            train_step(step, rows)
+            if step + 1 in measured:
+                store(step + 1)
+            if step + 1 in kept:
+                keep(step + 1)
+            if must_end() and step + 1 < steps:
+                save(step + 1)
+                raise preempted(where, step + 1, steps)
     _finish(folder, files, history)
 
 
@@ -200,18 +217,31 @@ def _state_path(folder: Path) -> Path:
     return folder / "resume.pt"
 
 
+def _checksums_path(folder: Path) -> Path:
+    return folder / "resume.xxh3"
+
+
+def _checksums(folder: Path) -> list[str]:
+    """Return the checksums that the state may have; none where there is no state."""
+    path = _checksums_path(folder)
+    return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+
 def _resume(
     folder: Path, identity: str, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, list[dict[str, float]], dict[str, dict[str, str]]]:
+) -> tuple[int, list[dict[str, float]], dict[str, dict[str, str]], list[float]]:
     """Load the last state if it belongs to this training and its files are whole.
 
     Returns:
-        The step to go on from, the history of the loss, and the checkpoints that are written; zero and empty for a
-        training that starts anew.
+        The step to go on from, the history of the loss, the checkpoints that are written, and the losses since the
+        history's last entry; zero and empty for a training that starts anew.
     """
     path = _state_path(folder)
     if path.is_file():
         try:
+            # Torch does not look at the sums in its files.
+            if checksum(path) not in _checksums(folder):
+                raise ValueError("other bytes than were saved")
             state = torch.load(path, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):
             state = {"identity": "unreadable", "files": {}}
@@ -223,11 +253,11 @@ def _resume(
             model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
             logging.info("going on from step %d", state["step"])
-            return int(state["step"]), list(state["history"]), dict(state["files"])
+            return int(state["step"]), list(state["history"]), dict(state["files"]), list(state["running"])
         logging.info("%s is damaged or of another recipe, corpus or code, or its checkpoints are: starting anew", path)
     for stale in folder.glob("step*.safetensors"):
         stale.unlink()
-    return 0, [], {}
+    return 0, [], {}, []
 
 
 def _finish(folder: Path, files: dict[str, dict[str, str]], history: list[dict[str, float]]) -> None:
@@ -237,4 +267,5 @@ def _finish(folder: Path, files: dict[str, dict[str, str]], history: list[dict[s
         frame.to_parquet(temporary, index=False)
     companions = sorted(p.name for p in folder.glob("*.json") if p.name != INDEX)
     write_json(folder / INDEX, {"steps": files, "files": companions})
-    _state_path(folder).unlink(missing_ok=True)
+    for path in (_state_path(folder), _checksums_path(folder)):
+        path.unlink(missing_ok=True)

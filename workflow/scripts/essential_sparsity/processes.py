@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, write_json
 
 _HOST = "127.0.0.1"
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def run_in_processes(work: Callable[[int], None], processes: int) -> None:
@@ -54,6 +57,9 @@ def run_in_processes(work: Callable[[int], None], processes: int) -> None:
 
 def _work(rank: int, work: Callable[[int], None], folder: Path, threads: int) -> None:
     """Do the work of one process; write down what an exception's text would lose."""
+    if sys.platform == "linux":
+        # Torch asks for an interrupt, which waits for compiled code. States may not be written beside the next job's.
+        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(threads)
     # The other processes would say the same things again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from essential_sparsity.batches import Ints, halving
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of, write_json
 from essential_sparsity.masks import AppliedMasks
+from essential_sparsity.preemption import preempted, told_to_end
 from essential_sparsity.progress import Meter
 
 # Takes what the model returned, the labels and the number of rows of all that one step accumulates.
@@ -86,6 +88,11 @@ class Training:
     processes: int = 1
 
 
+def saves_states(task: Mapping[str, Any]) -> bool:
+    """Say whether a task's training saves states, from which it can go on."""
+    return bool(task["save_every"] or task["early_stopping"])
+
+
 def state_key(task: Mapping[str, Any], about: Iterable[str], files: Iterable[Path]) -> str:
     """Return what a training is of: the key of its states; empty where its task saves none.
 
@@ -94,7 +101,7 @@ def state_key(task: Mapping[str, Any], about: Iterable[str], files: Iterable[Pat
         about: The code, the task's text and the seed.
         files: What the training reads.
     """
-    if not (task["save_every"] or task["early_stopping"]):
+    if not saves_states(task):
         return ""
     return " ".join([*about, *map(sha256_of, files)])
 
@@ -157,6 +164,22 @@ class _Progress(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._meter:
             self._meter.close()
+
+
+class _EndWhenTold(TrainerCallback):  # type: ignore[misc]
+    """Saves the state and ends the training once the process was told to end.
+
+    Args:
+        told: Says whether it was.
+    """
+
+    def __init__(self, told: Callable[[], bool]) -> None:
+        self._told = told
+        self.ended = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._told() and state.global_step < state.max_steps:
+            self.ended = control.should_save = control.should_training_stop = True
 
 
 def hold_in_step(optimiser: torch.optim.Optimizer, applied: AppliedMasks, clip: float) -> None:
@@ -308,7 +331,7 @@ def train_from(
         The trained model and its masks.
 
     Raises:
-        UserError: A loss that is not finite.
+        UserError: A loss that is not finite; or the process was told to end, and has saved its state.
     """
     task = training.task
     torch.manual_seed(training.seed)
@@ -316,17 +339,23 @@ def train_from(
     optimiser = adamw(model, task)
     hold_in_step(optimiser, applied, task["clip"])
     stopping = task["early_stopping"]
-    trainer = MaskedTrainer(
-        model=model,
-        args=training_arguments(training, micro_batch),
-        train_dataset=data.train,
-        eval_dataset=data.validation,
-        data_collator=lambda rows: data.collate(np.array(rows)),
-        compute_loss_func=_checked(data.loss, where),
-        optimizers=(optimiser, None),
-        callbacks=[_Progress(), *([EarlyStoppingCallback(stopping["patience"])] if stopping else [])],
-    )
-    trainer.train(resume_from_checkpoint=state)
+    # Several processes would have to agree on the step; they go on from the last state that they saved.
+    caught = saves_states(task) and training.processes == 1
+    with told_to_end() if caught else nullcontext(bool) as told:
+        end = _EndWhenTold(told)
+        trainer = MaskedTrainer(
+            model=model,
+            args=training_arguments(training, micro_batch),
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            data_collator=lambda rows: data.collate(np.array(rows)),
+            compute_loss_func=_checked(data.loss, where),
+            optimizers=(optimiser, None),
+            callbacks=[_Progress(), end, *([EarlyStoppingCallback(stopping["patience"])] if stopping else [])],
+        )
+        trainer.train(resume_from_checkpoint=state)
+    if end.ended:
+        raise preempted(where, trainer.state.global_step, trainer.state.max_steps)
     logging.info("trained for %d steps", trainer.state.global_step)
     return model, applied
 
@@ -342,7 +371,7 @@ def last_state(training: Training, micro_batch: int) -> str | None:
 
     from transformers.trainer_utils import get_last_checkpoint
 
-    if not (training.task["save_every"] or training.task["early_stopping"]):
+    if not saves_states(training.task):
         return None
     note, key = training.folder / _KEY, f"{training.key} {micro_batch} x {training.processes}"
     if note.is_file() and read_json(note).get("key") == key:
