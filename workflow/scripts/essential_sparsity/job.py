@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.leases import lease_gpus
 from essential_sparsity.progress import draw_bars_on
 from essential_sparsity.usage import write_cost
 
@@ -23,7 +24,8 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
 
     Logging, warnings, standard output and tracebacks go to the first log file of the rule. A :class:`UserError` is
     printed as its message, without a traceback, to the log and to the terminal; the process then ends with status 1,
-    and Snakemake removes the job's outputs. Of a rule with an output ``cost``, what the job has spent is written there.
+    and Snakemake removes the job's outputs. GPUs that the profile gives are leased first, until the process ends. Of a
+    rule with an output ``cost``, what the job has spent is written there.
     """
     # What was imported stays: it is not looked through again, nor when the process ends.
     gc.freeze()
@@ -36,6 +38,7 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
         logging.captureWarnings(True)
         logging.info("%s on %s, Python %s", snakemake.rule, platform.node(), platform.python_version())
         try:
+            lease_gpus(snakemake.resources, snakemake.rule)
             main(snakemake)
             if cost := snakemake.output.get("cost"):
                 write_cost(Path(cost), snakemake.resources)
