@@ -100,7 +100,7 @@ def main(journal: Path, jobs: int, at_once: int, seed: int) -> None:
     """Run jobs until all have ended; one in ten dies with its devices, and one in ten is killed whatever it does."""
     from essential_sparsity import device_locks, leases  # noqa: F401
 
-    device_locks.wait_for_devices = partial(device_locks.wait_for_devices, poll_s=0.1)  # type: ignore[assignment]
+    device_locks.wait_for_devices = partial(device_locks.wait_for_devices, poll_s=0.05)  # type: ignore[assignment]
     draw = random.Random(seed)
     running: dict[int, tuple[int, float]] = {}
     for job in range(jobs):
