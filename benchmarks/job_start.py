@@ -17,7 +17,7 @@ REPEATS = 5
 START = """
 import sys
 from types import SimpleNamespace
-snakemake = SimpleNamespace(log=[sys.argv[5]], rule="benchmark", output={})
+snakemake = SimpleNamespace(log=[sys.argv[5]], rule="benchmark", output={}, resources={})
 sys.path.insert(0, "workflow/scripts")
 import json
 import shutil

@@ -17,7 +17,7 @@ PRELUDE = """
     from essential_sparsity.errors import UserError
     from essential_sparsity.job import run_job
     from essential_sparsity.progress import progress
-    snakemake = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output={})
+    snakemake = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output={}, resources={})
 """
 
 
@@ -104,7 +104,7 @@ def test_a_second_run_begins_a_new_log(tmp_path: Path) -> None:
 def test_garbage_is_looked_for_in_the_work_of_a_job_and_not_in_its_imports(tmp_path: Path) -> None:
     script = """
         import gc, sys, types
-        {name} = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output=dict())
+        {name} = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output=dict(), resources=dict())
         from essential_sparsity.job import run_job
         at_first, before = gc.isenabled(), gc.get_freeze_count()
         def main(job):

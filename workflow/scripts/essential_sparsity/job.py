@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from essential_sparsity.errors import UserError
 from essential_sparsity.exhaustion import explain
 from essential_sparsity.integrity import check_inputs
+from essential_sparsity.leases import lease_gpus
 from essential_sparsity.progress import draw_bars_on
 from essential_sparsity.sole_writer import Turn, sole_writer
 from essential_sparsity.tickets import results_of
@@ -29,8 +30,9 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
 
     Logging, warnings, standard output and tracebacks go to the first log file of the rule. A :class:`UserError` is
     printed as its message, without a traceback, to the log and to the terminal; the process then ends with status 1,
-    and Snakemake removes the job's outputs. Of a rule with an output ``cost``, what the job has spent is written there.
-    While another process writes the same outputs, the job waits.
+    and Snakemake removes the job's outputs. GPUs that the profile gives are leased first, until the process ends. Of a
+    rule with an output ``cost``, what the job has spent is written there. While another process writes the same
+    outputs, the job waits.
     """
     # What was imported stays: it is not looked through again, nor when the process ends.
     gc.freeze()
@@ -102,6 +104,7 @@ def _say(rule: str, error: UserError, log: Path, terminal: TextIO) -> None:
 def _work(main: Callable[[Any], None], snakemake: Any) -> None:
     if snakemake.output:
         check_inputs(map(Path, snakemake.input))
+    lease_gpus(snakemake.resources, snakemake.rule)
     main(snakemake)
     if cost := snakemake.output.get("cost"):
         write_cost(Path(cost), snakemake.resources)
