@@ -30,7 +30,7 @@ class Run:
         self.scripts = folder / "a work folder" / ".snakemake" / "scripts"
         self.scripts.mkdir(parents=True)
         self.folder = folder / "run"
-        self.folder.mkdir()
+        self.folder.mkdir(mode=0o700)
         # Stands for Snakemake's main process.
         self.main = subprocess.Popen(["sleep", "600"])
         self.server: subprocess.Popen[str] | None = None
