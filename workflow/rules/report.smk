@@ -250,6 +250,7 @@ rule write_report:
             category="Report",
         ),
         summary="results/studies/{study}/summary.txt",
+        environment="results/studies/{study}/environment.txt",
     log:
         "results/studies/{study}/logs/write_report.log",
     conda:

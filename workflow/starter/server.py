@@ -36,6 +36,7 @@ from client import SOCKET, is_own
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 _TIMEOUT = 10.0
+_REQUEST = {"likeness", "script", "directory", "environment", "umask"}
 # Bytes of a request: the environment of a process has a few megabytes at most.
 _LONGEST_REQUEST = 64 << 20
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -112,7 +113,10 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         raise ValueError(f"a request of {length} bytes")
     message = connection.recv(length, socket.MSG_WAITALL)
     connection.settimeout(None)
-    return json.loads(message), list(streams)
+    request = json.loads(message)
+    if not isinstance(request, dict) or request.keys() != _REQUEST:
+        raise ValueError("no request for a job")
+    return request, list(streams)
 
 
 def is_users_own(connection: socket.socket) -> bool:

@@ -1,7 +1,7 @@
 """The header of a GGUF file, checked before anything is made of it: its counts may say anything.
 
-Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The ``gguf`` package reads as many entries as an array
-claims to have, though the file ends before.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The ``gguf`` package reads as many entries as an
+array claims to have, though the file ends before.
 """
 
 from __future__ import annotations

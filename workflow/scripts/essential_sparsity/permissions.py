@@ -1,8 +1,8 @@
 """What a study file may ask for by itself: the folders that it may read, and models whose code may run.
 
 The registries in ``config/`` belong to whoever set up the workflow and are trusted. A study file may come from a
-stranger: what its own ``registries`` name is kept to the project, unless whoever starts the run allows more by variables
-of the environment, which no file can set.
+stranger: what its own ``registries`` name is kept to the project, unless whoever starts the run allows more by
+variables of the environment, which no file can set.
 """
 
 from __future__ import annotations
