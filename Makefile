@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo findings test standins lint bench clean
+.PHONY: help demo findings test standins lint lock-check bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## Say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: .venv/run.stamp ## Run the default study and print what it found
 	@echo "==> Running the default study on $(CORES) cores; nothing that is done already is done again"
@@ -51,6 +51,10 @@ lint: .venv/dev.stamp ## Check style, types, formatting and that every configura
 	@$(BIN)/python -m snakemake --lint
 	@echo "==> Dry runs of every study and profile"
 	@$(BIN)/python tests/dry_runs.py
+
+lock-check: .venv/run.stamp ## Check that every installed package is the pinned one, file by file
+	@echo "==> Comparing .venv with requirements.txt"
+	@$(BIN)/python workflow/scripts/check_lock.py requirements.txt $(if $(wildcard .venv/dev.stamp),requirements-dev.txt)
 
 .venv/python.stamp:
 	@echo "==> Creating .venv"

@@ -60,7 +60,7 @@ def write_page(folder: Path, model: str = frames.BERT) -> tuple[Path, report.Rep
     told = study(folder, found, model)
     rows = told.rows(found)
     data = report_content.report_data(told, found, rows)
-    content = report_content.report_content(told, found, rows, data)
+    content = report_content.report_content(told, found, rows, data, "Python 3.11.7 on Linux x86_64, 2 packages")
     path = folder / "report.html"
     path.write_text(report.render_report(TEMPLATE, content, data), encoding="utf-8")
     return path, content

@@ -137,8 +137,8 @@ def test_links_of_the_documents_resolve(root: Path) -> None:
 
 
 def test_commands_of_the_readme_exist(root: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"^make ([a-z]+)", (root / "README.md").read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)", (root / "README.md").read_text(), flags=re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
 
 

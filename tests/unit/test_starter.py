@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,7 +33,7 @@ class Run:
         self.scripts = folder / "a work folder" / ".snakemake" / "scripts"
         self.scripts.mkdir(parents=True)
         self.folder = folder / "run"
-        self.folder.mkdir()
+        self.folder.mkdir(mode=0o700)
         # Stands for Snakemake's main process.
         self.main = subprocess.Popen(["sleep", "600"])
         self.server: subprocess.Popen[str] | None = None
@@ -257,3 +260,27 @@ def test_whatever_is_no_script_of_a_job_is_the_interpreters(served: Run) -> None
     ]
     found = subprocess.run(command, env=served.environment, capture_output=True, text=True, check=True)
     assert found.stdout == f"{os.getpid()} 0\n"
+
+
+def test_a_folder_that_is_not_the_users_alone_is_not_used(served: Run) -> None:
+    # What cleans up /tmp may have removed it, and somebody else made it: a server there would be given the environment.
+    assert served.is_served()
+    served.folder.chmod(0o755)
+    assert served.run("import os; print(os.getppid())")[1].strip() == str(os.getpid())
+    served.folder.chmod(0o700)
+    assert served.is_served()
+
+
+def test_the_server_reads_nothing_but_small_json(served: Run) -> None:
+    marker = served.scripts / "marker"
+    trap = pickle.dumps(type("Trap", (), {"__reduce__": lambda _: (open, (str(marker), "w"))})())
+    for size, message in ((len(trap), trap), (2**32 - 1, b"{}"), (2, b"{"), (2, b"{}"), (2, b"[]")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(str(served.folder / "socket"))
+            connection.sendall(size.to_bytes(4, "big") + message)
+            connection.shutdown(socket.SHUT_WR)
+            # A connection that is closed with something unread is reset.
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+    assert not marker.exists()
+    assert served.is_served()

@@ -49,7 +49,7 @@ rule find_knees:
     params:
         code=code("find_knees.py"),
         knees=canonical(study.config["knees"]),
-        positive=canonical(
+        positive=lambda wildcards: canonical(
             {name: study.tasks[name].get("positive") for name in study.used_tasks()}
         ),
     message:

@@ -20,6 +20,7 @@ from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
 from essential_sparsity.integrity import damaged_files
+from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 
@@ -39,11 +40,15 @@ TEMPLATE_PARTS = [
     for suffix in ("html.j2", "css", "js")
 ]
 
+STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
+
 try:
+    check_without_code(STUDY_FILES)
     study = Study(
         config,
         ROOT,
-        ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml",
+        ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
+        Permissions.of_run(STUDY_FILES),
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None

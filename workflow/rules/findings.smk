@@ -22,14 +22,14 @@ rule judge_findings:
         runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
     params:
         code=code("judge_findings.py"),
-        claims=canonical(study.claims),
+        claims=lambda wildcards: canonical(study.claims),
         last=canonical(last_checkpoints(study)),
         scale=study.config["scale"],
         drawn=canonical(
             [name for name in used_methods() if study.mask_seed(name, 1) == 1]
         ),
         knees=canonical(study.config["knees"]),
-        positive=canonical(
+        positive=lambda wildcards: canonical(
             {name: study.tasks[name].get("positive") for name in study.used_tasks()}
         ),
     message:
@@ -66,8 +66,8 @@ rule plot_findings:
             [c for c in study.claims if c["finding"] == wildcards.finding]
         ),
         last=canonical(last_checkpoints(study)),
-        methods=canonical(used_methods()),
-        tasks=canonical(
+        methods=lambda wildcards: canonical(used_methods()),
+        tasks=lambda wildcards: canonical(
             {name: study.tasks[name]["label"] for name in study.used_tasks()}
         ),
     message:

@@ -25,7 +25,7 @@ rule plot_curves:
         runtime=15,
     params:
         code=code("plot_curves.py"),
-        methods=canonical(used_methods()),
+        methods=lambda wildcards: canonical(used_methods()),
         label=lambda wildcards: study.tasks[wildcards.task]["label"],
         knees=canonical(study.config["knees"]),
     message:
@@ -57,7 +57,7 @@ rule plot_layers:
         runtime=15,
     params:
         code=code("plot_layers.py"),
-        methods=canonical(used_methods()),
+        methods=lambda wildcards: canonical(used_methods()),
         label=lambda wildcards: study.tasks[wildcards.task]["label"],
         rule_name=study.config["knees"]["rules"][0],
     message:
@@ -116,7 +116,7 @@ rule plot_similarities:
         runtime=15,
     params:
         code=code("plot_similarities.py"),
-        methods=canonical(used_methods()),
+        methods=lambda wildcards: canonical(used_methods()),
     message:
         "Plotting the similarity of the masks of {wildcards.model}"
     script:
@@ -206,7 +206,7 @@ rule plot_ages:
         runtime=15,
     params:
         code=code("plot_ages.py"),
-        methods=canonical(used_methods()),
+        methods=lambda wildcards: canonical(used_methods()),
         label=lambda wildcards: study.tasks[wildcards.task]["label"],
         rule_name=study.config["knees"]["rules"][0],
     message:
@@ -250,6 +250,7 @@ rule write_report:
             category="Report",
         ),
         summary="results/studies/{study}/summary.txt",
+        environment="results/studies/{study}/environment.txt",
     log:
         "results/studies/{study}/logs/write_report.log",
     conda:
@@ -261,10 +262,12 @@ rule write_report:
     params:
         code=code("write_report.py"),
         template=[sha256_of(part) for part in TEMPLATE_PARTS],
-        title=study.config["title"],
+        title=lambda wildcards: study.config["title"],
         knees=canonical(study.config["knees"]),
-        methods=canonical(used_methods()),
-        tasks=canonical({name: study.tasks[name] for name in study.used_tasks()}),
+        methods=lambda wildcards: canonical(used_methods()),
+        tasks=lambda wildcards: canonical(
+            {name: study.tasks[name] for name in study.used_tasks()}
+        ),
     message:
         "Writing the report of {wildcards.study}"
     script:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from essential_sparsity import findings
 from essential_sparsity.costs import stage_times
+from essential_sparsity.environment import environment_lines, environment_summary
 from essential_sparsity.files import atomic_path, read_json
 from essential_sparsity.finding_words import verdict_lines
 from essential_sparsity.job import run_job
@@ -34,9 +35,10 @@ def main(snakemake: Any) -> None:
         notes=[*steps, *outlier_notes(tables["weights"]), *change_notes(pd.read_parquet(snakemake.input.changes))],
         plots={kind: [Path(path) for path in snakemake.input.get(INPUTS.get(kind, kind), [])] for kind in CAPTIONS},
     )  # fmt: skip
+    environment = environment_lines()
     rows = study.rows(tables)
     data = report_data(study, tables, rows)
-    content = report_content(study, tables, rows, data)
+    content = report_content(study, tables, rows, data, environment_summary(environment))
     with atomic_path(snakemake.output.page) as temporary:
         temporary.write_text(render_report(TEMPLATE, content, data), encoding="utf-8")
     answer = textwrap.fill(content.answer, findings.SUMMARY_COLUMNS)
@@ -52,6 +54,8 @@ def main(snakemake: Any) -> None:
         findings.summary_text(rows, study.knees),
         stage_times(tables["costs"]),
     ]
+    with atomic_path(snakemake.output.environment) as temporary:
+        temporary.write_text("\n".join([*environment, ""]), encoding="utf-8")
     with atomic_path(snakemake.output.summary) as temporary:
         temporary.write_text("\n".join([*parts, f"Report: {snakemake.output.page}\n"]), encoding="utf-8")
 

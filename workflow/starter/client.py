@@ -26,6 +26,16 @@ SCRIPTS = os.sep + os.path.join(".snakemake", "scripts") + os.sep
 HANDED_ON = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
+def is_own(folder: str) -> bool:
+    """Say whether a folder is the user's alone: what cleans up /tmp may have removed the run's, and anybody made it."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    # A directory, no link.
+    return found.st_mode & 0o170077 == 0o040000 and found.st_uid == os.getuid()
+
+
 def likeness() -> str:
     """Return what a server must have in common with the jobs that it serves."""
     return repr([sys.version, sys.executable, *(os.environ.get(name) for name in LOADED_WITH)])
@@ -129,6 +139,8 @@ def main(arguments: list[str]) -> None:
     run, script = os.environ.get(RUN), os.path.abspath(arguments[0]) if arguments else ""
     if run and len(arguments) == 1 and SCRIPTS in script:
         folder = run.partition(":")[2]
+        if not is_own(folder):
+            become_interpreter(arguments)
         status = run_by_server(folder, script)
         if status is not None:
             end_with(status)

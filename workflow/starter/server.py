@@ -4,7 +4,8 @@ A job spends seconds on imports before it does anything. Here they are paid once
 and whatever a job had to import besides is imported before the next one. Its jobs are processes of their own,
 like those of an interpreter: nothing that a job does reaches the server or another job.
 
-It serves only clients of the user's own, whose folder it is; it ends with the run, and its jobs end with it.
+It serves only clients of the user's own, whose folder it is, and reads nothing from them but JSON. It ends with the
+run, and its jobs end with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import selectors
 import shutil
 import signal
 import socket
+import struct
 import sys
 import sysconfig
 import traceback
@@ -30,10 +32,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client import SOCKET
+from client import SOCKET, is_own
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 _TIMEOUT = 10.0
+_REQUEST = {"likeness", "script", "directory", "environment", "umask"}
+# Bytes of a request: the environment of a process has a few megabytes at most.
+_LONGEST_REQUEST = 64 << 20
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -100,12 +105,25 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     connection.settimeout(_TIMEOUT)
     room = socket.CMSG_SPACE(3 * array.array("i").itemsize)
     size, messages, *_ = connection.recvmsg(4, room)
+    length = int.from_bytes(size, "big")
     streams = array.array("i")
     for _, _, data in messages:
         streams.frombytes(data[: len(data) - len(data) % streams.itemsize])
-    message = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
+    if length > _LONGEST_REQUEST:
+        raise ValueError(f"a request of {length} bytes")
+    message = connection.recv(length, socket.MSG_WAITALL)
     connection.settimeout(None)
-    return json.loads(message), list(streams)
+    request = json.loads(message)
+    if not isinstance(request, dict) or request.keys() != _REQUEST:
+        raise ValueError("no request for a job")
+    return request, list(streams)
+
+
+def is_users_own(connection: socket.socket) -> bool:
+    """Say whether the process at the other end runs as the same user."""
+    size = struct.calcsize("3i")
+    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return bool(user == os.getuid())
 
 
 def run_script(request: dict[str, Any], streams: list[int], learnt: int) -> int:
@@ -194,6 +212,9 @@ class Server:
 
     def _accept(self) -> None:
         client, _ = self._socket.accept()
+        if not is_users_own(client):
+            client.close()
+            return
         try:
             request, streams = receive(client)
         except (OSError, ValueError):
@@ -269,6 +290,8 @@ def kill(process: int, number: int) -> None:
 def main() -> None:
     """Serve the run that the arguments name."""
     run, _, folder = sys.argv[1].partition(":")
+    if not is_own(folder):
+        return
     import_library()
     keep()
     try:

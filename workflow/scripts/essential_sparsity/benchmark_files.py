@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -45,11 +45,19 @@ def split_files(folder: Path, config: str | None, split: str, where: str) -> lis
         where: What asks for them, for messages.
 
     Raises:
-        UserError: There are none, or several configurations have the split and none is named.
+        UserError: There are none, several configurations have the split and none is named, or the README names files
+            outside the folder.
     """
     if not folder.is_dir():
         raise UserError(where, f"no folder {folder}", "a folder with the files of a dataset", "correct the path")
     patterns = _named(_readme_configs(folder), config).get(split, [])
+    if outside := next((p for p in patterns if PurePath(p).is_absolute() or ".." in PurePath(p).parts), None):
+        raise UserError(
+            where=f"{folder / 'README.md'}, configs",
+            found=f"the pattern '{outside}', which leads out of the folder",
+            expected="patterns of files in the folder",
+            mend="do not trust these data; or correct the README, or delete it: the layout of the folder then decides",
+        )
     found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.suffix in READERS})
     if found:
         return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +52,18 @@ class LoadedTasks:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the libraries of the model hub from the network, even from counting downloads."""
+    """Keep the libraries of the model hub from the network, even from counting downloads.
+
+    Metrics that lm-eval itself lacks are programs on the hub, which the package ``evaluate`` would fetch and run.
+    """
     import datasets.config
     import huggingface_hub.constants
 
+    # lm-eval imports it where a task needs it; it reads the environment then.
+    imported = sys.modules.get("evaluate.config")
     with (
+        patch.dict(os.environ, HF_EVALUATE_OFFLINE="1"),
+        patch.object(imported, "HF_EVALUATE_OFFLINE", True) if imported else nullcontext(),
         patch.object(datasets.config, "HF_HUB_OFFLINE", True),
         patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
     ):
@@ -170,6 +179,13 @@ def _check_redirectable(leaf: str, entry: Any, repository: str | None, where: st
             found="a task whose data are not simply a split of a dataset"
             + (f" (dataset_kwargs: {quoted(sorted(options))})" if options else ""),
             expected="a task in YAML with `dataset_path` and no options of its own for loading it",
+            mend="choose another task",
+        )
+    if (entry.cfg or {}).get("unsafe_code"):
+        raise UserError(
+            where=f"{where}, task {leaf}",
+            found="a task that runs what the model writes as a program",
+            expected="a task that reads answers: nothing that a model writes is run",
             mend="choose another task",
         )
     if repository is not None and reads.lower() != repository.lower():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import lzma
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
+from essential_sparsity.unpacking import check_unpacked_size, open_bounded
 
 # Names that no table uses: the split, the file and the row in it, while rows are chosen.
 SPLIT = "essential_sparsity split"
@@ -20,7 +23,10 @@ FILE = "essential_sparsity file"
 ROW = "essential_sparsity row"
 
 # What reading a table may raise: pandas' own errors, and those of each compression.
-_UNREADABLE = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_UNREADABLE = (
+    ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    tarfile.TarError,
+)  # fmt: skip
 
 
 def read_table(file: Path, file_format: str, where: str) -> pd.DataFrame:
@@ -32,10 +38,14 @@ def read_table(file: Path, file_format: str, where: str) -> pd.DataFrame:
         where: The registry key, for messages.
 
     Raises:
-        UserError: The file is not what the format says.
+        UserError: The file is not what the format says, or becomes far larger than it is.
     """
+    place = f"{where}, file {file.name}"
     try:
-        frame = READERS[file_format](file)
+        with open_bounded(file, place) as stream:
+            if file_format == "parquet":
+                _check_cells(stream, file.stat().st_size, place)
+            frame = READERS[file_format](stream)
     except _UNREADABLE as error:
         raise UserError(
             where=f"{where}, file {file.name}",
@@ -46,16 +56,24 @@ def read_table(file: Path, file_format: str, where: str) -> pd.DataFrame:
     return frame
 
 
-def _read_json_lines(file: Path) -> pd.DataFrame:
-    return pd.read_json(file, lines=True)
+def _check_cells(stream: IO[bytes], size: int, where: str) -> None:
+    """Check what the columns of a Parquet file become: a value that repeats takes no room in the file."""
+    about = pq.ParquetFile(stream).metadata
+    stored = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    check_unpacked_size(stored + 8 * about.num_rows * about.num_columns, size, where)
+    stream.seek(0)
 
 
-def _read_headless(file: Path) -> pd.DataFrame:
-    frame = pd.read_csv(file, header=None)
+def _read_json_lines(stream: IO[bytes]) -> pd.DataFrame:
+    return pd.read_json(stream, lines=True)
+
+
+def _read_headless(stream: IO[bytes]) -> pd.DataFrame:
+    frame = pd.read_csv(stream, header=None)
     return frame.set_axis([str(place) for place in frame.columns], axis=1)
 
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+READERS: dict[str, Callable[[IO[bytes]], pd.DataFrame]] = {
     "csv": pd.read_csv,
     "csv-without-header": _read_headless,
     "jsonl": _read_json_lines,

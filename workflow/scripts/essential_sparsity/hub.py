@@ -47,6 +47,12 @@ def digest_like(expected: str, path: Path) -> str:
     return sha256_of(path) if len(expected) == 64 else git_blob_id(path)
 
 
+def is_below(path: str) -> bool:
+    """Say whether the path of a file in a repository leads nowhere else."""
+    parts = path.replace("\\", "/").split("/")
+    return not {"", ".", ".."} & set(parts) and ":" not in parts[0] and "\0" not in path
+
+
 class Repository:
     """A repository of the hub at one commit.
 
@@ -102,6 +108,12 @@ class Repository:
             raise UserError(
                 f"{self.where}.repository", f"no hash of {unknown} in the list of files of '{self.name}'",
                 "a SHA-256 or git blob id of every file", "let HF_ENDPOINT name a hub that lists them",
+            )  # fmt: skip
+        # And of files below results/.
+        if outside := next((path for path in digests if not is_below(path)), None):
+            raise UserError(
+                f"{self.where}.repository", f"the file '{outside}' in the list of files of '{self.name}'",
+                "paths within the repository", "do not trust this repository, or the hub that HF_ENDPOINT names",
             )  # fmt: skip
         return digests
 

@@ -29,6 +29,9 @@ PROCESSOR = "preprocessor_config.json"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 SPLITS = ("train", "validation", "test")
 
+# What Pillow may take bytes for: formats that it decodes itself. For others it starts programs (EPS), or they are rare.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
 # Images that one call of a processor resizes: its checks of arguments cost more than a small image does.
 _CHUNK = 64
 
@@ -189,7 +192,7 @@ def decode_image(encoded: bytes, where: str) -> Image:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as opened:
             opened.load()
             image = ImageOps.exif_transpose(opened)
     # Pillow's plug-ins raise whatever their format's parser does, on data that are not as they should be.
@@ -198,7 +201,7 @@ def decode_image(encoded: bytes, where: str) -> Image:
         raise UserError(
             where=where,
             found=f"{len(encoded)} bytes that cannot be decoded ({type(error).__name__}: {first_line(error)})",
-            expected="an image that Pillow reads, such as PNG or JPEG",
+            expected=f"an image in one of the formats {', '.join(_FORMATS)}",
             mend="fetch the file again, or remove it from the data",
         ) from error
     image = _eight_bit(image, where)
@@ -434,7 +437,7 @@ def check_header(encoded: bytes, where: str) -> None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(encoded)):
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS):
             return
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(

@@ -100,7 +100,9 @@ def report_data(study: Study, tables: Tables, rows: pd.DataFrame) -> dict[str, A
     }
 
 
-def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mapping[str, Any]) -> ReportContent:
+def report_content(
+    study: Study, tables: Tables, rows: pd.DataFrame, data: Mapping[str, Any], environment: str
+) -> ReportContent:
     """Return what the page says.
 
     Args:
@@ -108,6 +110,7 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         tables: All tables of the study, that of curves as ``levels``; ``findings`` is empty where it makes no claim.
         rows: What :meth:`Study.rows` returns.
         data: What :func:`report_data` returns.
+        environment: The interpreter and its packages, in a line.
     """
     evaluations, knees = tables["evaluations"], tables["knees"]
     labels = study.task_labels
@@ -133,7 +136,7 @@ def report_content(study: Study, tables: Tables, rows: pd.DataFrame, data: Mappi
         ),
         costs=report_tables.costs_table(tables["costs"]),
         provenance=report_tables.provenance_table({(p["model"], p["revision"]): p for p in study.provenance}.values()),
-        versions=_versions(evaluations), data_note=_data_note(data),
+        versions={**_versions(evaluations), "environment": environment}, data_note=_data_note(data),
         files_note=" ".join([_FILES.format(study=study.name), *_left_out(study, tables["levels"])]),
         emergence=has_emergence(tables["levels"]),
         statistics=not tables["weights"].empty,
@@ -146,7 +149,8 @@ _SAVED = (
 )
 _FILES = (
     "The tables of this page are Parquet files in results/studies/{study}/tables, and the figures lie as SVG, PDF and "
-    "PNG in results/studies/{study}/plots."
+    "PNG in results/studies/{study}/plots; the packages that the report was written with are listed in "
+    "results/studies/{study}/environment.txt."
 )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from essential_sparsity.claims import checked_claims
 from essential_sparsity.dataset_kinds import FILES, held_out_splits
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
+from essential_sparsity.limits import MOST_CHECKPOINTS, MOST_EVALUATIONS, check_count, check_finite, check_values
 from essential_sparsity.mask_pairs import MaskPair, pair_masks
 from essential_sparsity.methods import Method, check_method
+from essential_sparsity.permissions import Permissions
 from essential_sparsity.recipes import check_recipe
 from essential_sparsity.rounds import check_levels, check_rounds, level_before, no_placing, round_levels
 from essential_sparsity.scores import SCORES
@@ -23,7 +26,7 @@ from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
 from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
-from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, measured_steps, step_name
+from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, kept_steps, measured_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
@@ -52,18 +55,22 @@ class Study:
         config: The study file's content.
         root: The workflow's folder, which holds ``config/`` and ``workflow/schemas/``.
         file: The study file's name, for messages.
+        permissions: What the study file's own entries may read and run; without it, what a run in the working
+            directory allows.
 
     Raises:
         UserError: A key, value or name is wrong; the message says where and what to write.
     """
 
-    def __init__(self, config: dict[str, Any], root: Path, file: str) -> None:
+    def __init__(self, config: dict[str, Any], root: Path, file: str, permissions: Permissions | None = None) -> None:
         schemas = root / "workflow" / "schemas"
+        check_values(config, file)
         validate(config, schemas / "study.schema.yaml", file)
         self.config = config
         self.file = file
         self.name: str = config["study"]
         self._origins: dict[tuple[str, str], str] = {}
+        self._permissions = permissions or Permissions.of_run([])
         registries = {kind: self._load_registry(kind, root, schemas) for kind in REGISTRIES}
         self.models: dict[str, Any] = registries["models"]
         self.datasets: dict[str, Any] = registries["datasets"]
@@ -71,6 +78,7 @@ class Study:
         self.calibrations: dict[str, Any] = registries["calibrations"]
         self.tasks: dict[str, Any] = registries["tasks"]
         self._check_references()
+        self._check_counts()
         self.sweeps = sorted(set(self._enumerate_sweeps()))
         self.evaluations = sorted(set(self._enumerate()))
         self.weights = sorted(set(self._enumerate_weights()))
@@ -78,6 +86,7 @@ class Study:
         self._check_sources()
         self._check_calibration_texts()
         self.claims = checked_claims(self, WEIGHTS.columns)
+        check_finite(config, file)
 
     def _load_registry(self, kind: str, root: Path, schemas: Path) -> dict[str, Any]:
         shared_file = f"config/{kind}.yaml"
@@ -110,6 +119,10 @@ class Study:
     def _place(self, kind: str, name: str) -> str:
         """Return what :meth:`where` does with the study file's name: for messages before any job starts."""
         return self._origins[kind, name].replace(_STUDY_FILE, self.file, 1)
+
+    def _is_own(self, kind: str, name: str) -> bool:
+        """Say whether an entry is the study file's own, which may come from a stranger."""
+        return self._origins[kind, name].startswith(_STUDY_FILE)
 
     def _known(self, kind: str, name: str, where: str) -> None:
         entries = getattr(self, kind)
@@ -152,8 +165,29 @@ class Study:
                     f"{self._place('models', name)}.source.files", "`files` of a model", "`files` of datasets only",
                     "remove it: what a checkpoint needs is found by the names of its files",
                 )  # fmt: skip
+            where = f"{self._place('models', name)}.source"
+            check_count(kept_steps(source), MOST_CHECKPOINTS, "checkpoints", where)
             if "trajectory" in source:
-                hub_steps(source["trajectory"], f"{self._place('models', name)}.source.trajectory")
+                hub_steps(source["trajectory"], f"{where}.trajectory")
+            if model["trust_remote_code"] and self._is_own("models", name):
+                self._permissions.check_model(name, f"{self._place('models', name)}.trust_remote_code")
+
+    def _check_counts(self) -> None:
+        """Count what the study asks for, at most, before it is listed."""
+        for part in ("curves", "weights", "similarities"):
+            for i, entry in enumerate(self.config[part]):
+                known = {name: len(self.measured_of(name)) for name in set(entry["models"])}
+                sparsities = entry.get("sparsities", ())
+                levels = sparsities["adaptive"]["budget"] if "adaptive" in sparsities else len(sparsities)
+                per_model = math.prod(
+                    (
+                        len(entry.get("methods", "1")) ** (2 if part == "similarities" else 1), 1 + levels,
+                        len(entry.get("tasks", "1")), len(entry.get("seeds", "1")),
+                    )
+                )  # fmt: skip
+                checkpoints = (known[m] if c == "all" else 1 for m in entry["models"] for c in entry["checkpoints"])
+                count = sum(checkpoints) * per_model
+                check_count(count, MOST_EVALUATIONS, "combinations", f"{self.file}, key {part}[{i}]")
 
     def _check_dataset_source(self, dataset: Mapping[str, Any], where: str) -> None:
         source = dataset["source"]
@@ -396,11 +430,26 @@ class Study:
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "path":
-                local_files(source, f"{self._place('models', model)}.source")
+                where = f"{self._place('models', model)}.source"
+                self._check_permitted("models", model, source, where)
+                self._check_links("models", model, local_files(source, where), where)
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
-                local_tables(source, f"{self._place('datasets', name)}.source")
+                where = f"{self._place('datasets', name)}.source"
+                self._check_permitted("datasets", name, source, where)
+                tables = local_tables(source, where).values()
+                self._check_links("datasets", name, chain.from_iterable(tables), where)
+
+    def _check_permitted(self, kind: str, name: str, source: Mapping[str, Any], where: str) -> None:
+        """Keep what the study file names itself to where it may read, before anything there is looked at."""
+        if self._is_own(kind, name):
+            self._permissions.check_paths([Path(source["path"]).expanduser()], f"{where}.path")
+
+    def _check_links(self, kind: str, name: str, files: Iterable[Path], where: str) -> None:
+        """The same of links among the files of a folder, which may lead elsewhere."""
+        if self._is_own(kind, name):
+            self._permissions.check_paths([file for file in files if file.is_symlink()], f"{where}.path")
 
     def _check_calibration_texts(self) -> None:
         """Refuse methods that calibrate on the very texts that a task evaluates."""

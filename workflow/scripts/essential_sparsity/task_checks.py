@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,13 @@ def check_dataset(dataset: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: They do not.
     """
+    if "documents" in dataset:
+        try:
+            re.compile(dataset["documents"])
+        except re.error as error:
+            raise UserError(
+                f"{where}.documents", f"'{dataset['documents']}' ({error})", "a regular expression", "correct it"
+            ) from error
     files, split = dataset["source"].get("files", {}), dataset.get("split", {})
     both = [part for part in ("test", "validation") if f"{part}_fraction" in split and part in files]
     if both or ("column" in split and set(files) - {"train"}):

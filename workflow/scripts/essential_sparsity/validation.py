@@ -27,7 +27,7 @@ def load_yaml(path: Path) -> Any:
         UserError: The file is missing or not YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506
     except FileNotFoundError as error:
         raise UserError(str(path), "no such file", "a YAML file", "create it or correct its name") from error
     except yaml.YAMLError as error:
@@ -47,7 +47,12 @@ def _with_defaults(validator_class: Any) -> Any:
                     instance.setdefault(key, default.copy() if isinstance(default, dict | list) else default)
         yield from check(validator, properties, instance, schema)
 
-    return validators.extend(validator_class, {"properties": fill})
+    def match(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        # A schema's `$` is the end of the text; Python's also stands before a last line end.
+        if validator.is_type(instance, "string") and not re.search(re.sub(r"\$$", r"\\Z", pattern), instance):
+            yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+    return validators.extend(validator_class, {"properties": fill, "pattern": match})
 
 
 _Validator = _with_defaults(Draft202012Validator)
