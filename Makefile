@@ -88,6 +88,8 @@ bench: .venv/run.stamp ## Measure time and memory against other tools; one JSON 
 	@$(BIN)/python benchmarks/job_start.py
 	@$(BIN)/python benchmarks/knee_coverage.py
 	@$(BIN)/python benchmarks/knee_adaptive.py
+	@$(BIN)/python benchmarks/plan_10k.py
+	@$(BIN)/python benchmarks/overhead_default.py
 
 clean: ## Remove .venv and everything that was made
 	rm -rf .venv results/* .snakemake

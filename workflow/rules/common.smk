@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from itertools import chain, count
 import pandas as pd
 from snakemake.cli import get_argument_parser
@@ -85,6 +86,18 @@ def pruned_by(rule_name):
 def mask_path(model, checkpoint, method, seed, sparsity):
     """Return the file of a mask."""
     return f"results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors"
+
+
+@cache
+def method_entry(method, sparsity="1"):
+    """Return what defines a method up to a level, as a parameter; the thousands of jobs of a study share a few."""
+    return canonical(study.slots(method, sparsity))
+
+
+@cache
+def task_entry(task):
+    """Return what defines a task, as a parameter."""
+    return canonical(study.task(task))
 
 
 def code(script):

@@ -50,10 +50,8 @@ rule evaluate_language_model:
         runtime=60,
     params:
         code=code("evaluate_language_model.py"),
-        task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(
-            study.slots(wildcards.method, wildcards.sparsity)
-        ),
+        task=lambda wildcards: task_entry(wildcards.task),
+        method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
     message:
         "Language modelling of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
@@ -81,10 +79,8 @@ rule evaluate_benchmark:
         runtime=240,
     params:
         code=code("evaluate_benchmark.py"),
-        task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(
-            study.slots(wildcards.method, wildcards.sparsity)
-        ),
+        task=lambda wildcards: task_entry(wildcards.task),
+        method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
         # Of a dataset of the hub they lie beside its index.
         folder=lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
             "path", ""
@@ -119,10 +115,8 @@ rule evaluate_representation:
         runtime=60,
     params:
         code=code("evaluate_representation.py"),
-        task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(
-            study.slots(wildcards.method, wildcards.sparsity)
-        ),
+        task=lambda wildcards: task_entry(wildcards.task),
+        method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
     message:
         "Representation of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
@@ -150,10 +144,8 @@ rule finetune_model:
         runtime=240,
     params:
         code=code("finetune_model.py"),
-        task=lambda wildcards: canonical(study.task(wildcards.task)),
-        method=lambda wildcards: canonical(
-            study.slots(wildcards.method, wildcards.sparsity)
-        ),
+        task=lambda wildcards: task_entry(wildcards.task),
+        method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
         states="results/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}",
     message:

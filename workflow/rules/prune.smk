@@ -55,7 +55,7 @@ rule plan_pruning:
         runtime=60,
     params:
         code=code("plan_pruning.py"),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: method_entry(wildcards.method),
     message:
         "Planning the pruning of {wildcards.model}, {wildcards.checkpoint}, by {wildcards.method}, seed {wildcards.seed}"
     script:
@@ -82,7 +82,7 @@ rule prune_weights:
         runtime=60,
     params:
         code=code("prune_weights.py"),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: method_entry(wildcards.method),
     message:
         "Pruning {wildcards.model}, {wildcards.checkpoint}, to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
     script:
@@ -110,7 +110,7 @@ rule prune_blocks:
         runtime=240,
     params:
         code=code("prune_blocks.py"),
-        method=lambda wildcards: canonical(study.slots(wildcards.method)),
+        method=lambda wildcards: method_entry(wildcards.method),
         calibration=lambda wildcards: canonical(calibration_of(wildcards.method)),
         where=lambda wildcards: study.where(
             "calibrations", study.method(wildcards.method).calibration
@@ -144,12 +144,8 @@ rule prune_iteratively:
         runtime=240,
     params:
         code=code("prune_iteratively.py"),
-        task=lambda wildcards: canonical(
-            study.task(study.method(wildcards.method).rounds["task"])
-        ),
-        method=lambda wildcards: canonical(
-            study.slots(wildcards.method, wildcards.sparsity)
-        ),
+        task=lambda wildcards: task_entry(study.method(wildcards.method).rounds["task"]),
+        method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
         states="results/rounds/{model}/{checkpoint}/{method}/{seed}/{sparsity}",
     message:

@@ -77,6 +77,8 @@ class Study:
         self.methods: dict[str, Any] = registries["methods"]
         self.calibrations: dict[str, Any] = registries["calibrations"]
         self.tasks: dict[str, Any] = registries["tasks"]
+        # Asked for again with every job.
+        self._methods = {name: self._resolved(entry) for name, entry in self.methods.items()}
         self._check_references()
         self._check_counts()
         self.sweeps = sorted(set(self._enumerate_sweeps()))
@@ -562,10 +564,12 @@ class Study:
 
     def method(self, name: str) -> Method:
         """Return what defines a method, without its label."""
-        entry = {key: value for key, value in self.methods[name].items() if key != "label"}
+        return self._methods[name]
+
+    def _resolved(self, entry: Mapping[str, Any]) -> Method:
         calibration = entry.get("calibration", "")
         propagate = self.calibrations[calibration]["propagate"] if calibration in self.calibrations else ""
-        return Method(**entry, propagate=propagate)
+        return Method(**{key: value for key, value in entry.items() if key != "label"}, propagate=propagate)
 
     def slots(self, method: str, sparsity: str = "1") -> dict[str, Any] | None:
         """Return what defines a method, up to a level, as plain values; None for the dense model."""
