@@ -1,5 +1,6 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
+import math
 import os
 import re
 import time
@@ -16,10 +17,13 @@ from essential_sparsity.claims import (
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
+from essential_sparsity.job_needs import need_of
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 
 STARTED = time.time()
+# Room for the tables and plots of a study.
+TABLES_MB = 200
 # The rule that evaluates each protocol.
 EVALUATORS = {
     "perplexity": "evaluate_language_model",
@@ -99,16 +103,43 @@ def source_inputs(kind, name, checkpoint=None):
     return [f"results/pretraining/{name}/index.json"]
 
 
-def weights_mb(files):
-    """Return the size of the checkpoint that a job reads, in MB; what it maps into memory does not count."""
-    return os.path.getsize(files.weights) // 1_000_000
+def gpus_of(rule_name):
+    """Return how many GPUs the profile gives to a job of a rule; a share of one counts as one."""
+    given = workflow.get_rule(rule_name).resources.get("gpu")
+    return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
-def unpacked_mb(files):
-    """Return what extraction holds of its inputs, in MB: safetensors are read a tensor at a time, others wholly."""
-    whole = [file for file in files if not file.endswith(".safetensors")]
-    # Four-bit weights become floats, and are there twice.
-    return sum(16 * os.path.getsize(file) // 1_000_000 for file in whole)
+def memory(rule_name):
+    """Return the function that says how much memory a job of a rule needs, in MB: more in each attempt."""
+    return lambda wildcards, attempt: attempt * need_of(
+        study, rule_name, wildcards
+    ).mem_mb(gpus_of(rule_name))
+
+
+def gpu_memory(rule_name):
+    """Return the function that says how much of a GPU's memory a job needs, in MB; none where it has no GPU."""
+    return lambda wildcards, attempt: (
+        attempt * need_of(study, rule_name, wildcards).gpu_mem_mb()
+        if gpus_of(rule_name)
+        else 0
+    )
+
+
+def disk(rule_name):
+    """Return the function that says how much room the files of a job take, in MB."""
+    return lambda wildcards: need_of(study, rule_name, wildcards).disk_mb()
+
+
+def time_limit(rule_name):
+    """Return the function that says how many minutes a job may take: more in each attempt."""
+    return lambda wildcards, attempt, threads: attempt * need_of(
+        study, rule_name, wildcards
+    ).runtime(gpus_of(rule_name), threads)
+
+
+def growing(megabytes):
+    """Return the function that asks for as much memory again in each attempt."""
+    return lambda wildcards, attempt: attempt * megabytes
 
 
 def resampling_mb(files):
