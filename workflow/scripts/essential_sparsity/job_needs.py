@@ -20,8 +20,11 @@ Job = Mapping[str, str]
 _WHOLE = 2.5
 # 4-bit weights become floats, of which the larger part is there once more while they are renamed.
 _FOUR_BIT = 10.0
-# A package or repository of which nothing is known.
+# As floats they take so many times what they take in the file.
+_FOUR_BIT_SHARE = 6.0
+# A repository, and a package without a model, of which nothing is known.
 USUAL_DOWNLOAD_MB = 1000.0
+USUAL_PACKAGE_MB = 20.0
 
 
 def megabytes(paths: Iterable[str | Path]) -> float | None:
@@ -78,12 +81,12 @@ def source_files(source: Mapping[str, Any], place: str) -> list[Path]:
 
 
 def _downloaded_package(study: Study, job: Job) -> Need:
-    packages = [
-        model for model in study.models.values()
-        if model["source"]["kind"] == "wheel" and model["source"]["package"] == job["package"]
-    ]  # fmt: skip
-    sizes = [size for size in map(registered_size, packages) if size]
-    return resources.download(max((size.stored_mb for size in sizes), default=USUAL_DOWNLOAD_MB))
+    packaged = [
+        size.stored_mb / (_FOUR_BIT_SHARE if model["source"]["member"].endswith(".gguf") else 1)
+        for model in study.models.values()
+        if model["source"].get("package") == job["package"] and (size := registered_size(model))
+    ]
+    return resources.download(max(packaged, default=USUAL_PACKAGE_MB))
 
 
 def _downloaded_repository(study: Study, job: Job) -> Need:

@@ -18,6 +18,9 @@ from essential_sparsity.model_size import ModelSize
 
 # A process that has the library imported, or was forked from one that has; besides, a cluster's job holds Snakemake.
 PROCESS_MB = 500.0
+# What a job counts before it does anything where it was forked: the starter's server has the library imported. Jobs
+# that start by themselves and import little count less, and nobody can say beforehand which those are.
+FORKED_MB = 400.0
 # Besides, what training, and what pruning itself, import and hold of any model.
 TRAINING_MB = 150.0
 PRUNING_MB = 170.0
