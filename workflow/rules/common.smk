@@ -20,19 +20,16 @@ from essential_sparsity.files import read_json, sha256_of
 from essential_sparsity.job_needs import need_of
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
+from essential_sparsity.study_jobs import (
+    EVALUATORS,
+    measuring_jobs,
+    pruner,
+    study_jobs,
+)
 
 STARTED = time.time()
 # Room for the tables and plots of a study.
 TABLES_MB = 200
-# The rule that evaluates each protocol.
-EVALUATORS = {
-    "perplexity": "evaluate_language_model",
-    "masked_tokens": "evaluate_language_model",
-    "lm_eval": "evaluate_benchmark",
-    "linear_probe": "evaluate_representation",
-    "knn": "evaluate_representation",
-    "finetune": "finetune_model",
-}
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
@@ -64,17 +61,9 @@ def one_of(names):
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
-def pruner(method):
-    """Return the rule that makes a method's masks."""
-    slots = study.method(method)
-    if slots.rounds:
-        return "prune_iteratively"
-    return "prune_blocks" if slots.by_block else "prune_weights"
-
-
 def pruned_by(rule_name):
     """Return the pattern of the methods whose masks a rule makes."""
-    return one_of(name for name in study.methods if pruner(name) == rule_name)
+    return one_of(name for name in study.methods if pruner(study, name) == rule_name)
 
 
 def mask_path(model, checkpoint, method, seed, sparsity):
@@ -379,59 +368,8 @@ def finding_table(wildcards):
 
 def cost_paths(study):
     """Return the file of the cost of every job whose result the study's tables hold."""
-    folder = "results/costs"
-    paths = {f"{folder}/prepare_dataset/{name}.json" for name in study.used_rows()}
-    for model, task in study.preparations():
-        paths.add(f"{folder}/prepare_inputs/{model}/{task}.json")
-    for e in study.evaluations:
-        rule_name = EVALUATORS[study.tasks[e.task]["protocol"]]
-        paths.add(
-            f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.json"
-        )
-    for model, checkpoint, method, seed, sparsity in study.masks():
-        slots = study.method(method)
-        for level in study.masks_behind(method, sparsity):
-            paths.add(
-                f"{folder}/{pruner(method)}/{model}/{checkpoint}/{method}/{seed}/{level}.json"
-            )
-        if slots.planned:
-            paths.add(
-                f"{folder}/plan_pruning/{model}/{checkpoint}/{method}/{seed}.json"
-            )
-        if slots.dense_needs != "nothing":
-            paths.add(
-                f"{folder}/calibrate_model/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.json"
-            )
-    for model, checkpoint in study.used_checkpoints():
-        paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.json")
-        paths.add(f"{folder}/list_matrices/{model}.json")
-        if study.models[model]["source"]["kind"] == "pretrain":
-            paths.add(f"{folder}/pretrain_model/{model}.json")
-    for rule_name, place in measuring_jobs(study):
-        paths.add(f"{folder}/{rule_name}/{place}.json")
-    for model in study.used_trajectories():
-        paths.add(f"{folder}/find_steps/{model}.json")
-    for place in study.used_downloads():
-        paths.add(f"{folder}/download_repository/{place}.json")
-    for source in study.used_wheels():
-        paths.add(
-            f"{folder}/download_package/{source['package']}-{source['version']}.json"
-        )
-    return sorted(paths)
-
-
-def measuring_jobs(study):
-    """Return the jobs that measure weights: each the rule, and the model with its checkpoint unless it has them all."""
-    own = study.measured_pretrainings()
     return sorted(
-        {
-            (
-                ("measure_pretraining", model)
-                if model in own
-                else ("measure_weights", f"{model}/{checkpoint}")
-            )
-            for model, checkpoint in study.weights
-        }
+        f"results/costs/{rule_name}/{job}.json" for rule_name, job in study_jobs(study)
     )
 
 
