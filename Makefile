@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo findings test standins lint lock-check bench clean
+.PHONY: help demo plan findings test standins lint lock-check bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -18,6 +18,9 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 	@touch .venv/demo.started
 	@$(BIN)/python -m snakemake --cores $(CORES)
 	@test $(SUMMARY) -nt .venv/demo.started || cat $(SUMMARY)
+
+plan: .venv/run.stamp ## Say what a study will cost before it starts: STUDY=file PROFILE=folder JSON=file, all optional
+	@$(BIN)/python workflow/scripts/plan_study.py $(STUDY) $(if $(PROFILE),--profile $(PROFILE)) $(if $(CORES:all=),--cores $(CORES)) $(if $(JSON),--json $(JSON))
 
 # Those that pre-train first, and with them the model that most others prune: both cores are busy then. The last needs
 # the model hub.

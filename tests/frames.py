@@ -332,4 +332,4 @@ def costs() -> pd.DataFrame:
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["rule", "job", "seconds", "cpu_seconds", "max_rss_mb"])
     planned = {"planned_seconds": 60.0 * frame.index.to_numpy() + 600, "planned_mb": [3000.0, 2000, 2500, 4000, 1000]}
-    return typed(frame.assign(mean_load=math.nan, read_mb=math.nan, written_mb=math.nan, **planned), COSTS)
+    return typed(frame.assign(mean_load=math.nan, read_mb=math.nan, written_mb=math.nan, gpus=0.0, **planned), COSTS)

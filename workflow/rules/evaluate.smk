@@ -16,9 +16,9 @@ rule prepare_inputs:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (2000 + 20 * int(input.size_mb)),
-        runtime=60,
+        mem_mb=memory("prepare_inputs"),
+        disk_mb=disk("prepare_inputs"),
+        runtime=time_limit("prepare_inputs"),
     params:
         code=code("prepare_inputs.py"),
         task=lambda wildcards: canonical(study.preparation(wildcards.task)),
@@ -45,9 +45,10 @@ rule evaluate_language_model:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 3 * weights_mb(input)),
-        runtime=60,
+        mem_mb=memory("evaluate_language_model"),
+        gpu_mem_mb=gpu_memory("evaluate_language_model"),
+        disk_mb=disk("evaluate_language_model"),
+        runtime=time_limit("evaluate_language_model"),
     params:
         code=code("evaluate_language_model.py"),
         task=lambda wildcards: task_entry(wildcards.task),
@@ -74,9 +75,10 @@ rule evaluate_benchmark:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 3 * weights_mb(input)),
-        runtime=240,
+        mem_mb=memory("evaluate_benchmark"),
+        gpu_mem_mb=gpu_memory("evaluate_benchmark"),
+        disk_mb=disk("evaluate_benchmark"),
+        runtime=time_limit("evaluate_benchmark"),
     params:
         code=code("evaluate_benchmark.py"),
         task=lambda wildcards: task_entry(wildcards.task),
@@ -110,9 +112,10 @@ rule evaluate_representation:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 3 * weights_mb(input)),
-        runtime=60,
+        mem_mb=memory("evaluate_representation"),
+        gpu_mem_mb=gpu_memory("evaluate_representation"),
+        disk_mb=disk("evaluate_representation"),
+        runtime=time_limit("evaluate_representation"),
     params:
         code=code("evaluate_representation.py"),
         task=lambda wildcards: task_entry(wildcards.task),
@@ -139,9 +142,10 @@ rule finetune_model:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 8 * weights_mb(input)),
-        runtime=240,
+        mem_mb=memory("finetune_model"),
+        gpu_mem_mb=gpu_memory("finetune_model"),
+        disk_mb=disk("finetune_model"),
+        runtime=time_limit("finetune_model"),
     params:
         code=code("finetune_model.py"),
         task=lambda wildcards: task_entry(wildcards.task),

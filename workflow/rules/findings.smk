@@ -18,7 +18,9 @@ rule judge_findings:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input: 2000 + resampling_mb(input.examples),
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (2000 + resampling_mb(input.examples)),
+        disk_mb=TABLES_MB,
         runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
     params:
         code=code("judge_findings.py"),
@@ -58,7 +60,8 @@ rule plot_findings:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_findings.py"),

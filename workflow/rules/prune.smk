@@ -18,9 +18,10 @@ rule calibrate_model:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 2 * int(input.size_mb)),
-        runtime=240,
+        mem_mb=memory("calibrate_model"),
+        gpu_mem_mb=gpu_memory("calibrate_model"),
+        disk_mb=disk("calibrate_model"),
+        runtime=time_limit("calibrate_model"),
     params:
         code=code("calibrate_model.py"),
         calibration=lambda wildcards: canonical(
@@ -50,9 +51,10 @@ rule plan_pruning:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (1500 + 2 * int(input.size_mb)),
-        runtime=60,
+        mem_mb=memory("plan_pruning"),
+        gpu_mem_mb=gpu_memory("plan_pruning"),
+        disk_mb=disk("plan_pruning"),
+        runtime=time_limit("plan_pruning"),
     params:
         code=code("plan_pruning.py"),
         method=lambda wildcards: method_entry(wildcards.method),
@@ -77,9 +79,10 @@ rule prune_weights:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (1500 + 2 * int(input.size_mb)),
-        runtime=60,
+        mem_mb=memory("prune_weights"),
+        gpu_mem_mb=gpu_memory("prune_weights"),
+        disk_mb=disk("prune_weights"),
+        runtime=time_limit("prune_weights"),
     params:
         code=code("prune_weights.py"),
         method=lambda wildcards: method_entry(wildcards.method),
@@ -105,9 +108,10 @@ rule prune_blocks:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 2 * int(input.size_mb)),
-        runtime=240,
+        mem_mb=memory("prune_blocks"),
+        gpu_mem_mb=gpu_memory("prune_blocks"),
+        disk_mb=disk("prune_blocks"),
+        runtime=time_limit("prune_blocks"),
     params:
         code=code("prune_blocks.py"),
         method=lambda wildcards: method_entry(wildcards.method),
@@ -139,9 +143,10 @@ rule prune_iteratively:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + 8 * weights_mb(input)),
-        runtime=240,
+        mem_mb=memory("prune_iteratively"),
+        gpu_mem_mb=gpu_memory("prune_iteratively"),
+        disk_mb=disk("prune_iteratively"),
+        runtime=time_limit("prune_iteratively"),
     params:
         code=code("prune_iteratively.py"),
         task=lambda wildcards: task_entry(study.method(wildcards.method).rounds["task"]),

@@ -21,7 +21,8 @@ rule plot_curves:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_curves.py"),
@@ -53,7 +54,8 @@ rule plot_layers:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_layers.py"),
@@ -84,7 +86,8 @@ rule plot_weights:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_weights.py"),
@@ -112,7 +115,8 @@ rule plot_similarities:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_similarities.py"),
@@ -141,7 +145,8 @@ rule plot_losses:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_losses.py"),
@@ -173,7 +178,8 @@ rule plot_emergence:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_emergence.py"),
@@ -202,7 +208,8 @@ rule plot_ages:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("plot_ages.py"),
@@ -257,7 +264,8 @@ rule write_report:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        disk_mb=TABLES_MB,
         runtime=15,
     params:
         code=code("write_report.py"),

@@ -14,8 +14,9 @@ rule download_package:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=memory("download_package"),
+        disk_mb=disk("download_package"),
+        runtime=time_limit("download_package"),
     params:
         code=code("download_package.py"),
         source=lambda wildcards: canonical(
@@ -41,8 +42,9 @@ checkpoint find_steps:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=memory("find_steps"),
+        disk_mb=disk("find_steps"),
+        runtime=time_limit("find_steps"),
     params:
         code=code("find_steps.py"),
         steps=lambda wildcards: canonical(
@@ -71,8 +73,9 @@ rule download_repository:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=memory("download_repository"),
+        disk_mb=disk("download_repository"),
+        runtime=time_limit("download_repository"),
     params:
         code=code("download_repository.py"),
         download=lambda wildcards: canonical(study.download(wildcards.place)),
@@ -95,9 +98,9 @@ rule prepare_dataset:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (1000 + 10 * int(input.size_mb)),
-        runtime=30,
+        mem_mb=memory("prepare_dataset"),
+        disk_mb=disk("prepare_dataset"),
+        runtime=time_limit("prepare_dataset"),
     params:
         code=code("prepare_dataset.py"),
         dataset=lambda wildcards: canonical(study.dataset(wildcards.dataset)),

@@ -19,7 +19,8 @@ def read_costs(folder: Path, files: Iterable[Path]) -> pd.DataFrame:
     rows = []
     for file in files:
         rule, *job = file.relative_to(folder).with_suffix("").parts
-        cost = json.loads(file.read_text(encoding="utf-8"))
+        # Of jobs that ended before GPUs were noted, nothing is known of them.
+        cost = {"gpus": None, **json.loads(file.read_text(encoding="utf-8"))}
         cost = {name: math.nan if value is None else float(value) for name, value in cost.items()}
         load = 100 * cost["cpu_seconds"] / cost["seconds"] if cost["seconds"] > 0 else math.nan
         rows.append({"rule": rule, "job": "/".join(job), **cost, "mean_load": load})

@@ -32,8 +32,8 @@ from essential_sparsity.validation import load_yaml, validate
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
 DENSE = "dense"
 _STUDY_FILE = "the study file"
-# Keys of a model that say what is pruned and measured, not what its bytes are.
-_PRUNING_KEYS = {"note", "include", "exclude", "spectra"}
+# Keys of a model that say what is pruned and measured, or how large it is, not what its bytes are.
+_PRUNING_KEYS = {"note", "include", "exclude", "spectra", "parameters"}
 
 
 @dataclass(frozen=True, order=True)

@@ -336,6 +336,7 @@ COSTS = Schema(
         "written_mb": _number(nullable=True, description="Written to disk, MB."),
         "planned_seconds": _number(nullable=True, description="Wall time that the job was given (`runtime`)."),
         "planned_mb": _number(nullable=True, description="Memory that the job was given (`mem_mb`), MB."),
+        "gpus": _number(nullable=True, description="GPUs that the job was given."),
     },
     unique=["rule", "job"],
 )

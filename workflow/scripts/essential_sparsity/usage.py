@@ -57,8 +57,12 @@ def write_cost(path: Path, resources: Mapping[str, Any]) -> None:
 
     Args:
         path: A JSON file.
-        resources: The job's ``runtime`` (minutes) and ``mem_mb``.
+        resources: The job's ``runtime`` (minutes), ``mem_mb`` and ``gpu``.
     """
     runtime, memory = resources.get("runtime"), resources.get("mem_mb")
-    given = {"planned_seconds": None if runtime is None else 60 * float(runtime), "planned_mb": memory}
+    given = {
+        "planned_seconds": None if runtime is None else 60 * float(runtime),
+        "planned_mb": memory,
+        "gpus": float(resources.get("gpu") or 0),
+    }
     write_json(path, {**spent(), **given})
