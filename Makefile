@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo findings test standins lint bench clean
+.PHONY: help demo findings test test-slurm standins lint bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## Say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: .venv/run.stamp ## Run the default study and print what it found
 	@echo "==> Running the default study on $(CORES) cores; nothing that is done already is done again"
@@ -31,7 +31,11 @@ findings: .venv/run.stamp ## Run the paper's findings on a desk, a study each, a
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/slurm
+
+test-slurm: .venv/dev.stamp ## Run a small study on a Slurm cluster that the tests start on this machine
+	@echo "==> Running the tests on Slurm (two minutes; skipped where its packages are not installed)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
 
 standins: .venv/dev.stamp ## Run the paper-scale studies end to end on tiny stand-ins of their models and tasks
 	@echo "==> Running the paper-scale studies on stand-ins (minutes)"

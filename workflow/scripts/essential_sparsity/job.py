@@ -34,7 +34,7 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
         draw_bars_on(terminal)
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
         logging.captureWarnings(True)
-        logging.info("%s on %s, Python %s", snakemake.rule, platform.node(), platform.python_version())
+        logging.info("%s on %s, Python %s%s", snakemake.rule, platform.node(), platform.python_version(), _allocation())
         try:
             main(snakemake)
             if cost := snakemake.output.get("cost"):
@@ -53,6 +53,12 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
             draw_bars_on(None)
             logging.captureWarnings(False)
             logging.getLogger().handlers.clear()
+
+
+def _allocation() -> str:
+    """Return what Slurm calls this job and which GPUs it gave it; nothing elsewhere."""
+    number = os.environ.get("SLURM_JOB_ID")
+    return f", Slurm job {number}, GPUs {os.environ.get('CUDA_VISIBLE_DEVICES') or 'none'}" if number else ""
 
 
 @contextmanager
