@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo plan findings test standins lint lock-check bench clean
+.PHONY: help demo plan findings test test-slurm standins lint lock-check bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -36,7 +36,11 @@ findings: .venv/run.stamp ## Run the paper's findings on a desk, a study each, a
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/slurm
+
+test-slurm: .venv/dev.stamp ## Run a small study on a Slurm cluster that the tests start on this machine
+	@echo "==> Running the tests on Slurm (two minutes; skipped where its packages are not installed)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
 
 standins: .venv/dev.stamp ## Run the paper-scale studies end to end on tiny stand-ins of their models and tasks
 	@echo "==> Running the paper-scale studies on stand-ins (minutes)"

@@ -7,7 +7,7 @@ alone needs. The study is `config/config.yaml`, or the file given with `--config
 import atexit
 import gc
 import os
-import shlex
+import re
 import shutil
 import sys
 import tempfile
@@ -28,11 +28,15 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 STARTER = ROOT / "workflow" / "starter" / "client.py"
 HAS_SERVER = sys.platform == "linux"
 
-# Snakemake takes the interpreter's path for words of a shell (snakemake issue 2645): without quotes, nothing runs in a
-# folder with a space in its name. A command that is quoted already is no path.
+# Snakemake takes the interpreter's path for words of a shell (snakemake issue 2645): as it is, nothing runs in a folder
+# with a space in its name. Escaped, not quoted: the processes that it submits to clusters are given all but the last
+# part of the path, in quotes again. A command that is escaped already is no path.
 if Path(sys.executable).exists():
     started_by = ["-I", "-S", str(STARTER)] if HAS_SERVER else []
-    sys.executable = shlex.join([sys.executable, *started_by])
+    sys.executable = " ".join(
+        re.sub(r"([^\w@%+=:,./-])", r"\\\1", word)
+        for word in [sys.executable, *started_by]
+    )
 
 # Processes of single jobs on this machine share the server of the run; those on another machine are runs of their own.
 if HAS_SERVER and not workflow.subprocess_exec:
@@ -60,6 +64,10 @@ rule all:
     default_target: True
     input:
         f"results/studies/{study.name}/report.html",
+
+
+onstart:
+    refuse_to_run_beside_orphans()
 
 
 onsuccess:

@@ -28,7 +28,7 @@ def rules(root: Path) -> dict[str, str]:
 
 
 def test_every_requirement_is_pinned(root: Path) -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-slurm.txt"):
         for line in (root / name).read_text().splitlines():
             assert re.fullmatch(r"#.*|-r requirements\.txt|[\w.-]+==[\w.!]+", line), line
 
@@ -36,10 +36,17 @@ def test_every_requirement_is_pinned(root: Path) -> None:
 def test_pins_lie_within_the_ranges(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     exact = pins(root / "requirements.txt") | pins(root / "requirements-dev.txt")
-    ranges = [Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    ranges = [Requirement(r) for r in sum(project["optional-dependencies"].values(), project["dependencies"])]
     assert len(ranges) > 20
     for requirement in ranges:
         assert Version(exact[canonicalize_name(requirement.name)]) in requirement.specifier, requirement
+
+
+def test_slurm_is_tested_with_the_pins_that_its_users_install(root: Path) -> None:
+    users, tests = pins(root / "requirements-slurm.txt"), pins(root / "requirements-dev.txt")
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["slurm"]
+    assert users == {canonicalize_name(Requirement(r).name): tests[Requirement(r).name] for r in extra}
+    assert "requirements-slurm.txt" in (root / "config" / "profiles" / "slurm" / "config.yaml").read_text()
 
 
 def test_the_conda_environment_has_the_pins_of_all_direct_dependencies(root: Path) -> None:

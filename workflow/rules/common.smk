@@ -24,6 +24,11 @@ from essential_sparsity.files import read_json, sha256_of
 from essential_sparsity.integrity import damaged_files
 from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.job_needs import need_of
+from essential_sparsity.slurm_queue import (
+    comment_of,
+    queued_jobs,
+    refuse_to_submit_twice,
+)
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import (
@@ -440,6 +445,20 @@ def plot_paths(study, kind, suffix):
         }
     )
     return [f"{folder}/{model}/{task}.{suffix}" for model, task in pairs]
+
+
+def refuse_to_run_beside_orphans():
+    """Stop a run on Slurm if jobs of an earlier one, whose main process was killed, are still there and would run twice."""
+    if not workflow.is_main_process or workflow.executor_plugin.name != "slurm":
+        return
+    jobs = list(workflow.dag.needrun_jobs())
+    planned = {comment_of(job.rule.name, job.wildcards) for job in jobs}
+    try:
+        # What follows a checkpoint is not planned yet: then any job of this folder may be one of this run's.
+        unknown = any(job.is_checkpoint for job in jobs)
+        refuse_to_submit_twice(queued_jobs(), Path.cwd(), None if unknown else planned)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def print_summary():

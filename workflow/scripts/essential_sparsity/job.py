@@ -46,7 +46,8 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
             with _turn_of(snakemake, terminal) as turn:
                 if turn.to_do:
                     log.truncate(0)
-                logging.info("%s on %s, Python %s", snakemake.rule, platform.node(), platform.python_version())
+                python = platform.python_version()
+                logging.info("%s on %s, Python %s%s", snakemake.rule, platform.node(), python, _allocation())
                 if turn.note:
                     logging.warning("%s", turn.note)
                 if turn.to_do:
@@ -70,6 +71,12 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
             draw_bars_on(None)
             logging.captureWarnings(False)
             logging.getLogger().handlers.clear()
+
+
+def _allocation() -> str:
+    """Return what Slurm calls this job and which GPUs it gave it; nothing elsewhere."""
+    number = os.environ.get("SLURM_JOB_ID")
+    return f", Slurm job {number}, GPUs {os.environ.get('CUDA_VISIBLE_DEVICES') or 'none'}" if number else ""
 
 
 @contextmanager
