@@ -210,6 +210,18 @@ def test_a_figure_shows_every_estimate_over_its_region() -> None:
     assert marks == {"o", "s"}
 
 
+def test_one_level_is_no_curve() -> None:
+    last = {frames.SMOLLM: "final", frames.BERT: "step003000"}
+    levels = frames.levels()
+    one = levels[
+        (levels["model"] != frames.SMOLLM) | (levels["sparsity"] <= levels["sparsity"][levels["sparsity"] > 0].min())
+    ]
+    figure = plot_finding(
+        frames.findings(), frames.claims(), one, frames.knees(), last, frames.METHOD_LABELS, frames.TASK_LABELS
+    )
+    assert [axes.get_xlabel() for axes in figure.axes].count("Sparsity (% removed)") == 1
+
+
 def test_a_group_of_models_is_named_by_what_its_names_have_in_common() -> None:
     assert models_text(["bert-mini", "bert-mini-1", "bert-mini-2"]) == "3\xa0\xd7\xa0bert-mini"
     assert models_text(["bert-mini-1"]) == "bert-mini-1"

@@ -48,8 +48,8 @@ def plot_finding(
 ) -> Figure:
     """Draw the curves of a finding's claims, change from the dense model over sparsity, and its estimates below.
 
-    Curves that one claim compares, and those of one model, share a panel, tasks apart. Estimates of one statistic, of
-    one column of the weights and one region share an axis.
+    Curves that one claim compares, and those of one model, share a panel, tasks apart; what is known at one level alone
+    has none. Estimates of one statistic, of one column of the weights and one region share an axis.
 
     Args:
         findings: Rows of the table of findings, of one finding.
@@ -63,7 +63,8 @@ def plot_finding(
     by_place: dict[Any, pd.DataFrame] = dict(list(curves.groupby(["model", "checkpoint", "method", "task"])))
     rules = {place: part["rule"] for c in claims for part in parts_of(c) for place in places_of(part, last)}
     panels = [[p for p in panel if p in by_place] for panel in panels_of(claims, last)]
-    panels = [panel for panel in panels if panel]
+    # Of methods at one level there is no curve to see: the estimates say it.
+    panels = [panel for panel in panels if any(len(by_place[place]) > 2 for place in panel)]
     shown = panels[:_PANELS]
     groups = {
         place: _joined_name(part, methods)
