@@ -51,10 +51,18 @@ include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
 
 
+if workflow.is_main_process:
+    given_gpus(workflow.rules)
+
+
 rule all:
     default_target: True
     input:
         f"results/studies/{study.name}/report.html",
+
+
+onstart:
+    check_gpus()
 
 
 onsuccess:

@@ -16,6 +16,8 @@ from essential_sparsity.claims import (
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
+from essential_sparsity.gpus import visible_gpus
+from essential_sparsity.leases import check_enough, wanted_gpus
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 
@@ -449,6 +451,39 @@ def plot_paths(study, kind, suffix):
         }
     )
     return [f"{folder}/{model}/{task}.{suffix}" for model, task in pairs]
+
+
+def given_gpus(rules):
+    """Return what the profile gives each rule of GPUs; rules whose resources are only known with their jobs are left out.
+
+    Numbers that no job can have end the run before it starts.
+    """
+    given = {}
+    for each in rules:
+        found = {name: each.resources.get(name) for name in ("gpu", "gpu_percent")}
+        found = {name: value for name, value in found.items() if value is not None}
+        if not any(value.is_evaluable() for value in found.values()):
+            numbers = {name: value.value for name, value in found.items()}
+            given[each.name] = or_stop(lambda: wanted_gpus(numbers, each.name))
+    return given
+
+
+def check_gpus():
+    """Stop the run where a job that it is to run on this machine wants more GPUs than there are."""
+    given = given_gpus({job.rule for job in workflow.dag.needrun_jobs()})
+    wanted = {name: gpus for name, gpus in given.items() if gpus.gpus}
+    if wanted and workflow.local_exec:
+        usable = len(or_stop(lambda: visible_gpus(os.environ)))
+        for name in sorted(wanted):
+            or_stop(lambda: check_enough(wanted[name], usable, name))
+
+
+def or_stop(function):
+    """Return what a function returns; end the run with the message of what the user has to mend."""
+    try:
+        return function()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def print_summary():
