@@ -60,6 +60,10 @@ include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
 
 
+if workflow.is_main_process:
+    given_gpus(workflow.rules)
+
+
 rule all:
     default_target: True
     input:
@@ -68,6 +72,7 @@ rule all:
 
 onstart:
     refuse_to_run_beside_orphans()
+    check_gpus()
 
 
 onsuccess:

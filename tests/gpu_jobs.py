@@ -131,7 +131,7 @@ def end_some(running: dict[int, tuple[int, float]], journal: Path) -> None:
         job, when = running.pop(process)
         write(journal, job, "end", status=os.waitstatus_to_exitcode(status))
     else:
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 if __name__ == "__main__":

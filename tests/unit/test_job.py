@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 LIBRARY = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
 
 PRELUDE = """
-    import logging, os, sys, types, warnings
+    import json, logging, os, sys, types, warnings
     from essential_sparsity.errors import UserError
     from essential_sparsity.job import run_job
     from essential_sparsity.progress import progress
-    snakemake = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output={}, resources={})
+    resources = json.loads(os.environ.get("RESOURCES", "{}"))
+    snakemake = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output={}, resources=resources)
 """
 
 
@@ -161,3 +163,37 @@ def test_a_lack_of_room_or_permission_is_a_message(tmp_path: Path, limit: str) -
     assert says[limit] in done.stderr
     assert "run again" in done.stderr
     assert "Traceback" in log and "Traceback" not in done.stderr
+
+
+SEES = 'print("sees", os.environ["CUDA_VISIBLE_DEVICES"], "essential_sparsity.device_locks" in sys.modules)'
+AFTER = """
+    import fcntl, pathlib
+    for path in pathlib.Path(os.environ["TMPDIR"]).glob("essential-sparsity-gpus-*/?.lock"):
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("still held:", path.stem)
+"""
+
+
+@pytest.mark.parametrize(("gpus", "seen", "held"), [(0, "1,0 False", ""), (1, "1 True", "1"), (2, "1,0 True", "01")])
+def test_a_job_has_the_gpus_that_it_was_given_until_its_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, seen: str, held: str
+) -> None:
+    # No driver to ask, and nothing of GPUs is loaded for a job that has none.
+    for name, value in {"TMPDIR": str(tmp_path), "PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "1,0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RESOURCES", json.dumps({"gpu": gpus}))
+    done, log = run(tmp_path, SEES, after=AFTER)
+    assert done.returncode == 0, log
+    assert f"sees {seen}" in log
+    assert sorted(line[-1] for line in done.stdout.splitlines()) == list(held)
+
+
+def test_gpus_that_no_job_can_have_are_a_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOURCES", json.dumps({"gpu": 2, "gpu_percent": 50}))
+    done, log = run(tmp_path, 'print("ran")')
+    assert done.returncode == 1
+    assert "resources.gpu_percent of rule prune_weights: found 50 with gpu: 2" in done.stderr
+    assert "ran" not in log

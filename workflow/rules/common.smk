@@ -29,6 +29,8 @@ from essential_sparsity.slurm_queue import (
     queued_jobs,
     refuse_to_submit_twice,
 )
+from essential_sparsity.gpus import visible_gpus
+from essential_sparsity.leases import check_enough, wanted_gpus
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import (
@@ -453,10 +455,44 @@ def refuse_to_run_beside_orphans():
         return
     jobs = list(workflow.dag.needrun_jobs())
     planned = {comment_of(job.rule.name, job.wildcards) for job in jobs}
+    # What follows a checkpoint is not planned yet: then any job of this folder may be one of this run's.
+    unknown = any(job.is_checkpoint for job in jobs)
+    or_stop(
+        lambda: refuse_to_submit_twice(
+            queued_jobs(), Path.cwd(), None if unknown else planned
+        )
+    )
+
+
+def given_gpus(rules):
+    """Return what the profile gives each rule of GPUs; rules whose resources are only known with their jobs are left out.
+
+    Numbers that no job can have end the run before it starts.
+    """
+    given = {}
+    for each in rules:
+        found = {name: each.resources.get(name) for name in ("gpu", "gpu_percent")}
+        found = {name: value for name, value in found.items() if value is not None}
+        if not any(value.is_evaluable() for value in found.values()):
+            numbers = {name: value.value for name, value in found.items()}
+            given[each.name] = or_stop(lambda: wanted_gpus(numbers, each.name))
+    return given
+
+
+def check_gpus():
+    """Stop the run where a job that it is to run on this machine wants more GPUs than there are."""
+    given = given_gpus({job.rule for job in workflow.dag.needrun_jobs()})
+    wanted = {name: gpus for name, gpus in given.items() if gpus.gpus}
+    if wanted and workflow.local_exec:
+        usable = len(or_stop(lambda: visible_gpus(os.environ)))
+        for name in sorted(wanted):
+            or_stop(lambda: check_enough(wanted[name], usable, name))
+
+
+def or_stop(function):
+    """Return what a function returns; end the run with the message of what the user has to mend."""
     try:
-        # What follows a checkpoint is not planned yet: then any job of this folder may be one of this run's.
-        unknown = any(job.is_checkpoint for job in jobs)
-        refuse_to_submit_twice(queued_jobs(), Path.cwd(), None if unknown else planned)
+        return function()
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 WHOLE = 100
-_POLL_S = 0.5
+_POLL_S = 0.2
 _TURN_POLL_S = 0.02
 _REMINDER_S = 60.0
 _PATIENCE = 10

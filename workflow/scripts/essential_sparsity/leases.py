@@ -53,7 +53,9 @@ def wanted_gpus(resources: Mapping[str, Any], rule: str) -> Wanted:
     Raises:
         UserError: They are no such numbers.
     """
-    gpus, percent = resources.get("gpu", 0), resources.get("gpu_percent")
+    gpus, percent = resources.get("gpu"), resources.get("gpu_percent")
+    if gpus is None:
+        gpus = 0
     if not isinstance(gpus, int) or gpus < 0:
         raise UserError(f"resources.gpu of rule {rule}", repr(gpus), "a number of GPUs, 0 or more", _MEND)
     if percent is None:
