@@ -140,3 +140,10 @@ def test_commands_of_the_readme_exist(root: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"^make ([a-z-]+)", (root / "README.md").read_text(), flags=re.MULTILINE))
     assert {"demo", "test"} <= named <= targets
+
+
+def test_names_of_files_do_not_reach_a_shell_through_make(root: Path) -> None:
+    # `make plan STUDY=...` hands it on in the environment: a recipe writes "$$STUDY", which the shell does not read again.
+    recipes = re.findall(r"^\t.*$", (root / "Makefile").read_text(), flags=re.MULTILINE)
+    assert len(recipes) > 20
+    assert not [line for line in recipes if re.search(r"\$[({](STUDY|PROFILE|JSON|TABLES|RESULTS)[)}]", line)]

@@ -8,7 +8,7 @@ variables of the environment, which no file can set.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,16 @@ class Permissions:
             f"with {PATHS}='{found.parent}'",
         )
 
+    def check_folder(self, path: Path, where: str) -> None:
+        """Check a file or folder, and every link below it.
+
+        Raises:
+            UserError: As :meth:`check_paths`.
+        """
+        self.check_paths([path], where)
+        if path.is_dir():
+            self.check_paths(list(_links_below(path)), where)
+
     def _may_read(self, file: Path) -> bool:
         found = file.expanduser().resolve()
         if any(found.is_relative_to(folder) for folder in self.allowed):
@@ -83,6 +93,20 @@ class Permissions:
                 expected="a model that runs no code of its own, or the word of whoever starts the run",
                 mend=f"read the model's code; then put the entry into config/models.yaml, or run with {MODELS}={name}",
             )
+
+
+def _links_below(folder: Path) -> Iterator[Path]:
+    """Yield the links below a folder, and below the folders that they lead to."""
+    pending, seen = [folder], set[Path]()
+    while pending:
+        place = pending.pop().resolve()
+        if place in seen:
+            continue
+        seen.add(place)
+        for link in (path for path in place.rglob("*") if path.is_symlink()):
+            yield link
+            if link.is_dir():
+                pending.append(link)
 
 
 def check_without_code(study_files: Iterable[Path]) -> None:
