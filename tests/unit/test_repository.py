@@ -143,7 +143,7 @@ def test_commands_of_the_readme_exist(root: Path) -> None:
 
 
 def test_names_of_files_do_not_reach_a_shell_through_make(root: Path) -> None:
-    # `make plan STUDY=...` hands it on in the environment: a recipe writes "$$STUDY", which the shell does not read again.
+    # `make plan STUDY=...` hands it on in the environment: a recipe writes "$$STUDY", which no shell reads again.
     recipes = re.findall(r"^\t.*$", (root / "Makefile").read_text(), flags=re.MULTILINE)
     assert len(recipes) > 20
     assert not [line for line in recipes if re.search(r"\$[({](STUDY|PROFILE|JSON|TABLES|RESULTS)[)}]", line)]

@@ -36,14 +36,16 @@ class Permissions:
     def of_run(cls, study_files: Iterable[Path], environment: Mapping[str, str] = os.environ) -> Permissions:
         """Return the permissions of a run in the working directory.
 
-        A study file that lies in the user's home folder, or above it, does not open all that is below.
+        A study file that lies in the user's home folder, or above it, does not open all that is below; nor does a run
+        from above it.
         """
-        home = Path.home().resolve()
+        home, here = _home(), Path.cwd().resolve()
         folders = (file.resolve().parent for file in study_files)
         own = (folder for folder in folders if not home.is_relative_to(folder))
         given = (Path(text).expanduser().resolve() for text in environment.get(PATHS, "").split(os.pathsep) if text)
         models = (name.strip() for name in environment.get(MODELS, "").split(","))
-        return cls(tuple(dict.fromkeys([Path.cwd().resolve(), *own])), tuple(given), frozenset(filter(None, models)))
+        project = dict.fromkeys([*([] if here in home.parents else [here]), *own])
+        return cls(tuple(project), tuple(given), frozenset(filter(None, models)))
 
     def check_paths(self, files: Sequence[Path], where: str) -> None:
         """Check that files may be read, wherever links on the way to them lead.
@@ -93,6 +95,14 @@ class Permissions:
                 expected="a model that runs no code of its own, or the word of whoever starts the run",
                 mend=f"read the model's code; then put the entry into config/models.yaml, or run with {MODELS}={name}",
             )
+
+
+def _home() -> Path:
+    try:
+        return Path.home().resolve()
+    except RuntimeError:
+        # A user without one, as in some containers; what lies above nothing is the root of the file system.
+        return Path(os.devnull)
 
 
 def _links_below(folder: Path) -> Iterator[Path]:
