@@ -88,7 +88,14 @@ def test_links_do_not_lead_out(config: dict[str, Any], secret: Path) -> None:
     read_it(config, "innocent.csv")
     refused(config, "source.path", "'innocent.csv'", f"which is '{secret}'")
     read_it(config, "folder")
-    refused(config, "source.path", "'folder/link.csv'", f"which is '{secret}'")
+    refused(config, "source.path", "link.csv'", f"which is '{secret}'")
+    # A folder of a folder of images: links of links, round in circles.
+    (Path("folder") / "link.csv").unlink()
+    (Path("folder") / "cats").symlink_to(Path("elsewhere").absolute())
+    Path("elsewhere").mkdir()
+    (Path("elsewhere") / "back").symlink_to(Path("folder").absolute())
+    (Path("elsewhere") / "dogs").symlink_to(secret.parent)
+    refused(config, "source.path", "dogs'", f"which is '{secret.parent}'")
 
 
 def test_hidden_files_of_the_project_are_not_read(config: dict[str, Any]) -> None:

@@ -162,3 +162,10 @@ def test_every_fault_is_listed_with_tests_that_exist(root: Path) -> None:
     assert {name for name in tests if name != "test_the_notes_of_a_finished_study_are_complete"} <= {
         name for row in rows for name in re.findall(r"`(test_\w+)`", row)
     }
+
+
+def test_names_of_files_do_not_reach_a_shell_through_make(root: Path) -> None:
+    # `make plan STUDY=...` hands it on in the environment: a recipe writes "$$STUDY", which no shell reads again.
+    recipes = re.findall(r"^\t.*$", (root / "Makefile").read_text(), flags=re.MULTILINE)
+    assert len(recipes) > 20
+    assert not [line for line in recipes if re.search(r"\$[({](STUDY|PROFILE|JSON|TABLES|RESULTS)[)}]", line)]

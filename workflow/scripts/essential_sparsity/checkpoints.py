@@ -255,8 +255,9 @@ def _plain_tensors(loaded: Any, size: int) -> dict[str, Tensor]:
     """
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise ValueError("not a mapping of names to tensors")
+    known = set(STORED.values())
     for name, tensor in loaded.items():
-        plain = tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.dtype in set(STORED.values())
+        plain = tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.dtype in known
         if not isinstance(name, str) or not plain:
             raise ValueError(f"{name!r}: {tensor.layout} of {tensor.dtype} on {tensor.device}, not a plain tensor")
     # Views of one another may be stored whole each: query, key and value, and the three together.

@@ -30,6 +30,7 @@ T = TypeVar("T")
 _CHUNK = 1 << 20
 _TRIES = 6
 _LONGEST_PAUSE = 300.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -242,7 +243,14 @@ def resolve_commit(name: str, revision: str, kind: str, where: str) -> str:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     disable_progress_bars()
     with explaining(name, revision, where):
-        return patiently(lambda: HfApi().resolve_revision(name, repo_type=kind, revision=revision).resolved)
+        commit = patiently(lambda: HfApi().resolve_revision(name, repo_type=kind, revision=revision).resolved)
+    # It becomes the name of a folder in the cache.
+    if not _COMMIT.fullmatch(commit):
+        raise UserError(
+            f"{where}.revision", f"'{commit}' in place of the commit of '{name}'", "40 hexadecimal digits",
+            "let HF_ENDPOINT name a hub that names commits",
+        )  # fmt: skip
+    return commit
 
 
 def patiently(ask: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ variables of the environment, which no file can set.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +36,16 @@ class Permissions:
     def of_run(cls, study_files: Iterable[Path], environment: Mapping[str, str] = os.environ) -> Permissions:
         """Return the permissions of a run in the working directory.
 
-        A study file that lies in the user's home folder, or above it, does not open all that is below.
+        A study file that lies in the user's home folder, or above it, does not open all that is below; nor does a run
+        from above it.
         """
-        home = Path.home().resolve()
+        home, here = _home(), Path.cwd().resolve()
         folders = (file.resolve().parent for file in study_files)
         own = (folder for folder in folders if not home.is_relative_to(folder))
         given = (Path(text).expanduser().resolve() for text in environment.get(PATHS, "").split(os.pathsep) if text)
         models = (name.strip() for name in environment.get(MODELS, "").split(","))
-        return cls(tuple(dict.fromkeys([Path.cwd().resolve(), *own])), tuple(given), frozenset(filter(None, models)))
+        project = dict.fromkeys([*([] if here in home.parents else [here]), *own])
+        return cls(tuple(project), tuple(given), frozenset(filter(None, models)))
 
     def check_paths(self, files: Sequence[Path], where: str) -> None:
         """Check that files may be read, wherever links on the way to them lead.
@@ -62,6 +64,16 @@ class Permissions:
             mend=f"move the data there, put the entry into the registry in config/, or, if you trust the study, run "
             f"with {PATHS}='{found.parent}'",
         )
+
+    def check_folder(self, path: Path, where: str) -> None:
+        """Check a file or folder, and every link below it.
+
+        Raises:
+            UserError: As :meth:`check_paths`.
+        """
+        self.check_paths([path], where)
+        if path.is_dir():
+            self.check_paths(list(_links_below(path)), where)
 
     def _may_read(self, file: Path) -> bool:
         found = file.expanduser().resolve()
@@ -83,6 +95,28 @@ class Permissions:
                 expected="a model that runs no code of its own, or the word of whoever starts the run",
                 mend=f"read the model's code; then put the entry into config/models.yaml, or run with {MODELS}={name}",
             )
+
+
+def _home() -> Path:
+    try:
+        return Path.home().resolve()
+    except RuntimeError:
+        # A user without one, as in some containers; what lies above nothing is the root of the file system.
+        return Path(os.devnull)
+
+
+def _links_below(folder: Path) -> Iterator[Path]:
+    """Yield the links below a folder, and below the folders that they lead to."""
+    pending, seen = [folder], set[Path]()
+    while pending:
+        place = pending.pop().resolve()
+        if place in seen:
+            continue
+        seen.add(place)
+        for link in (path for path in place.rglob("*") if path.is_symlink()):
+            yield link
+            if link.is_dir():
+                pending.append(link)
 
 
 def check_without_code(study_files: Iterable[Path]) -> None:

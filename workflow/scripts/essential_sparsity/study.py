@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ class Study:
         config: The study file's content.
         root: The workflow's folder, which holds ``config/`` and ``workflow/schemas/``.
         file: The study file's name, for messages.
-        permissions: What the study file's own entries may read and run; without it, what a run in the working
-            directory allows.
+        permissions: What the study file's own entries may read and run; without it, what a run of this file in the
+            working directory allows.
 
     Raises:
         UserError: A key, value or name is wrong; the message says where and what to write.
@@ -70,7 +70,7 @@ class Study:
         self.file = file
         self.name: str = config["study"]
         self._origins: dict[tuple[str, str], str] = {}
-        self._permissions = permissions or Permissions.of_run([])
+        self._permissions = permissions or Permissions.of_run([Path(file)])
         registries = {kind: self._load_registry(kind, root, schemas) for kind in REGISTRIES}
         self.models: dict[str, Any] = registries["models"]
         self.datasets: dict[str, Any] = registries["datasets"]
@@ -434,24 +434,18 @@ class Study:
             if source["kind"] == "path":
                 where = f"{self._place('models', model)}.source"
                 self._check_permitted("models", model, source, where)
-                self._check_links("models", model, local_files(source, where), where)
+                local_files(source, where)
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
                 where = f"{self._place('datasets', name)}.source"
                 self._check_permitted("datasets", name, source, where)
-                tables = local_tables(source, where).values()
-                self._check_links("datasets", name, chain.from_iterable(tables), where)
+                local_tables(source, where)
 
     def _check_permitted(self, kind: str, name: str, source: Mapping[str, Any], where: str) -> None:
         """Keep what the study file names itself to where it may read, before anything there is looked at."""
         if self._is_own(kind, name):
-            self._permissions.check_paths([Path(source["path"]).expanduser()], f"{where}.path")
-
-    def _check_links(self, kind: str, name: str, files: Iterable[Path], where: str) -> None:
-        """The same of links among the files of a folder, which may lead elsewhere."""
-        if self._is_own(kind, name):
-            self._permissions.check_paths([file for file in files if file.is_symlink()], f"{where}.path")
+            self._permissions.check_folder(Path(source["path"]).expanduser(), f"{where}.path")
 
     def _check_calibration_texts(self) -> None:
         """Refuse methods that calibrate on the very texts that a task evaluates."""
