@@ -62,8 +62,9 @@ def planned(folder: Path, seeds: int) -> dict[str, Any]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert counts.is_file(), done.stdout + done.stderr
     found: dict[str, Any] = json.loads(counts.read_text())
-    (evaluations,) = re.findall(r"^finetune_model +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
-    return {**found, "evaluations": int(evaluations)}
+    evaluations = re.search(r"^finetune_model +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    assert evaluations is not None, done.stdout + done.stderr
+    return {**found, "evaluations": int(evaluations[1])}
 
 
 @pytest.fixture(scope="module")
