@@ -109,6 +109,8 @@ def main() -> None:
         spend(int(sys.argv[2]), sys.argv[3:])
         return
     study = Path(sys.argv[1]).resolve() if sys.argv[1:] else DEFAULT
+    if study != DEFAULT:
+        os.chdir(study.parent)
     resolved = Study(load_yaml(study), ROOT, str(study))
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:

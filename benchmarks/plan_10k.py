@@ -115,7 +115,7 @@ def finish(folder: Path) -> None:
 
 def recorder(folder: Path, *more: str) -> list[str]:
     """Return the command that records all jobs of the study as done."""
-    return [sys.executable, "-c", RECORD, *arguments(folder, "--touch", "--forceall", *more)]
+    return [sys.executable, "-c", RECORD, *arguments(folder, "--touch", "--forceall", "--nolock", *more)]
 
 
 def overhead(folder: Path) -> float:

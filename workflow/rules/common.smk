@@ -18,7 +18,8 @@ from essential_sparsity.claims import (
     parts_of,
     places_of,
 )
-from essential_sparsity.digests import canonical, code_digest
+from essential_sparsity.digest_cache import script_digests
+from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
 from essential_sparsity.integrity import damaged_files
@@ -44,6 +45,7 @@ STARTED = time.time()
 # Room for the tables and plots of a study.
 TABLES_MB = 200
 SCRIPTS = ROOT / "workflow" / "scripts"
+CODE = script_digests(SCRIPTS, Path(".snakemake/essential-sparsity/digests.json"))
 TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
     for suffix in ("html.j2", "css", "js")
@@ -102,7 +104,7 @@ def task_entry(task):
 
 def code(script):
     """Return the digest of a rule's script and of all modules that it imports: a change in it reruns the rule."""
-    return code_digest(SCRIPTS / script, SCRIPTS)
+    return CODE[script]
 
 
 def source_inputs(kind, name, checkpoint=None):
