@@ -51,6 +51,9 @@ include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
 
 
+check_gpus()
+
+
 rule all:
     default_target: True
     input:

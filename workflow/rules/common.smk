@@ -98,6 +98,16 @@ def gpus_of(rule_name):
     return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
+def check_gpus():
+    """Stop if the GPUs that the profile gives cannot share the study's batches."""
+    try:
+        study.check_gpus(
+            {name: gpus_of(name) for name in ("finetune_model", "prune_iteratively")}
+        )
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def memory(rule_name):
     """Return the function that says how much memory a job of a rule needs, in MB: more in each attempt."""
     return lambda wildcards, attempt: attempt * need_of(

@@ -108,7 +108,10 @@ def extraction(size: ModelSize, source_mb: float, expansion: float) -> Need:
         expansion: What they take in memory at their peak, times their size on disk.
     """
     return Need(
-        PROCESS_MB + expansion * source_mb, input_mb=source_mb, output_mb=size.stored_mb + 5, seconds=4e-7 * size.weights
+        PROCESS_MB + expansion * source_mb,
+        input_mb=source_mb,
+        output_mb=size.stored_mb + 5,
+        seconds=4e-7 * size.weights,
     )
 
 
@@ -127,9 +130,7 @@ def measurement(size: ModelSize, steps: int = 1) -> Need:
 
 def pruning_plan(size: ModelSize) -> Need:
     """What all levels share: histograms of the scores of all prunable weights."""
-    return Need(
-        PROCESS_MB + PRUNING_MB, 16 * _matrix(size), size.stored_mb, 1.0, seconds=0.5 + 1e-7 * size.blocks
-    )
+    return Need(PROCESS_MB + PRUNING_MB, 16 * _matrix(size), size.stored_mb, 1.0, seconds=0.5 + 1e-7 * size.blocks)
 
 
 def mask(size: ModelSize) -> Need:

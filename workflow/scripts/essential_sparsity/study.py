@@ -19,7 +19,8 @@ from essential_sparsity.methods import Method, check_method
 from essential_sparsity.recipes import check_recipe
 from essential_sparsity.rounds import check_levels, check_rounds, level_before, no_placing, round_levels
 from essential_sparsity.scores import SCORES
-from essential_sparsity.sources import local_files, local_tables
+from essential_sparsity.source_checks import check_local_model
+from essential_sparsity.sources import local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
 from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
@@ -396,11 +397,28 @@ class Study:
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "path":
-                local_files(source, f"{self._place('models', model)}.source")
+                check_local_model(source, f"{self._place('models', model)}.source")
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
                 local_tables(source, f"{self._place('datasets', name)}.source")
+
+    def check_gpus(self, given: Mapping[str, int]) -> None:
+        """Refuse a number of GPUs that does not share the batches of what is trained on them.
+
+        Args:
+            given: How many GPUs a profile gives to a job, by the name of its rule.
+        """
+        trained = {("finetune_model", task) for task in self.used_tasks() if self.tasks[task]["protocol"] == "finetune"}
+        trained |= {("prune_iteratively", task) for _, task in self._trained_in_rounds()}
+        for rule, task in sorted(trained):
+            batch, gpus = self.tasks[task]["batch_size"], given.get(rule, 0)
+            if gpus > 1 and batch % gpus:
+                raise UserError(
+                    f"{self._place('tasks', task)}.batch_size", f"{batch} rows for {gpus} GPUs",
+                    "a batch that can be shared evenly",
+                    f"give {rule} a number of GPUs that divides {batch} (set-resources in the profile), or change it",
+                )  # fmt: skip
 
     def _check_calibration_texts(self) -> None:
         """Refuse methods that calibrate on the very texts that a task evaluates."""
