@@ -38,7 +38,7 @@ def megabytes(paths: Iterable[str | Path]) -> float | None:
 
 
 def model_size(study: Study, job: Job) -> ModelSize:
-    """Return the sizes of a job's model: of its checkpoint once that is there, else of its registry entry or its source.
+    """Return the sizes of a job's model: of its checkpoint once that is there, else of its registry entry or source.
 
     Raises:
         FileNotFoundError: Neither says it; Snakemake asks again when the job's inputs are there.

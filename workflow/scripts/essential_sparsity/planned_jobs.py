@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 from essential_sparsity.files import read_json
 from essential_sparsity.study import Evaluation, Study
@@ -105,9 +104,9 @@ def known_study(study: Study, results: Path) -> Study:
 def hidden_jobs(study: Study, planned: Iterable[PlannedJob], results: Path) -> list[PlannedJob]:
     """Return the most jobs that can come besides those that are planned, once checkpoints are done.
 
-    They are those of the steps of a trajectory, of which all are taken to exist, and those of the levels that are placed
-    as a curve is known, of which each budget is taken to be spent. Tables and plots are not among them: those are
-    planned, or follow in seconds.
+    They are those of the steps of a trajectory, of which all are taken to exist, and those of the levels that are
+    placed as a curve is known, of which each budget is taken to be spent. Tables and plots are not among them: those
+    are planned, or follow in seconds.
     """
     there = {(job.rule, job.name) for job in planned}
     behind = [job for job in study_jobs(study) if job not in there and not is_done(job, results)]

@@ -26,8 +26,8 @@ def check_recipe(recipe: Mapping[str, Any], corpus: Mapping[str, Any], where: st
         where: The recipe's place, for messages.
 
     Raises:
-        UserError: The corpus lacks what the objective learns from, the width is no whole number of heads, or an image is
-            no more than one patch where some of them are masked.
+        UserError: The corpus lacks what the objective learns from, the width is no whole number of heads, or an image
+            is no more than one patch where some of them are masked.
     """
     words, needed = _READS[recipe["objective"]]
     # The folders of a folder of images are its classes.
