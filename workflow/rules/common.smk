@@ -109,7 +109,7 @@ def check_gpus():
 
 
 def memory(rule_name):
-    """Return the function that says how much memory a job of a rule needs, in MB: more in each attempt."""
+    """Return the function that says how much memory a rule's jobs need, in MB: more in each attempt."""
     return lambda wildcards, attempt: attempt * need_of(
         study, rule_name, wildcards
     ).mem_mb(gpus_of(rule_name))

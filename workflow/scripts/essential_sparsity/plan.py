@@ -64,7 +64,8 @@ class Measured:
             gpus = 0.0 if math.isnan(job["gpus"]) else float(job["gpus"])
             found.setdefault((gpus, likeness(job["rule"], job["job"])), []).append((job["seconds"], job["written_mb"]))
         self._means = {
-            kind: Estimate(*map(fmean, zip(*values, strict=True)), MEASURED) for kind, values in found.items()
+            kind: Estimate(fmean(seconds for seconds, _ in values), fmean(mb for _, mb in values), MEASURED)
+            for kind, values in found.items()
         }
 
     def like(self, job: PlannedJob) -> Estimate | None:
