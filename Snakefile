@@ -62,6 +62,7 @@ include: "workflow/rules/report.smk"
 
 if workflow.is_main_process:
     given_gpus(workflow.rules)
+    check_shared_batches()
 
 
 rule all:

@@ -1,8 +1,7 @@
 """Compare the memory that jobs were given with what they used: never less, and less than twice as much.
 
-    python tests/check_resources.py results/costs
-
-Prints a line for each rule and for each job that is out of bounds; the exit status is 1 if there is one.
+Its argument is the folder of costs, ``results/costs``, of jobs that have run with these estimates. Prints a line for
+each rule and for each job that is out of bounds; the exit status is 1 if there is one.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_a_corpus_of_the_wrong_kind_is_named_before_any_job(objective: str, corp
 
 
 def test_corpora_that_fit_are_accepted() -> None:
-    recipe = {"corpus": "c", "architecture": SIZES}
+    recipe = {"corpus": "c", "architecture": IMAGES["architecture"]}
     for objective, corpus in (
         ("masked-language-modelling", {"format": "csv", "text": "t"}),
         ("supervised-images", {"format": "images"}),
@@ -150,3 +150,12 @@ def test_corpora_that_fit_are_accepted() -> None:
     with pytest.raises(UserError, match=r"hidden_size: found 16; expected a multiple of num_attention_heads \(3\)"):
         sizes = {**SIZES, "num_attention_heads": 3}
         check_recipe({**recipe, "objective": "supervised-images", "architecture": sizes}, {"format": "images"}, WHERE)
+
+
+@pytest.mark.parametrize("patch_size", [5, 8, 16])
+def test_masked_images_of_one_patch_are_refused_before_any_job(patch_size: int) -> None:
+    sizes = {**IMAGES["architecture"], "patch_size": patch_size}
+    with pytest.raises(UserError, match=rf"patch_size: found {patch_size} in an image of 8 pixels"):
+        check_recipe({**IMAGES, "corpus": "c", "architecture": sizes}, {"format": "images"}, WHERE)
+    supervised = {**IMAGES, "corpus": "c", "architecture": sizes, "objective": "supervised-images"}
+    check_recipe(supervised, {"format": "images"}, WHERE)

@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from snakemake.cli import get_argument_parser
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -126,10 +127,63 @@ def test_every_key_of_the_configuration_is_documented_in_its_section(root: Path)
         assert named <= words, f"{schema.name}: {named - words}"
 
 
-@pytest.mark.parametrize("profile", ["slurm", "workstation"])
+def profiles(root: Path) -> dict[str, dict[str, Any]]:
+    files = [root / "profiles" / "default" / "config.yaml", *(root / "config" / "profiles").glob("*/config.yaml")]
+    return {file.parent.name: yaml.safe_load(file.read_text()) for file in files}
+
+
+def test_there_is_a_profile_for_every_kind_of_machine(root: Path) -> None:
+    assert {"default", "laptop", "workstation", "slurm", "kubernetes"} <= set(profiles(root))
+
+
+@pytest.mark.parametrize("key", ["rerun-triggers", "rerun-incomplete", "keep-going", "scheduler"])
+def test_what_is_the_same_for_every_profile_is(root: Path, key: str) -> None:
+    # Profiles do not merge: each has to say it again.
+    values = {name: profile[key] for name, profile in profiles(root).items()}
+    assert all(value == values["default"] for value in values.values()), values
+
+
+def test_profiles_of_machines_retry_what_fails(root: Path) -> None:
+    assert all(profile["retries"] >= 1 for name, profile in profiles(root).items() if name != "default")
+
+
+def test_profiles_name_only_what_snakemake_and_its_plugins_know(root: Path) -> None:
+    known = set(get_argument_parser()._option_string_actions)
+    installed = {plugin for plugin in ("kubernetes", "storage-s3", "slurm") if any(f"--{plugin}-" in o for o in known)}
+    for name, profile in profiles(root).items():
+        for key in profile:
+            plugin = next((p for p in ("kubernetes", "storage-s3", "slurm") if key.startswith(f"{p}-")), None)
+            assert f"--{key}" in known or (plugin and plugin not in installed), f"{name}: {key}"
+
+
+def test_profiles_with_gpus_agree_but_for_where_they_are(root: Path) -> None:
+    gpus, threads = {}, {}
+    for name in ("workstation", "slurm", "kubernetes"):
+        profile = profiles(root)[name]
+        gpus[name] = {rule: resources.get("gpu") for rule, resources in profile["set-resources"].items()}
+        threads[name] = profile["set-threads"]
+    assert gpus["workstation"] == gpus["slurm"] == gpus["kubernetes"]
+    assert threads["workstation"] == threads["slurm"] == threads["kubernetes"]
+
+
+def test_machines_are_named_in_profiles_only(root: Path) -> None:
+    for name, body in rules(root).items():
+        resources = re.search(r"^    resources:\n((?:        .*\n|    \).*\n)+)", body, flags=re.MULTILINE)
+        assert resources is not None
+        # No partition, no kind of GPU, and no GPU at all unless a profile gives one.
+        assert not re.search(r"partition|gpu_model|gres|machine_type|gpu=[1-9]", resources[1]), name
+
+
+def test_every_rule_says_what_it_needs(root: Path) -> None:
+    for name, body in rules(root).items():
+        needed = {"mem_mb=", "disk_mb=", "runtime="} | ({"gpu_mem_mb="} if "gpu=0," in body else set())
+        assert all(f"        {resource}" in body for resource in needed), name
+
+
+@pytest.mark.parametrize("profile", ["slurm", "workstation", "kubernetes"])
 def test_profiles_give_a_gpu_to_every_rule_that_can_use_one(root: Path, profile: str) -> None:
     able = {name for name, text in rules(root).items() if re.search(r"^\s+gpu=0,$", text, flags=re.MULTILINE)}
-    given = yaml.safe_load((root / "config" / "profiles" / profile / "config.yaml").read_text())
+    given = profiles(root)[profile]
     # Cutting at a threshold is reading a file: a GPU would wait for the disk.
     assert {name for name, resources in given["set-resources"].items() if resources.get("gpu")} == able - {
         "prune_weights"

@@ -26,7 +26,12 @@ CALIBRATION = {"sequences": 128, "length": 2048, "batch_size": 8, "activations":
 
 
 def bert(**changes: int) -> dict[str, Any]:
-    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072} | changes
+    sizes = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    } | changes
     recipe = {"architecture": sizes, "tokenizer": {"vocab_size": 30522}, "sequence_length": 512}
     return {"dtype": "float32", "source": {"kind": "pretrain", "recipe": recipe}}
 
@@ -144,6 +149,16 @@ def test_the_registry_entry_serves_until_the_file_does(tmp_path: Path, monkeypat
     study: Any = Registries({"source": {"kind": "hub", "repository": "a/b"}, "parameters": 10**9})
     need = need_of(study, "prune_weights", {"model": "m", "checkpoint": "final"})
     assert need.input_mb == pytest.approx(4000)
+
+
+def test_a_local_model_is_as_large_as_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("local").mkdir()
+    save_file({"w": torch.zeros(1000, 500)}, "local/model.safetensors")
+    Path("local/README.md").write_text("x" * 10_000)
+    study: Any = Registries({"source": {"kind": "path", "path": "local"}})
+    need = need_of(study, "prune_weights", {"model": "m", "checkpoint": "final"})
+    assert need.input_mb == pytest.approx(2, rel=0.01)
 
 
 def test_bounds_of_the_check(tmp_path: Path) -> None:

@@ -518,8 +518,33 @@ def test_a_missing_local_path_is_found_before_any_job(tmp_path: Path, monkeypatc
     assert error.where == f"{FILE}, registries.models.own-local.source.path"
     assert "models/nowhere" in error.found
     assert str(tmp_path) in error.found
-    (tmp_path / "models" / "nowhere").mkdir(parents=True)
+    folder = tmp_path / "models" / "nowhere"
+    folder.mkdir(parents=True)
+    (folder / "notes.md").touch()
+    assert "no weights among 'notes.md'" in fault(copy.deepcopy(content)).found
+    (folder / "model.safetensors").touch()
+    assert "weights without a config.json" in fault(copy.deepcopy(content)).found
+    (folder / "config.json").touch()
+    assert ("own-local", "final") in build(copy.deepcopy(content)).used_checkpoints()
+    content["registries"]["models"]["own-local"]["source"]["sha256"] = "0" * 64
+    assert "a digest for the folder" in fault(content).found
+
+
+def test_a_gguf_file_needs_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = config()
+    local(content, "model.gguf")
+    (tmp_path / "model.gguf").touch()
     assert ("own-local", "final") in build(content).used_checkpoints()
+
+
+def test_gpus_that_cannot_share_a_batch_are_found_before_any_job() -> None:
+    study = build()
+    batch = study.tasks["own-class"]["batch_size"]
+    for gpus in (0, 1, 2, batch):
+        study.check_gpus({"finetune_model": gpus, "prune_iteratively": 3})
+    with pytest.raises(UserError, match=f"own-class.batch_size: found {batch} rows for 3 GPUs"):
+        study.check_gpus({"finetune_model": 3})
 
 
 def test_a_missing_path_that_the_study_does_not_use_is_no_fault() -> None:

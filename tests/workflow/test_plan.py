@@ -71,7 +71,7 @@ def test_a_second_study_shares_what_the_first_has_made(clone: Any, tmp_path: Pat
     measured = {row["rule"]: row["measured"] for row in values["rules"]}
     assert (measured["finetune_model"], measured["prune_weights"]) == (4, 3)
     shared = {row["rule"]: (row["jobs"], row["studies"]) for row in values["shared"]}
-    # One dense model and two methods at three levels; of the two seeds a dense model and two methods at two levels each.
+    # A dense model and two methods at three levels; of each of two seeds a dense model and two methods at two levels.
     assert shared["evaluate_language_model"] == (7, "tiny")
     assert shared["finetune_model"] == (10, "tiny")
     assert shared["pretrain_model"] == (1, "tiny")

@@ -129,8 +129,14 @@ def gpus_of(rule_name):
     return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
+def check_shared_batches():
+    """Stop if the GPUs that the profile gives cannot share the study's batches."""
+    given = {name: gpus_of(name) for name in ("finetune_model", "prune_iteratively")}
+    or_stop(lambda: study.check_gpus(given))
+
+
 def memory(rule_name):
-    """Return the function that says how much memory a job of a rule needs, in MB: more in each attempt."""
+    """Return the function that says how much memory a rule's jobs need, in MB: more in each attempt."""
     return lambda wildcards, attempt: attempt * need_of(
         study, rule_name, wildcards
     ).mem_mb(gpus_of(rule_name))

@@ -58,10 +58,12 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    asked = arguments.cores or str(profile.get("cores", profile.get("jobs", "all")))
+    # Of a cluster, what so many jobs at once can have.
+    most = profile.get("jobs", 0) * max(profile.get("set-threads", {}).values(), default=1)
+    asked = arguments.cores or str(profile.get("cores", most or "all"))
     cores = int(asked) if asked.isdigit() else os.cpu_count() or 1
     jobs = planned(arguments, cores)
-    table = plan_table(study, jobs := [*jobs, *hidden_jobs(study, jobs, RESULTS)], measured_costs(RESULTS))
+    table = plan_table(study, jobs := [*jobs, *hidden_jobs(study, jobs, RESULTS, profile)], measured_costs(RESULTS))
     chain = longest_chain(jobs, table["seconds"].fillna(0.0).tolist())
     wall = wall_seconds(table, chain, cores, float(profile.get("resources", {}).get("gpu", "inf")))
     shared = shared_results(study, {(job.rule, job.name) for job in jobs}, RESULTS)

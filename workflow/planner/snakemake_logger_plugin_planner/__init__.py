@@ -1,7 +1,7 @@
 """A log handler of Snakemake that writes what a dry run would start: a line of JSON for each job, to standard output.
 
-Snakemake finds it by the package's name and place on the path (``--logger planner``); ``plan_study.py`` starts that run.
-What Snakemake has to say besides goes to standard error.
+Snakemake finds it by the package's name and place on the path (``--logger planner``); ``plan_study.py`` starts that
+run. What Snakemake has to say besides goes to standard error.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ _WHOLE = 2.5
 _FOUR_BIT = 10.0
 # As floats they take so many times what they take in the file.
 _FOUR_BIT_SHARE = 6.0
+# Weights a byte of files: float32, and 4 bits with their scales.
+_WEIGHTS = {".safetensors": 0.25, ".bin": 0.25, ".gguf": 1.6}
 # A repository, and a package without a model, of which nothing is known.
 USUAL_DOWNLOAD_MB = 1000.0
 USUAL_PACKAGE_MB = 20.0
@@ -36,7 +38,7 @@ def megabytes(paths: Iterable[str | Path]) -> float | None:
 
 
 def model_size(study: Study, job: Job) -> ModelSize:
-    """Return the sizes of a job's model: of its checkpoint once that is there, else of its registry entry.
+    """Return the sizes of a job's model: of its checkpoint once that is there, else of its registry entry or source.
 
     Raises:
         FileNotFoundError: Neither says it; Snakemake asks again when the job's inputs are there.
@@ -47,10 +49,18 @@ def model_size(study: Study, job: Job) -> ModelSize:
     try:
         return size_of_file(file)
     except FileNotFoundError:
-        size = registered_size(study.models[name])
+        size = registered_size(study.models[name]) or _size_of_source(study, {**job, "checkpoint": checkpoint})
     if size is None:
         raise FileNotFoundError(errno.ENOENT, "the size of the model is not known yet", str(file))
     return size
+
+
+def _size_of_source(study: Study, job: Job) -> ModelSize | None:
+    """Return the sizes of a model whose weights are there, but not extracted yet; None if they are not."""
+    source = study.models[job["model"]]["source"]
+    files = source_files(source, f"models/{job['model']}/{job['checkpoint']}")
+    stored = sum(os.path.getsize(file) * weights for file in files if (weights := _WEIGHTS.get(file.suffix, 0.0)))
+    return counted_size(round(stored), 4) if stored else None
 
 
 def rows_file(study: Study, dataset: str) -> str:
@@ -73,7 +83,7 @@ def source_files(source: Mapping[str, Any], place: str) -> list[Path]:
     if source["kind"] == "wheel":
         return list(Path("results/sources").glob(f"{source['package']}-{source['version']}.whl"))
     if source["kind"] == "path":
-        path = Path(source["path"])
+        path = Path(source["path"]).expanduser()
         return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     if source["kind"] == "hub":
         return [file for file in Path(f"results/sources/hub/{place}/files").rglob("*") if file.is_file()]

@@ -1,4 +1,4 @@
-"""What a run of a study will cost, before it starts: time, memory, disk and download of its jobs, and what is shared."""
+"""What a run of a study will cost, before it starts: time, memory and disk of its jobs, and what is shared."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,9 @@ from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import Job, study_jobs
 
 DOWNLOADS = ("download_package", "download_repository")
+# How many GPUs a job had, and what it has in common with others.
+_Kind = tuple[float, tuple[str, ...]]
+
 MEASURED, MODELLED, UNKNOWN = "measured", "modelled", "unknown"
 
 
@@ -55,14 +59,14 @@ class Measured:
     """
 
     def __init__(self, costs: pd.DataFrame) -> None:
-        self._means: dict[tuple[float, tuple[str, ...]], Estimate] = {}
-        if costs.empty:
-            return
-        kinds = [likeness(rule, name) for rule, name in zip(costs["rule"], costs["job"], strict=True)]
-        numbers = costs.assign(kind=kinds, gpus=costs["gpus"].fillna(0.0))
-        means = numbers.groupby(["gpus", "kind"])[["seconds", "written_mb"]].mean()
-        for (gpus, kind), row in means.iterrows():  # type: ignore[misc]
-            self._means[gpus, kind] = Estimate(row["seconds"], row["written_mb"], MEASURED)
+        found: dict[_Kind, list[tuple[float, float]]] = {}
+        for job in costs.to_dict("records"):
+            gpus = 0.0 if math.isnan(job["gpus"]) else float(job["gpus"])
+            found.setdefault((gpus, likeness(job["rule"], job["job"])), []).append((job["seconds"], job["written_mb"]))
+        self._means = {
+            kind: Estimate(fmean(seconds for seconds, _ in values), fmean(mb for _, mb in values), MEASURED)
+            for kind, values in found.items()
+        }
 
     def like(self, job: PlannedJob) -> Estimate | None:
         """Return what jobs like this one have cost on as many GPUs, on average; None if there are none."""

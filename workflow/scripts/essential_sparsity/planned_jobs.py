@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 from essential_sparsity.files import read_json
 from essential_sparsity.study import Evaluation, Study
@@ -102,23 +101,30 @@ def known_study(study: Study, results: Path) -> Study:
     return study.without(missing) if missing else study
 
 
-def hidden_jobs(study: Study, planned: Iterable[PlannedJob], results: Path) -> list[PlannedJob]:
+def hidden_jobs(
+    study: Study, planned: Iterable[PlannedJob], results: Path, profile: Mapping[str, Any]
+) -> list[PlannedJob]:
     """Return the most jobs that can come besides those that are planned, once checkpoints are done.
 
-    They are those of the steps of a trajectory, of which all are taken to exist, and those of the levels that are placed
-    as a curve is known, of which each budget is taken to be spent. Tables and plots are not among them: those are
-    planned, or follow in seconds.
+    They are those of the steps of a trajectory, of which all are taken to exist, and those of the levels that are
+    placed as a curve is known, of which each budget is taken to be spent. Tables and plots are not among them: those
+    are planned, or follow in seconds.
+
+    Args:
+        study: The study.
+        planned: The jobs that Snakemake plans.
+        results: The folder of results.
+        profile: What the profile gives to rules: ``set-threads``, and ``gpu`` in ``set-resources``.
     """
     there = {(job.rule, job.name) for job in planned}
     behind = [job for job in study_jobs(study) if job not in there and not is_done(job, results)]
     for sweep in study.sweeps:
         behind += _unplaced(study, sweep, results)
-    settings = {job.rule: job for job in planned}
+    threads, given = profile.get("set-threads", {}), profile.get("set-resources", {})
     return [
         PlannedJob(
-            rule, name, named_wildcards(rule, name) if rule in _WILDCARDS else {},
-            settings[rule].threads if rule in settings else 1, settings[rule].gpus if rule in settings else 0.0,
-            hidden=True,
+            rule, name, named_wildcards(rule, name) if rule in _WILDCARDS else {}, threads.get(rule, 1),
+            _number(given.get(rule, {}).get("gpu")) or 0.0, hidden=True,
         )
         for rule, name in behind
     ]  # fmt: skip

@@ -26,7 +26,8 @@ def check_recipe(recipe: Mapping[str, Any], corpus: Mapping[str, Any], where: st
         where: The recipe's place, for messages.
 
     Raises:
-        UserError: The corpus lacks what the objective learns from, or the width is no whole number of heads.
+        UserError: The corpus lacks what the objective learns from, the width is no whole number of heads, or an image
+            is no more than one patch where some of them are masked.
     """
     words, needed = _READS[recipe["objective"]]
     # The folders of a folder of images are its classes.
@@ -43,4 +44,9 @@ def check_recipe(recipe: Mapping[str, Any], corpus: Mapping[str, Any], where: st
         raise UserError(
             f"{where}.architecture.hidden_size", repr(sizes["hidden_size"]),
             f"a multiple of num_attention_heads ({sizes['num_attention_heads']})", "correct one of the two",
+        )  # fmt: skip
+    if recipe["objective"] == "masked-image-modelling" and sizes["image_size"] < 2 * sizes["patch_size"]:
+        raise UserError(
+            f"{where}.architecture.patch_size", f"{sizes['patch_size']} in an image of {sizes['image_size']} pixels",
+            "several patches, some of which stay visible", "make patches smaller",
         )  # fmt: skip

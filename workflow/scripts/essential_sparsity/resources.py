@@ -35,6 +35,7 @@ _START_SECONDS = 3.0
 _DOWNLOAD_MB_A_SECOND = 10.0
 # Most tokens or rows of a task where nothing says how many, such as WikiText-2's 300,000.
 _USUAL_TOKENS = 300_000
+_USUAL_ROWS = 100_000
 _IMAGE_TOKENS = 197
 # A limit on time leaves room for a busy machine, and a disk that is slow.
 _PATIENCE = 5.0
@@ -108,7 +109,10 @@ def extraction(size: ModelSize, source_mb: float, expansion: float) -> Need:
         expansion: What they take in memory at their peak, times their size on disk.
     """
     return Need(
-        PROCESS_MB + expansion * source_mb, input_mb=source_mb, output_mb=size.stored_mb + 5, seconds=4e-7 * size.weights
+        PROCESS_MB + expansion * source_mb,
+        input_mb=source_mb,
+        output_mb=size.stored_mb + 5,
+        seconds=4e-7 * size.weights,
     )
 
 
@@ -127,9 +131,7 @@ def measurement(size: ModelSize, steps: int = 1) -> Need:
 
 def pruning_plan(size: ModelSize) -> Need:
     """What all levels share: histograms of the scores of all prunable weights."""
-    return Need(
-        PROCESS_MB + PRUNING_MB, 16 * _matrix(size), size.stored_mb, 1.0, seconds=0.5 + 1e-7 * size.blocks
-    )
+    return Need(PROCESS_MB + PRUNING_MB, 16 * _matrix(size), size.stored_mb, 1.0, seconds=0.5 + 1e-7 * size.blocks)
 
 
 def mask(size: ModelSize) -> Need:
@@ -216,8 +218,8 @@ def fine_tuning(size: ModelSize, task: Mapping[str, Any], inputs_mb: float | Non
     """
     images = task["head"] == "image_classification"
     length = _IMAGE_TOKENS if images else task["max_length"]
-    known = math.inf if inputs_mb is None else inputs_mb * 1e6 / (768 if images else 4)
-    tokens = task["epochs"] * min(task["train_examples"] * length, known, 1e8)
+    there = _USUAL_ROWS * length / 2 if inputs_mb is None else inputs_mb * 1e6 / (768 if images else 4)
+    tokens = task["epochs"] * min(task["train_examples"] * length, there)
     return training(size, task["micro_batch"] or task["batch_size"], length, tokens, task["batch_size"])
 
 

@@ -22,7 +22,8 @@ from essential_sparsity.permissions import Permissions
 from essential_sparsity.recipes import check_recipe
 from essential_sparsity.rounds import check_levels, check_rounds, level_before, no_placing, round_levels
 from essential_sparsity.scores import SCORES
-from essential_sparsity.sources import local_files, local_tables
+from essential_sparsity.source_checks import check_local_model
+from essential_sparsity.sources import local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
 from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
@@ -434,7 +435,7 @@ class Study:
             if source["kind"] == "path":
                 where = f"{self._place('models', model)}.source"
                 self._check_permitted("models", model, source, where)
-                local_files(source, where)
+                check_local_model(source, where)
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
@@ -446,6 +447,23 @@ class Study:
         """Keep what the study file names itself to where it may read, before anything there is looked at."""
         if self._is_own(kind, name):
             self._permissions.check_folder(Path(source["path"]).expanduser(), f"{where}.path")
+
+    def check_gpus(self, given: Mapping[str, int]) -> None:
+        """Refuse a number of GPUs that does not share the batches of what is trained on them.
+
+        Args:
+            given: How many GPUs a profile gives to a job, by the name of its rule.
+        """
+        trained = {("finetune_model", task) for task in self.used_tasks() if self.tasks[task]["protocol"] == "finetune"}
+        trained |= {("prune_iteratively", task) for _, task in self._trained_in_rounds()}
+        for rule, task in sorted(trained):
+            batch, gpus = self.tasks[task]["batch_size"], given.get(rule, 0)
+            if gpus > 1 and batch % gpus:
+                raise UserError(
+                    f"{self._place('tasks', task)}.batch_size", f"{batch} rows for {gpus} GPUs",
+                    "a batch that can be shared evenly",
+                    f"give {rule} a number of GPUs that divides {batch} (set-resources in the profile), or change it",
+                )  # fmt: skip
 
     def _check_calibration_texts(self) -> None:
         """Refuse methods that calibrate on the very texts that a task evaluates."""

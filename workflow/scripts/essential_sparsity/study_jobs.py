@@ -1,4 +1,4 @@
-"""The jobs behind a study's results, each by its rule and its wildcards, joined by slashes: what its costs are named by."""
+"""The jobs behind a study's results, by what their costs are named: the rule, and the wildcards joined by slashes."""
 
 from __future__ import annotations
 
