@@ -291,7 +291,8 @@ class Cluster:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def signal(self, job: int, number: signal.Signals) -> None:
-        """Send a signal to all that a job has started; stopped, it stays a running job to Slurm."""
+        """Send a signal to all that a job has started, once its step has; stopped, it is a running job to Slurm."""
+        until(lambda: any(processes(self.folder, SLURM_JOB_ID=str(job), SLURM_STEP_ID="0")), what=f"a step of {job}")
         reached: set[int] = set()
         # What a process starts before the signal reaches it is found in the next round.
         while left := set(processes(self.folder, SLURM_JOB_ID=str(job))) - reached:

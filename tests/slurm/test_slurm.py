@@ -103,6 +103,7 @@ def runs_that_end_early(folder: Path, cluster: Cluster) -> Seen:
     killed = run.start(DATASET)
     second = cluster.running(run.work, "prepare_dataset")
     cluster.signal(second, signal.SIGSTOP)
+    until(lambda: run.has_said(f"SLURM jobid {second} "), what=f"the number of job {second}")
     killed.kill()
     ended += [end_of(killed), run.finish("--unlock"), run.finish(DATASET)]
     assert len(cluster.jobs(run.work)) == 2
