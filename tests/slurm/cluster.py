@@ -1,8 +1,8 @@
 """A Slurm cluster of this machine alone, with five nodes and GPUs that are none, from Debian's packages.
 
 ``with Cluster() as cluster`` starts it: munge with a key of its own, a controller, and a slurmd for each node, all
-below one temporary folder, with nothing under ``/etc``. A process of its own keeps the daemons: when its standard input ends,
-because the block has ended or because whoever started it was killed, nothing of the cluster is left, jobs included.
+below one temporary folder, with nothing under ``/etc``. A process of its own keeps the daemons: when its standard input
+ends, because the block has ended or because whoever started it was killed, nothing of it is left, jobs included.
 
 By hand: ``python tests/slurm/cluster.py FOLDER`` says what to set, and runs until its standard input ends (Control-D).
 
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def kill(found: Iterator[int]) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def until(holds: Callable[[], object], seconds: float = 120, what: str = "") -> None:
+def until(holds: Callable[[], object], seconds: float = 300, what: str = "") -> None:
     """Wait until something holds.
 
     Raises:
@@ -282,7 +282,7 @@ class Cluster:
             found[:] = [number for number, state in self.jobs(run_in, rule).items() if state == "RUNNING"]
             return bool(found)
 
-        until(is_running, 400, f"a running job of {rule}")
+        until(is_running, 600, f"a running job of {rule}")
         return found[0]
 
     def details(self, job: int) -> dict[str, str]:
@@ -290,14 +290,16 @@ class Cluster:
         words = self.run("scontrol", "show", "job", "-d", str(job)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def processes(self, job: int) -> list[Mapping[str, str]]:
-        """Return the environments of what a running job has started, the job's step alone."""
-        found = []
-        for process in processes(self.folder, SLURM_JOB_ID=str(job), SLURM_STEP_ID="0"):
-            with suppress(OSError):
-                pairs = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
-                found.append(dict(pair.split("=", 1) for pair in pairs if "=" in pair))
-        return found
+    def signal(self, job: int, number: signal.Signals) -> None:
+        """Send a signal to all that a job has started, once its step has; stopped, it is a running job to Slurm."""
+        until(lambda: any(processes(self.folder, SLURM_JOB_ID=str(job), SLURM_STEP_ID="0")), what=f"a step of {job}")
+        reached: set[int] = set()
+        # What a process starts before the signal reaches it is found in the next round.
+        while left := set(processes(self.folder, SLURM_JOB_ID=str(job))) - reached:
+            for process in left:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+            reached |= left
 
     def kill_node(self, name: str) -> None:
         """Kill a node as a loss of power would: its daemon, then all that ran on it."""

@@ -98,5 +98,5 @@ class Run:
 
 def end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for a run; return its status and what it printed."""
-    text, _ = process.communicate(timeout=400)
+    text, _ = process.communicate(timeout=800)
     return process.returncode, text

@@ -32,7 +32,7 @@ def test_only_what_would_run_twice_here_stops_a_run(tmp_path: Path) -> None:
     refuse_to_submit_twice(jobs, tmp_path / "another", {COMMENT})
     with pytest.raises(UserError) as stopped:
         refuse_to_submit_twice(jobs, tmp_path, {COMMENT, "rule_all"})
-    assert f"1 jobs of an earlier run still in Slurm's queue: 7 ({COMMENT}, running);" in str(stopped.value)
+    assert f"jobs of an earlier run still in Slurm's queue: 7 ({COMMENT}, running);" in str(stopped.value)
     assert "scancel 7)" in str(stopped.value)
 
 

@@ -85,7 +85,7 @@ def refuse_to_submit_twice(queue: Iterable[QueuedJob], folder: Path, planned: Co
     shown += [f"{len(left) - _SHOWN} more"] * (len(left) > _SHOWN)
     raise UserError(
         where=str(folder),
-        found=f"{len(left)} jobs of an earlier run still in Slurm's queue: {', '.join(shown)}",
+        found=f"jobs of an earlier run still in Slurm's queue: {', '.join(shown)}",
         expected="no jobs there that this run would submit again, to write the same files beside them",
         mend=f"wait until they have ended, or cancel them (scancel {' '.join(job.number for job in left)}); "
         "then run the workflow again",
