@@ -131,7 +131,7 @@ def overhead(folder: Path) -> float:
             used = main.cpu_times()
             marks.append((done, used.user + used.system))
         ((first, before), (last, after)) = marks
-        return (after - before) / (last - first)
+        return float((after - before) / (last - first))
     finally:
         process.kill()
         process.wait()
