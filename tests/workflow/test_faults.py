@@ -1,7 +1,7 @@
 """Faults: what is finished stays, one rerun makes the rest, and the tables are those of a study that nothing befell.
 
 `docs/faults.md` lists every fault with the test that stands for it. With `FAULTS=all` every stage is killed in every
-way, each in a study of its own.
+way, each in a study of its own, and a file of every kind is damaged.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def tables(clone: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((clone.work / TABLES).glob("*.parquet")):
         if path.stem == "evaluations":
-            found[path.stem] = pd.read_parquet(path).drop(columns=SPENT).to_dict("records")
+            found[path.stem] = pd.read_parquet(path).drop(columns=SPENT).to_csv(index=False)
         elif path.stem != "costs":
             found[path.stem] = path.read_bytes()
     assert len(found) > 5
@@ -109,7 +109,7 @@ def running(clone: Any, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         sys.executable, "-m", "snakemake", "--snakefile", str(clone.workflow / "Snakefile"), "--configfile",
         "study.yaml", "--cores", "2", "--nocolor", *arguments,
     ]  # fmt: skip
-    log = clone.work / f"{len(list(clone.work.glob('run*.log')))}.run.log"
+    log = clone.work / f"{len(list(clone.work.glob('*.run.log')))}.run.log"
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=clone.work, stdout=file, stderr=file, text=True, start_new_session=True)
         process.log = log  # type: ignore[attr-defined]
@@ -181,6 +181,12 @@ def test_a_study_survives_a_kill_in_every_stage(new: Any, whole: Any, kills: lis
     assert_whole(new, whole)
 
 
+def forget(clone: Any, *outputs: str) -> None:
+    """Remove outputs, and what a study ends with: else nobody would ask for them."""
+    for output in (*outputs, TABLE, REPORT):
+        (clone.work / output).unlink()
+
+
 def flip_a_bit(path: Path) -> None:
     """Change one bit in the middle of a file, whose time stays."""
     content, times = bytearray(path.read_bytes()), path.stat()
@@ -192,7 +198,7 @@ def flip_a_bit(path: Path) -> None:
 def test_flipped_bits_are_found_and_what_they_are_in_is_made_again_alone(study: Any, whole: Any) -> None:
     for damaged in (MASK, WEIGHTS):
         flip_a_bit(study.work / damaged)
-    (study.work / TUNED).unlink()
+    forget(study, TUNED)
     result = study.snakemake()
     printed = result.stdout + result.stderr
     assert result.returncode != 0
@@ -208,10 +214,11 @@ def test_flipped_bits_are_found_and_what_they_are_in_is_made_again_alone(study: 
     assert_whole(study, whole)
 
 
+@pytest.mark.skipif(not ALL, reason="the same code finds flipped bits; set FAULTS=all to run it")
 def test_a_truncated_table_is_found_and_made_again(study: Any, whole: Any) -> None:
     row = study.work / DENSE
     row.write_bytes(row.read_bytes()[:-100])
-    (study.work / TABLE).unlink()
+    forget(study)
     result = study.snakemake()
     assert result.returncode != 0
     assert DENSE in result.stdout + result.stderr
@@ -241,7 +248,7 @@ def disk(folder: Path, size: str) -> Iterator[None]:
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("mount"), reason="needs Linux's mount")
 def test_a_full_or_read_only_disk_is_named_and_loses_nothing_that_is_finished(study: Any, whole: Any) -> None:
     results = study.work / "results"
-    (study.work / TUNED).unlink()
+    forget(study, TUNED)
     with disk(results, "64m"):
         filler = results / "filler"
         with open(filler, "wb") as file:
