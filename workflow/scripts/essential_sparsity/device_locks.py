@@ -25,7 +25,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-WHOLE = 100
+from essential_sparsity.gpus import WHOLE
+
 _POLL_S = 0.2
 _TURN_POLL_S = 0.02
 _REMINDER_S = 60.0

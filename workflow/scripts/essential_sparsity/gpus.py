@@ -11,6 +11,8 @@ from itertools import takewhile
 from essential_sparsity.errors import UserError, first_line
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Percent of a device.
+WHOLE = 100
 _ORDER = "CUDA_DEVICE_ORDER"
 _TIMEOUT_S = 120.0
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from essential_sparsity.errors import UserError, first_line
-from essential_sparsity.gpus import VISIBLE, visible_gpus
+from essential_sparsity.gpus import VISIBLE, WHOLE, visible_gpus
 
 if TYPE_CHECKING:
     from essential_sparsity.device_locks import Lease
 
-WHOLE = 100
 _MEND = "correct set-resources of the rule in the profile (or --set-resources)"
 # As long as the process: only then does the driver give back what it holds of the device's memory.
 _held: list[Lease] = []
