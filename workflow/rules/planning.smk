@@ -1,4 +1,4 @@
-"""What Snakemake asks again for every job although the answer never changes; included last, when all rules are known."""
+"""What Snakemake asks again for every job although the answer never changes; included last."""
 
 import inspect
 from contextlib import suppress
