@@ -58,6 +58,7 @@ include: "workflow/rules/adaptive.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/planning.smk"
 
 
 if workflow.is_main_process:
