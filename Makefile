@@ -39,7 +39,7 @@ test: .venv/dev.stamp ## Run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/slurm
 
 test-slurm: .venv/dev.stamp ## Run a small study on a Slurm cluster that the tests start on this machine
-	@echo "==> Running the tests on Slurm (two minutes; skipped where its packages are not installed)"
+	@echo "==> Running the tests on Slurm (minutes; skipped where its packages are not installed)"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
 
 standins: .venv/dev.stamp ## Run the paper-scale studies end to end on tiny stand-ins of their models and tasks
