@@ -1,7 +1,7 @@
 """Faults: what is finished stays, one rerun makes the rest, and the tables are those of a study that nothing befell.
 
 `docs/faults.md` lists every fault with the test that stands for it. With `FAULTS=all` every stage is killed in every
-way, each in a study of its own, and a file of every kind is damaged.
+way, each in a study of its own, and a table is cut short.
 """
 
 from __future__ import annotations
