@@ -19,7 +19,7 @@ from essential_sparsity.claims import (
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.integrity import damaged_files
+from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 
@@ -483,6 +483,7 @@ def make_damaged_anew():
         [*command, "--nolock", "--", *damaged],
         env={**os.environ, "ESSENTIAL_SPARSITY_DEPTH": str(depth + 1)},
     )
+    restore_times(Path("results"))
     if not damaged_files(Path("results")):
         logger.error("It is whole again: run the same command once more")
 
