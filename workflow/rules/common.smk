@@ -22,7 +22,7 @@ from essential_sparsity.digest_cache import script_digests
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.integrity import damaged_files
+from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.job_needs import need_of
 from essential_sparsity.slurm_queue import (
@@ -533,6 +533,7 @@ def make_damaged_anew():
         [*command, "--nolock", "--", *damaged],
         env={**os.environ, "ESSENTIAL_SPARSITY_DEPTH": str(depth + 1)},
     )
+    restore_times(Path("results"))
     if not damaged_files(Path("results")):
         logger.error("It is whole again: run the same command once more")
 

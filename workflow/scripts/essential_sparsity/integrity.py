@@ -37,10 +37,10 @@ def modified(path: Path) -> int:
 
 
 def note_outputs(outputs: Iterable[Path], inputs: Iterable[Path], note: Mapping[str, Any]) -> None:
-    """Write the checksums of a job's outputs on their tickets, and give them times that Snakemake can go by.
+    """Write the checksums and the times of a job's outputs on their tickets.
 
-    An output whose bytes are those of before is as old as before: what was made of it need not be made again. One that
-    seems older than an input, by another machine's clock, would be made again in every run: it becomes as new as that.
+    An output whose bytes are those of before may be as old as before: what was made of it need not be made again. Since
+    Snakemake gives outputs a time of their own when the job has ended, :func:`restore_times` gives it back.
 
     Args:
         outputs: What the job wrote; the process holds the locks of their tickets.
@@ -52,11 +52,17 @@ def note_outputs(outputs: Iterable[Path], inputs: Iterable[Path], note: Mapping[
         ticket, found = ticket_of(path), {"path": str(path), "checksum": checksum(path)}
         before = read_note(ticket).get("before", {})
         same = before.get("checksum") == found["checksum"] and before.get("modified", 0) >= newest
-        time = before["modified"] if same else max(modified(path), newest)
-        if time != modified(path):
-            os.utime(path, ns=(path.stat().st_atime_ns, time))
-        write_note(ticket, {**note, **found, "modified": modified(path)})
+        time = before["modified"] if same else modified(path)
+        write_note(ticket, {**note, **found, "modified": time, "unchanged": same})
         mark_of(path).unlink(missing_ok=True)
+
+
+def restore_times(results: Path) -> None:
+    """Give outputs that were made again with the same bytes the times that they had before."""
+    for note in map(read_note, (results / TICKETS).iterdir()):
+        path = results.parent / note.get("path", "")
+        if note.get("unchanged") and path.is_file():
+            os.utime(path, ns=(path.stat().st_atime_ns, note["modified"]))
 
 
 def last_made(ticket: Path) -> dict[str, Any]:
