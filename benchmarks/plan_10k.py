@@ -122,7 +122,8 @@ def overhead(folder: Path) -> float:
     """Return what the main process spends on a job while nearly all others are ready, in seconds of CPU time."""
     process, output = start(recorder(folder, "--cores", str(CORES)), folder)
     try:
-        main, marks = psutil.Process(process.pid), []
+        main = psutil.Process(process.pid)
+        marks: list[tuple[int, float]] = []
         for wanted in (WARM, WARM + MEASURED):
             while (done := output.read_text(encoding="utf-8").count("(Rule: finetune_model)")) < wanted:
                 if process.poll() is not None:
