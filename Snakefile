@@ -51,7 +51,7 @@ include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
 
 
-check_gpus()
+check_batches()
 
 
 rule all:

@@ -98,10 +98,10 @@ def gpus_of(rule_name):
     return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
-def check_gpus():
+def check_batches():
     """Stop if the GPUs that the profile gives cannot share the study's batches."""
     try:
-        study.check_gpus(
+        study.check_batches(
             {name: gpus_of(name) for name in ("finetune_model", "prune_iteratively")}
         )
     except UserError as error:

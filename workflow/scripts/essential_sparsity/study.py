@@ -403,7 +403,7 @@ class Study:
             if source["kind"] == "path":
                 local_tables(source, f"{self._place('datasets', name)}.source")
 
-    def check_gpus(self, given: Mapping[str, int]) -> None:
+    def check_batches(self, given: Mapping[str, int]) -> None:
         """Refuse a number of GPUs that does not share the batches of what is trained on them.
 
         Args:
