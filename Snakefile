@@ -63,7 +63,7 @@ include: "workflow/rules/planning.smk"
 
 if workflow.is_main_process:
     given_gpus(workflow.rules)
-    check_shared_batches()
+    check_batches()
 
 
 rule all:

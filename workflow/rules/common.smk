@@ -129,10 +129,10 @@ def gpus_of(rule_name):
     return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
-def check_shared_batches():
+def check_batches():
     """Stop if the GPUs that the profile gives cannot share the study's batches."""
     given = {name: gpus_of(name) for name in ("finetune_model", "prune_iteratively")}
-    or_stop(lambda: study.check_gpus(given))
+    or_stop(lambda: study.check_batches(given))
 
 
 def memory(rule_name):

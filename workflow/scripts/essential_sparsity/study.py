@@ -448,7 +448,7 @@ class Study:
         if self._is_own(kind, name):
             self._permissions.check_folder(Path(source["path"]).expanduser(), f"{where}.path")
 
-    def check_gpus(self, given: Mapping[str, int]) -> None:
+    def check_batches(self, given: Mapping[str, int]) -> None:
         """Refuse a number of GPUs that does not share the batches of what is trained on them.
 
         Args:
