@@ -259,7 +259,7 @@ def test_a_full_or_read_only_disk_is_named_and_loses_nothing_that_is_finished(st
         assert "no room for another file" in full.stdout + full.stderr, full.stdout + full.stderr
         filler.unlink()
         subprocess.run(["mount", "-o", "remount,ro", str(results)], check=True)
-        refused = study.snakemake()
+        refused = study.snakemake(TUNED)
         assert refused.returncode != 0
         assert "Read-only file system" in refused.stdout + refused.stderr, refused.stdout + refused.stderr
         subprocess.run(["mount", "-o", "remount,rw", str(results)], check=True)

@@ -47,7 +47,7 @@ def note_outputs(outputs: Iterable[Path], inputs: Iterable[Path], note: Mapping[
         inputs: What it read.
         note: What else to write on the tickets.
     """
-    newest = max((modified(path) for path in inputs if path.exists()), default=0)
+    newest = max((_time_of(path) for path in inputs if path.exists()), default=0)
     for path in filter(Path.exists, outputs):
         ticket, found = ticket_of(path), {"path": str(path), "checksum": checksum(path)}
         before = read_note(ticket).get("before", {})
@@ -55,6 +55,12 @@ def note_outputs(outputs: Iterable[Path], inputs: Iterable[Path], note: Mapping[
         time = before["modified"] if same else modified(path)
         write_note(ticket, {**note, **found, "modified": time, "unchanged": same})
         mark_of(path).unlink(missing_ok=True)
+
+
+def _time_of(path: Path) -> int:
+    """Return when a file was last written with other bytes than before: Snakemake sets its time whenever it is made."""
+    note = read_note(ticket_of(path))
+    return int(note["modified"]) if note.get("unchanged") else modified(path)
 
 
 def restore_times(results: Path) -> None:
