@@ -32,6 +32,7 @@ from essential_sparsity.slurm_queue import (
 )
 from essential_sparsity.gpus import visible_gpus
 from essential_sparsity.leases import check_enough, wanted_gpus
+from essential_sparsity.resources import AROUND_MB
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import (
@@ -137,9 +138,14 @@ def check_batches():
 
 def memory(rule_name):
     """Return the function that says how much memory a rule's jobs need, in MB: more in each attempt."""
-    return lambda wildcards, attempt: attempt * need_of(
-        study, rule_name, wildcards
-    ).mem_mb(gpus_of(rule_name))
+    return lambda wildcards, attempt: attempt * (
+        need_of(study, rule_name, wildcards).mem_mb(gpus_of(rule_name)) + around_mb()
+    )
+
+
+def around_mb():
+    """Return what a job holds besides itself, in MB: on a cluster, Snakemake starts it by others of its kind."""
+    return 0 if workflow.local_exec else AROUND_MB
 
 
 def gpu_memory(rule_name):
@@ -165,7 +171,7 @@ def time_limit(rule_name):
 
 def growing(megabytes):
     """Return the function that asks for as much memory again in each attempt."""
-    return lambda wildcards, attempt: attempt * megabytes
+    return lambda wildcards, attempt: attempt * (megabytes + around_mb())
 
 
 def resampling_mb(files):

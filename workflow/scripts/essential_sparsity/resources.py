@@ -16,8 +16,10 @@ from typing import Any
 
 from essential_sparsity.model_size import ModelSize
 
-# A process that has the library imported, or was forked from one that has; besides, a cluster's job holds Snakemake.
+# A process that has the library imported, or was forked from one that has.
 PROCESS_MB = 500.0
+# A job of a cluster starts Snakemake twice more, and all of them count (130 to 142 MB each on Slurm).
+AROUND_MB = 300
 # What a job counts before it does anything where it was forked: the starter's server has the library imported. Jobs
 # that start by themselves and import little count less, and nobody can say beforehand which those are.
 FORKED_MB = 400.0
