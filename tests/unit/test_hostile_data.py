@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -285,6 +286,12 @@ def test_a_pattern_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     assert len(join_documents(rows, "= [^=].*[^=] =|= a =", WHERE)) == 1
 
 
-def test_no_program_is_started_for_an_image() -> None:
+def test_no_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The program that Pillow starts for such drawings, whether or not this machine has it.
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
     refused(lambda: decode_image(drawing, WHERE), "cannot be decoded", "PNG, JPEG")
+    assert not (tmp_path / "started").exists()

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from essential_sparsity.batches import is_out_of_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.processes import run_in_processes
+from waiting import is_running, until
 
 
 def add_up(folder: Path, rank: int) -> None:
@@ -82,20 +80,9 @@ def test_no_process_outlives_the_one_that_waits_for_it(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
     try:
         files = [tmp_path / "0.pid", tmp_path / "1.pid"]
-        wait_for(lambda: all(file.exists() and file.read_text() for file in files))
+        until(lambda: all(file.exists() and file.read_text() for file in files))
     finally:
         parent.kill()
         parent.wait()
     workers = [int(file.read_text()) for file in files]
-    wait_for(lambda: not any(map(lives, workers)))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def lives(process: int) -> bool:
-    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    until(lambda: not any(map(is_running, workers)))

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tiny import ROOT
+from waiting import is_running, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are served on Linux alone")
 
@@ -74,22 +75,6 @@ class Run:
         for process in filter(None, (self.main, self.server)):
             process.kill()
             process.wait()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    limit = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
-
-
-def is_running(process: int) -> bool:
-    """Say whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture
