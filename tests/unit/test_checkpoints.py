@@ -438,6 +438,18 @@ def test_an_extracted_gguf_is_an_ordinary_checkpoint(tmp_path: Path, gguf_model:
     assert sum(m.pruned for m in families.manifest(tmp_path / "out"))
 
 
+def test_a_gguf_is_read_once(tmp_path: Path, gguf_model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gguf
+
+    (tmp_path / "in").mkdir()
+    write_gguf(gguf_model, tmp_path / "in" / "toy.gguf")
+    reads, reader, read = [], gguf.GGUFReader, gguf.GGUFReader.__init__
+    monkeypatch.setattr(reader, "__init__", lambda self, path, *more: reads.append(path) or read(self, path, *more))
+    extract(tmp_path / "in", tmp_path / "out", "float32", WHERE)
+    assert len(reads) == 1
+    assert gguf.GGUFReader is reader, "nothing is kept for a file that is written anew"
+
+
 @pytest.mark.parametrize("damage", ["garbage", "truncated"])
 def test_an_unreadable_gguf_is_named(tmp_path: Path, gguf_model: nn.Module, damage: str) -> None:
     (tmp_path / "in").mkdir()

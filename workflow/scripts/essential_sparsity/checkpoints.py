@@ -20,6 +20,7 @@ from essential_sparsity.checkpoint_files import COMPANIONS
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import read_json, write_json
 from essential_sparsity.gguf_header import check_gguf
+from essential_sparsity.gguf_reading import read_once
 from essential_sparsity.remote_code import is_trusted, own_class
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.weights import DTYPES as STORED
@@ -287,10 +288,11 @@ def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: 
     try:
         check_gguf(file)
         # Said outright: where nothing is said, transformers asks at the terminal.
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        with read_once():
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except (ValueError, OSError, KeyError, IndexError, RuntimeError, TypeError, struct.error) as error:
         raise _unreadable(file, where, error) from error
     config = model.config

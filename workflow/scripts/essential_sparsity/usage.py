@@ -6,6 +6,7 @@ Snakemake's own benchmarks follow the processes below the one that it starts; a 
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -33,6 +34,17 @@ def _megabytes(peak: int) -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
+def age() -> float:
+    """Return how long this process has been there, in seconds."""
+    stat = Path("/proc/self/stat")
+    if stat.exists():
+        # By the clock that the kernel counts its processes' beginnings on. The day's, which psutil converts to, is
+        # known to a second only for the moment of the start-up, and somebody may have set it since.
+        ticks = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        return float(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    return time.time() - psutil.Process().create_time()
+
+
 def spent() -> dict[str, float | None]:
     """Return what this process, and those that it has waited for, have spent since it began.
 
@@ -44,7 +56,7 @@ def spent() -> dict[str, float | None]:
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     disk = this.io_counters() if hasattr(this, "io_counters") else None
     return {
-        "seconds": time.time() - this.create_time(),
+        "seconds": age(),
         "cpu_seconds": sum(used.ru_utime + used.ru_stime for used in (own, children)),
         "max_rss_mb": max(peak_resident_mb(), _megabytes(children.ru_maxrss)),
         "read_mb": disk.read_bytes / 1e6 if disk else None,
