@@ -41,8 +41,8 @@ def age() -> float:
         # By the clock that the kernel counts its processes' beginnings on. The day's, which psutil converts to, is
         # known to a second only for the moment of the start-up, and somebody may have set it since.
         ticks = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-        return float(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
-    return time.time() - psutil.Process().create_time()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - float(psutil.Process().create_time())
 
 
 def spent() -> dict[str, float | None]:
