@@ -16,11 +16,14 @@ from essential_sparsity import resources
 from essential_sparsity.job_needs import need_of
 from essential_sparsity.model_size import ModelSize, counted_size, registered_size, size_of_file
 from essential_sparsity.resources import Need
+from essential_sparsity.study import Study
+from essential_sparsity.validation import load_yaml
 
 SMALL, LARGE = counted_size(100_000_000, 4), counted_size(7_000_000_000, 4)
 TASK: dict[str, Any] = {
     "batch_size": 32, "micro_batch": None, "max_length": 128, "train_examples": 1000, "epochs": 3,
-    "head": "sequence_classification", "window": 512, "windows": 100, "limit": 100,
+    "head": "sequence_classification", "window": 512, "windows": 100, "limit": 100, "shots": None,
+    "lm_eval_task": "arc_easy",
 }  # fmt: skip
 CALIBRATION = {"sequences": 128, "length": 2048, "batch_size": 8, "activations": "memory"}
 
@@ -117,6 +120,52 @@ def test_known_inputs_replace_what_is_assumed() -> None:
     assumed = resources.language_model(SMALL, {**TASK, "windows": None}, None)
     known = resources.language_model(SMALL, {**TASK, "windows": None}, 4 * 1000 / 1e6)
     assert known.operations == 2 * 1000 * SMALL.weights < assumed.operations
+
+
+def test_a_benchmark_takes_as_long_as_its_items_and_the_examples_before_them() -> None:
+    def operations(**changes: Any) -> float:
+        return resources.benchmark(SMALL, {**TASK, **changes}).operations
+
+    assert operations(limit=200) == 2 * operations(limit=100)
+    assert operations(shots=5) == 6 * operations(shots=0) == 6 * operations()
+    # Clark et al., arXiv 1803.05457, table 1: 2,376 questions of ARC-Easy in the test set.
+    assert operations(limit=None) == operations(limit=10**6) == pytest.approx(23.76 * operations())
+    # Hendrycks et al., arXiv 2009.03300, section 3.1: 57 subjects, 14,079 questions of their test sets.
+    whole, subject = (operations(limit=None, lm_eval_task=name) for name in ("mmlu", "mmlu_anatomy"))
+    assert whole == pytest.approx(57 * subject)
+    assert whole / operations() == pytest.approx(140.79, rel=0.01)
+
+
+SMOLLM2 = {"model": "smollm2-135m-instruct", "checkpoint": "final"}
+SPENT = [
+    ("llms", "evaluate_benchmark", {**SMOLLM2, "task": "arc-easy-brief"}, 60),
+    ("llms", "evaluate_benchmark", {**SMOLLM2, "task": "mmlu-abstract-algebra"}, 24),
+    ("llms", "evaluate_language_model", {**SMOLLM2, "task": "plot-perplexity"}, 8),
+    ("what-matters", "evaluate_language_model", {**SMOLLM2, "task": "held-out-plot-perplexity"}, 14),
+    ("what-matters", "calibrate_model", {**SMOLLM2, "calibration": "film-plots"}, 25),
+    ("what-matters", "prune_blocks", {**SMOLLM2, "method": "wanda"}, 39),
+    ("what-matters", "prune_blocks", {**SMOLLM2, "method": "sparsegpt"}, 63),
+    ("what-matters", "extract_checkpoint", SMOLLM2, 12),
+    ("what-matters", "finetune_model", {"model": "bert-mini-reviews", "task": "plot-or-review"}, 5),
+    ("what-matters", "pretrain_model", {"model": "bert-mini-reviews"}, 255),
+    ("essential-sparsity", "finetune_model", {"model": "all-minilm-l6-v2", "task": "plot-or-review-brief"}, 17),
+    ("essential-sparsity", "plan_pruning", {**SMOLLM2, "method": "magnitude-global"}, 8),
+    ("data-amount", "pretrain_model", {"model": "bert-mini-all-0"}, 172),
+    ("supervision", "pretrain_model", {"model": "vit-mini-digits-masked"}, 20),
+    ("supervision", "finetune_model", {"model": "vit-mini-digits-masked", "task": "digits-high"}, 2.4),
+]
+
+
+@pytest.mark.parametrize(("study", "rule", "job", "seconds"), SPENT, ids=lambda value: str(value)[:40])
+def test_times_are_of_the_order_of_what_jobs_have_spent(
+    study: str, rule: str, job: dict[str, str], seconds: float, root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """CPU seconds of the desk's jobs on one core; the plan is made before anything is there."""
+    file = root / "config" / "studies" / "desk" / f"{study}.yaml"
+    planned = Study(load_yaml(file), root, str(file))
+    monkeypatch.chdir(tmp_path)
+    assert seconds / 2 < need_of(planned, rule, job).duration() < 4 * seconds + 4
 
 
 class Registries:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from essential_sparsity.model_size import ModelSize
@@ -39,6 +39,14 @@ _DOWNLOAD_MB_A_SECOND = 10.0
 _USUAL_TOKENS = 300_000
 _USUAL_ROWS = 100_000
 _IMAGE_TOKENS = 197
+# Of an item of multiple choice, all its answers together, and of an example that goes before it (counted on ARC and
+# MMLU); and items of the tasks that are met most, of which a subject of MMLU has 57th parts.
+_ITEM_TOKENS = 100
+_ITEMS = {
+    "arc_challenge": 1_172, "arc_easy": 2_376, "boolq": 3_270, "hellaswag": 10_042, "mmlu": 14_042, "openbookqa": 500,
+    "piqa": 1_838, "winogrande": 1_267,
+}  # fmt: skip
+_USUAL_ITEMS = 2000
 # A limit on time leaves room for a busy machine, and a disk that is slow.
 _PATIENCE = 5.0
 _PATIENCE_MINUTES = 15
@@ -114,7 +122,7 @@ def extraction(size: ModelSize, source_mb: float, expansion: float) -> Need:
         PROCESS_MB + expansion * source_mb,
         input_mb=source_mb,
         output_mb=size.stored_mb + 5,
-        seconds=4e-7 * size.weights,
+        seconds=1e-7 * size.weights,
     )
 
 
@@ -182,11 +190,20 @@ def language_model(size: ModelSize, task: Mapping[str, Any], inputs_mb: float | 
 
 
 def benchmark(size: ModelSize, task: Mapping[str, Any]) -> Need:
-    """Multiple choice by lm-eval, which imports much besides; sequences of a thousand tokens unless the task says."""
+    """Multiple choice by lm-eval, which imports much besides.
+
+    Args:
+        size: The model's.
+        task: ``lm_eval_task``, ``limit``, ``shots``, ``batch_size`` and ``max_length``, by which memory goes: a
+            thousand tokens where it is absent.
+    """
     length = task["max_length"] or 1024
     logits = task["batch_size"] * length * size.vocabulary * _FLOAT
-    items = task["limit"] or 2000
-    return _forward(size, items * 4.0 * length / 4, 2 * logits, PROCESS_MB + 400)
+    name = task["lm_eval_task"]
+    usual = _ITEMS["mmlu"] / 57 if name.startswith("mmlu_") else _ITEMS.get(name, _USUAL_ITEMS)
+    tokens = min(task["limit"] or math.inf, usual) * _ITEM_TOKENS * (1 + (task["shots"] or 0))
+    need = _forward(size, tokens, 2 * logits, PROCESS_MB + 400)
+    return replace(need, seconds=need.seconds + 5)
 
 
 def representation(size: ModelSize, task: Mapping[str, Any], rows_mb: float | None) -> Need:
