@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from essential_sparsity.files import write_json
-from essential_sparsity.plan import MEASURED, Measured, likeness, longest_chain, wall_seconds
+from essential_sparsity.plan import MEASURED, Measured, likeness, longest_chain, measured_costs, plan_table, wall_seconds
 from essential_sparsity.plan_words import by_rule
 from essential_sparsity.planned_jobs import PlannedJob, hidden_jobs, known_study, named_wildcards, read_planned
 from essential_sparsity.study import Study
@@ -44,6 +44,22 @@ def test_what_snakemake_plans_is_read() -> None:
     target = {**record, "rule": "all", "output": []}
     (job,) = read_planned([json.dumps(record), json.dumps(target)])
     assert (job.rule, job.name, job.threads, job.gpus, job.mem_mb) == ("prune_weights", "m/final/g/0/0.300", 4, 2, None)
+
+
+@pytest.mark.parametrize(("percent", "taken"), [(None, 2.0), (200, 2.0), (50, 0.5)])
+def test_a_share_of_a_gpu_counts_as_that_share(percent: int | None, taken: float, tmp_path: Path) -> None:
+    given = {"gpu": 2, **({} if percent is None else {"gpu_percent": percent})}
+    record = {
+        "rule": "find_knees", "wildcards": {}, "threads": 1, "input": [], "output": ["knees"], "resources": given,
+    }  # fmt: skip
+    (job,) = read_planned([json.dumps(record)])
+    found = study("config.yaml")
+    table = plan_table(found, [job], measured_costs(tmp_path)).iloc[0]
+    assert table["gpus"] == taken
+    assert table["gpu_hours"] == pytest.approx(taken * table["seconds"] / 3600)
+    rule = "finetune_model"
+    later = hidden_jobs(found, [], tmp_path, {"set-resources": {rule: given}})
+    assert {job.taken_gpus for job in later if job.rule == rule} == {taken}
 
 
 def test_placed_levels_spend_their_budgets_at_most(tmp_path: Path) -> None:

@@ -128,17 +128,19 @@ def plan_table(study: Study, jobs: Iterable[PlannedJob], measured: Measured) -> 
     """Return the jobs of a plan with what each will cost.
 
     Returns:
-        ``rule, job, hidden, threads, gpus, mem_mb, basis, seconds, cpu_hours, gpu_hours, output_mb, download_mb``.
+        ``rule, job, hidden, threads, gpus, mem_mb, basis, seconds, cpu_hours, gpu_hours, output_mb, download_mb``;
+        ``gpus`` are the GPUs that it takes up, in parts where it has a share of one.
     """
     rows: list[Mapping[str, Any]] = []
     for job in jobs:
         found = estimated(study, job, measured)
         rows.append(
             {
-                "rule": job.rule, "job": job.name, "hidden": job.hidden, "threads": job.threads, "gpus": job.gpus,
-                "mem_mb": math.nan if job.mem_mb is None else job.mem_mb, "basis": found.basis,
-                "seconds": found.seconds, "cpu_hours": job.threads * found.seconds / 3600,
-                "gpu_hours": job.gpus * found.seconds / 3600, "output_mb": found.output_mb,
+                "rule": job.rule, "job": job.name, "hidden": job.hidden, "threads": job.threads,
+                "gpus": job.taken_gpus, "mem_mb": math.nan if job.mem_mb is None else job.mem_mb,
+                "basis": found.basis, "seconds": found.seconds,
+                "cpu_hours": job.threads * found.seconds / 3600,
+                "gpu_hours": job.taken_gpus * found.seconds / 3600, "output_mb": found.output_mb,
                 "download_mb": found.output_mb if job.rule in DOWNLOADS else 0.0,
             }
         )  # fmt: skip

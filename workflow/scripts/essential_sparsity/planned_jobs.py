@@ -43,6 +43,7 @@ class PlannedJob:
         wildcards: The wildcards by name.
         threads: CPU threads that it is given.
         gpus: GPUs that it is given.
+        gpu_percent: What it takes up of all of them together, 100 for a whole one; None for all of each.
         mem_mb: Memory that it is given; None where that is not known yet.
         inputs: Files that it waits for.
         outputs: Files that it makes.
@@ -58,6 +59,12 @@ class PlannedJob:
     inputs: tuple[str, ...] = field(default=(), repr=False)
     outputs: tuple[str, ...] = field(default=(), repr=False)
     hidden: bool = False
+    gpu_percent: float | None = None
+
+    @property
+    def taken_gpus(self) -> float:
+        """How many GPUs' time it takes: others may have the rest of them."""
+        return self.gpus if self.gpu_percent is None else self.gpu_percent / 100
 
 
 def _number(value: object) -> float | None:
@@ -79,6 +86,7 @@ def read_planned(lines: Iterable[str]) -> list[PlannedJob]:
             PlannedJob(
                 rule, name, wildcards, record["threads"], _number(resources.get("gpu")) or 0.0,
                 _number(resources.get("mem_mb")), tuple(record["input"]), tuple(record["output"]),
+                gpu_percent=_number(resources.get("gpu_percent")),
             )
         )  # fmt: skip
     return jobs
@@ -115,7 +123,7 @@ def hidden_jobs(
         study: The study.
         planned: The jobs that Snakemake plans.
         results: The folder of results.
-        profile: What the profile gives to rules: ``set-threads``, and ``gpu`` in ``set-resources``.
+        profile: What the profile gives to rules: ``set-threads``, and ``gpu`` and ``gpu_percent`` in ``set-resources``.
     """
     there = {(job.rule, job.name) for job in planned}
     behind = [job for job in study_jobs(study) if job not in there and not is_done(job, results)]
@@ -126,6 +134,7 @@ def hidden_jobs(
         PlannedJob(
             rule, name, named_wildcards(rule, name) if rule in _WILDCARDS else {}, threads.get(rule, 1),
             _number(given.get(rule, {}).get("gpu")) or 0.0, hidden=True,
+            gpu_percent=_number(given.get(rule, {}).get("gpu_percent")),
         )
         for rule, name in behind
     ]  # fmt: skip
