@@ -13,7 +13,15 @@ import pandas as pd
 import pytest
 
 from essential_sparsity.files import write_json
-from essential_sparsity.plan import MEASURED, Measured, likeness, longest_chain, measured_costs, plan_table, wall_seconds
+from essential_sparsity.plan import (
+    MEASURED,
+    Measured,
+    likeness,
+    longest_chain,
+    measured_costs,
+    plan_table,
+    wall_seconds,
+)
 from essential_sparsity.plan_words import by_rule
 from essential_sparsity.planned_jobs import PlannedJob, hidden_jobs, known_study, named_wildcards, read_planned
 from essential_sparsity.study import Study
