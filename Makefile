@@ -36,7 +36,7 @@ findings: .venv/run.stamp ## Run the paper's findings on a desk, a study each, a
 
 test: .venv/dev.stamp ## Run all tests
 	@echo "==> Running the tests, a process a core"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/slurm
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --ignore tests/slurm
 
 test-slurm: .venv/dev.stamp ## Run a small study on a Slurm cluster that the tests start on this machine
 	@echo "==> Running the tests on Slurm (minutes; skipped where its packages are not installed)"

@@ -13,3 +13,8 @@ import tiny
 def root() -> Path:
     """The folder with the Snakefile."""
     return tiny.ROOT
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files that take minutes, whose tests are few: one that comes last has one process busy alone."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")

@@ -1,11 +1,17 @@
-"""Bad input: a message that names what is wrong and the mend, no traceback, nothing half-written, and on it goes."""
+"""Bad input: a message that names what is wrong and the mend, no traceback, nothing half-written, and on it goes.
+
+All that is bad in one way or another is in one study: one run refuses it, and one more makes it when it is mended.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +19,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-LLAMA = "results/checkpoints/tiny-llama/final/model.safetensors"
-MANIFEST = "results/matrices/tiny-llama.json"
 
 
 def models(config: dict[str, Any]) -> Any:
@@ -37,32 +40,14 @@ def assert_refused(clone: Any, *arguments: str, says: list[str]) -> None:
     assert not [path for path in (clone.work / "results").rglob(".*") if path.is_file()]
 
 
-def clone_goes_on(clone: Any, target: str) -> None:
-    """After the mend, the same command makes what was asked."""
-    clone.run(target)
-    assert (clone.work / target).is_file()
-
-
 def mistype_key(config: dict[str, Any]) -> None:
     config["curves"][0]["sparsity"] = config["curves"][0].pop("sparsities")
-
-
-def mistype_recipe(config: dict[str, Any]) -> None:
-    models(config)["tiny-bert"]["source"]["recipe"]["learning_rat"] = 0.1
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (mistype_key, ["study.yaml", "curves[0]", "'sparsity'", "'sparsities'"]),
-        (mistype_recipe, ["registries.models", "tiny-bert.source.recipe.learning_rat", "'learning_rate'"]),
-        (lambda c: c["curves"][0].update(models=["tiny-lama"]), ["curves[0].models[0]", "'tiny-lama'", "'tiny-llama'"]),
-        (lambda c: c["curves"][0].update(tasks=["tiny-perplexty"]), ["curves[0].tasks[0]", "'tiny-perplexity'"]),
-        (lambda c: c["curves"][0].update(methods=["magnitude"]), ["curves[0].methods[0]", "'magnitude-global'"]),
-        (lambda c: c.update(knees={"rules": ["knedle"]}), ["knees.rules[0]", "'knedle'", "'kneedle'"]),
-        (lambda c: c["curves"][0].update(sparsities=[1.0]), ["curves[0].sparsities[0]", "1.0", "below 1"]),
-        (lambda c: c["curves"][0].update(sparsities=[-0.1]), ["curves[0].sparsities[0]", "-0.1", "at least 0"]),
-        (lambda c: c["curves"][1].update(checkpoints=["step9"]), ["curves[1].checkpoints", "'step9'", "'step000012'"]),
         (lambda c: models(c)["tiny-llama"]["source"].update(path="lama"), ["source.path", "'lama'", "does not exist"]),
     ],
 )
@@ -74,81 +59,232 @@ def test_a_wrong_configuration_stops_before_any_job(
     assert not (fresh.work / "results").exists()
 
 
-def test_an_unreadable_checkpoint_stops_and_the_run_goes_on_after_the_mend(fresh: Any) -> None:
-    weights = fresh.work / "llama" / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    assert_refused(fresh, LLAMA, says=["tiny-llama", "model.safetensors", "that its header names"])
-    weights.write_bytes(whole)
-    clone_goes_on(fresh, LLAMA)
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
-def test_nan_in_weights_names_the_matrix(fresh: Any) -> None:
-    path = fresh.work / "llama" / "model.safetensors"
-    state = load_file(path)
-    whole = path.read_bytes()
+def spoil_a_weight(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
     state["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
-    save_file(state, path, metadata={"format": "pt"})
-    assert_refused(fresh, LLAMA, says=["tiny-llama", "model.layers.1.mlp.up_proj.weight", "1 NaN or infinite"])
-    path.write_bytes(whole)
-    clone_goes_on(fresh, LLAMA)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_a_missing_shard_is_refused(fresh: Any) -> None:
+def lose_a_shard(folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = fresh.work / "llama"
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
     (folder / "model.safetensors").unlink()
-    lost = sorted(folder.glob("*.safetensors"))[1]
-    whole, held = lost.read_bytes(), sorted(load_file(lost))
-    lost.unlink()
-    assert_refused(fresh, LLAMA, says=["tiny-llama.source", lost.name, held[0].rpartition(".")[0]])
-    lost.write_bytes(whole)
-    clone_goes_on(fresh, LLAMA)
+    sorted(folder.glob("*.safetensors"))[1].unlink()
 
 
-def test_a_pattern_of_names_that_matches_nothing_is_refused(fresh: Any) -> None:
-    fresh.configure(lambda c: models(c)["tiny-llama"].update(include=["lm_heads.weight"]))
-    assert_refused(fresh, MANIFEST, says=["tiny-llama", "matches no matrix", "lm_head.weight"])
-    fresh.configure(lambda c: models(c)["tiny-llama"].pop("include"))
-    clone_goes_on(fresh, MANIFEST)
-
-
-def test_a_pattern_that_rows_do_not_fit_is_refused(fresh: Any) -> None:
-    target = "results/masks/tiny-llama/final/of-seven/0/0.571.safetensors"
-    method = {"label": "3:7", "score": "magnitude", "scope": "row", "pattern": "3:7"}
-    fresh.configure(lambda c: c["registries"].setdefault("methods", {}).update({"of-seven": method}))
-    fresh.configure(lambda c: c["curves"][0].update(methods=["of-seven"], sparsities=[0.571]))
-    assert_refused(fresh, target, says=["model.layers.0.", "pattern 3:7", "a row length that 7 divides", "exclude"])
-
-
-def test_a_model_without_prunable_layers_is_refused(fresh: Any) -> None:
+def become_convolutional(folder: Path) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1], num_channels=3)
-    folder = fresh.work / "llama"
     for file in folder.iterdir():
         file.unlink()
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1], num_channels=3)
     ResNetForImageClassification(config).save_pretrained(folder)
-    assert_refused(fresh, MANIFEST, says=["tiny-llama", "ResNetForImageClassification", "none of them a linear weight"])
 
 
-def test_a_task_with_one_class_is_refused(fresh: Any) -> None:
-    path, target = fresh.work / "texts.csv", "results/datasets/tiny-kinds.parquet"
-    whole = path.read_bytes()
-    pd.read_csv(path).assign(kind="plot").to_csv(path, index=False)
-    assert_refused(fresh, target, says=["tiny-kinds", "1 class(es) ('plot')", "two classes"])
-    path.write_bytes(whole)
-    clone_goes_on(fresh, target)
+DAMAGES = {"cut": cut, "nan": spoil_a_weight, "shard": lose_a_shard, "resnet": become_convolutional}
+PACKAGES = ("tiny-texts", "tiny-digest", "tiny-version", "tiny-member")
 
 
-def test_a_diverging_training_is_stopped(fresh: Any) -> None:
-    target = "results/pretraining/tiny-bert/index.json"
-    fresh.configure(lambda c: models(c)["tiny-bert"]["source"]["recipe"].update(learning_rate=1e30))
-    assert_refused(fresh, target, says=["tiny-bert.source.recipe", "nan", "learning_rate"])
-    fresh.configure(lambda c: models(c)["tiny-bert"]["source"]["recipe"].update(learning_rate=1e-3))
-    clone_goes_on(fresh, target)
+def write_wheel(index: Path, package: str, texts: Path) -> str:
+    """Write a wheel with the texts; return its digest."""
+    name = package.replace("-", "_")
+    path = index / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(texts, "texts/texts.csv")
+        archive.writestr("texts/__init__.py", "raise SystemExit('a wheel must never be executed')")
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def ask_for_all(config: dict[str, Any], digests: dict[str, str]) -> None:
+    """Add a model, a method or a dataset for each of the cases: all that is asked for is right."""
+    registries = config["registries"]
+    texts = registries["datasets"]["tiny-kinds"]
+    for name in (*DAMAGES, "named"):
+        models(config)[name] = {"source": {"kind": "path", "path": name}, "licence": "MIT"}
+    registries["methods"] = {"of-two": {"label": "N:M", "score": "magnitude", "scope": "row", "pattern": "1:2"}}
+    sources = {"one-class": {"kind": "path", "path": "one.csv"}} | {
+        package: {
+            "kind": "wheel", "package": package, "version": "1.0", "sha256": digests[package],
+            "member": "texts/texts.csv",
+        }
+        for package in PACKAGES
+    }  # fmt: skip
+    for name, source in sources.items():
+        registries["datasets"][name] = {**texts, "source": source}
+        registries["tasks"][f"{name}-task"] = {**registries["tasks"]["tiny-kind"], "dataset": name}
+    config["curves"][0]["models"] = ["tiny-llama", *DAMAGES, "named"]
+    config["curves"][1]["tasks"] = ["tiny-kind", *(f"{name}-task" for name in sources)]
+    config["curves"].append(
+        {**config["curves"][0], "models": ["tiny-llama"], "methods": ["of-two"], "sparsities": [0.5]}
+    )
+
+
+def spoil(config: dict[str, Any]) -> None:
+    """Make of the configuration what is wrong in it."""
+    registries = config["registries"]
+    models(config)["named"]["include"] = ["lm_heads.weight"]
+    models(config)["tiny-bert"]["source"]["recipe"]["learning_rate"] = 1e30
+    registries["methods"]["of-two"]["pattern"] = "3:7"
+    config["curves"][-1]["sparsities"] = [0.571]
+    sources = {name: registries["datasets"][name]["source"] for name in PACKAGES}
+    sources["tiny-digest"]["sha256"] = "0" * 64
+    sources["tiny-version"]["version"] = "2.0"
+    sources["tiny-member"]["member"] = "texts/text.csv"
+
+
+def weights(model: str) -> str:
+    return f"results/checkpoints/{model}/final/model.safetensors"
+
+
+def rows(dataset: str) -> str:
+    return f"results/datasets/{dataset}.parquet"
+
+
+def mask(sparsity: str) -> str:
+    return f"results/masks/tiny-llama/final/of-two/0/{sparsity}.safetensors"
+
+
+# What is asked for, the log of the job that is refused, and what it says.
+CASES: dict[str, tuple[str, str, list[str]]] = {
+    "cut": (
+        weights("cut"), "extract_checkpoint/cut/final", ["cut.source", "model.safetensors", "that its header names"],
+    ),
+    "nan": (
+        weights("nan"), "extract_checkpoint/nan/final",
+        ["nan.source", "model.layers.1.mlp.up_proj.weight", "1 NaN or infinite"],
+    ),
+    "shard": (
+        weights("shard"), "extract_checkpoint/shard/final",
+        ["shard.source", "model-00002-of-", "lm_head, model.embed_tokens"],
+    ),
+    "resnet": (
+        "results/matrices/resnet.json", "list_matrices/resnet",
+        ["resnet", "ResNetForImageClassification", "none of them a linear weight"],
+    ),
+    "named": ("results/matrices/named.json", "list_matrices/named", ["named", "matches no matrix", "lm_head.weight"]),
+    "pattern": (
+        mask("0.571"), "plan_pruning/tiny-llama/final/of-two/0",
+        ["model.layers.0.", "pattern 3:7", "a row length that 7 divides", "exclude"],
+    ),
+    "diverging": (
+        "results/pretraining/tiny-bert/index.json", "pretrain_model/tiny-bert",
+        ["tiny-bert.source.recipe", "nan", "learning_rate"],
+    ),
+    "one class": (rows("one-class"), "prepare_dataset/one-class", ["one-class", "1 class(es) ('plot')", "two classes"]),
+    "digest": (rows("tiny-digest"), "download_package/tiny-digest-1.0", ["sha256", "0" * 64, "do not trust"]),
+    "version": (
+        rows("tiny-version"), "download_package/tiny-version-2.0",
+        ["source.version", "version 2.0 of tiny-version", "the newest: 1.0"],
+    ),
+    "member": (
+        rows("tiny-member"), "prepare_dataset/tiny-member", ["source.member", "'texts/text.csv'", "texts/texts.csv"],
+    ),
+}  # fmt: skip
+GOOD = rows("tiny-texts")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The index of packages of a machine that has no other."""
+    folder = tmp_path_factory.mktemp("index")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PIP_")]:
+            patch.delenv(name)
+        patch.setenv("PIP_CONFIG_FILE", os.devnull)
+        patch.setenv("PIP_NO_INDEX", "1")
+        patch.setenv("PIP_FIND_LINKS", str(folder))
+        yield folder
+
+
+@dataclass
+class Refused:
+    """A study of which much is refused, after its run.
+
+    Attributes:
+        clone: The study.
+        printed: What the run printed.
+        messages: Of that, what each job said, by its log.
+        there: The targets that were made all the same.
+        whole: The study file without what is wrong.
+    """
+
+    clone: Any
+    printed: str
+    messages: dict[str, str]
+    there: set[str]
+    whole: str
+
+
+@pytest.fixture(scope="module")
+def refused(index: Path, make_clone: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Refused:
+    clone = make_clone(tmp_path_factory.mktemp("refused"))
+    digests = {package: write_wheel(index, package, clone.work / "texts.csv") for package in PACKAGES}
+    for name in (*DAMAGES, "named"):
+        shutil.copytree(clone.work / "llama", clone.work / name)
+    shutil.copy(clone.work / "texts.csv", clone.work / "one.csv")
+    clone.configure(lambda config: ask_for_all(config, digests))
+    whole = clone.study_file.read_text()
+    for name, damage in DAMAGES.items():
+        damage(clone.work / name)
+    pd.read_csv(clone.work / "one.csv").assign(kind="plot").to_csv(clone.work / "one.csv", index=False)
+    clone.configure(spoil)
+    targets = [target for target, _, _ in CASES.values()]
+    result = clone.snakemake("--keep-going", "--", GOOD, *targets)
+    assert result.returncode != 0
+    printed = result.stdout + result.stderr
+    said = re.findall(r"^Error in \w+: (.*?)\n\(log: results/logs/(.*?)\.log\)", printed, re.DOTALL | re.MULTILINE)
+    there = {target for target in (GOOD, *targets) if (clone.work / target).exists()}
+    return Refused(clone, printed, {log: message for message, log in said}, there, whole)
+
+
+@pytest.fixture(scope="module")
+def mended(refused: Refused) -> Any:
+    """The same study when what was wrong is mended, and the same command was run again."""
+    clone = refused.clone
+    for name in DAMAGES:
+        shutil.rmtree(clone.work / name)
+        shutil.copytree(clone.work / "llama", clone.work / name)
+    shutil.copy(clone.work / "texts.csv", clone.work / "one.csv")
+    clone.study_file.write_text(refused.whole)
+    clone.run("--", *(target.replace("0.571", "0.500") for target, _, _ in CASES.values()))
+    return clone
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_used_is_named_with_its_mend(refused: Refused, case: str) -> None:
+    target, log, says = CASES[case]
+    message = refused.messages[log]
+    for text in [*says, "To mend:"]:
+        assert text in message
+    assert target not in refused.there
+
+
+def test_what_is_refused_leaves_nothing_behind(refused: Refused) -> None:
+    assert set(refused.messages) == {log for _, log, _ in CASES.values()}
+    assert "Traceback" not in refused.printed
+    left = [path.name for path in (refused.clone.work / "results").rglob("*") if path.is_file()]
+    # No temporary file of an output that was being written, and no file that is not to be trusted.
+    assert not [name for name in left if name.startswith(".")]
+    assert [name for name in left if name.startswith("tiny-digest")] == ["tiny-digest-1.0.log"]
+
+
+def test_what_is_right_is_made_all_the_same(refused: Refused) -> None:
+    assert refused.there == {GOOD}
+    assert len(pd.read_parquet(refused.clone.work / GOOD)) == 240
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_after_the_mend_the_same_command_makes_it(mended: Any, case: str) -> None:
+    assert (mended.work / CASES[case][0].replace("0.571", "0.500")).is_file()
 
 
 def test_a_damaged_mask_is_named(clone: Any) -> None:
@@ -177,81 +313,16 @@ def test_a_dense_model_at_chance_is_flagged_in_the_table_and_the_report(fresh: A
     assert "at chance" in (clone.work / "results/studies/tiny/report.html").read_text()
 
 
-@pytest.fixture
-def wheel(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
-    """A clone whose dataset comes from a wheel that a local index holds; pip sees no other index."""
-    index = fresh.work / "index"
-    index.mkdir()
-    path = index / "tiny_texts-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(fresh.work / "texts.csv", "tiny_texts/texts.csv")
-        archive.writestr("tiny_texts/__init__.py", "raise SystemExit('a wheel must never be executed')")
-        archive.writestr("tiny_texts-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-texts\nVersion: 1.0\n")
-        archive.writestr("tiny_texts-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
-        archive.writestr("tiny_texts-1.0.dist-info/RECORD", "")
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def use(config: dict[str, Any]) -> None:
-        for dataset in config["registries"]["datasets"].values():
-            dataset["source"] = {
-                "kind": "wheel", "package": "tiny-texts", "version": "1.0", "sha256": digest,
-                "member": "tiny_texts/texts.csv",
-            }  # fmt: skip
-
-    fresh.configure(use)
-    return fresh, path
-
-
-def sources(config: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dataset["source"] for dataset in config["registries"]["datasets"].values()]
-
-
-TEXTS = "results/datasets/tiny-texts.parquet"
-
-
-def test_a_dataset_is_read_from_a_wheel(wheel: tuple[Any, Path]) -> None:
-    clone, _ = wheel
-    clone.run(TEXTS)
-    assert len(pd.read_parquet(clone.work / TEXTS)) == 240
-
-
-def test_a_wrong_digest_is_refused(wheel: tuple[Any, Path]) -> None:
-    clone, _ = wheel
-    right = hashlib.sha256(wheel[1].read_bytes()).hexdigest()
-    clone.configure(lambda c: [s.update(sha256="0" * 64) for s in sources(c)])
-    assert_refused(clone, TEXTS, says=["sha256", right, "0" * 64, "do not trust"])
-    assert not list((clone.work / "results" / "sources").glob("*.whl"))
-    clone.configure(lambda c: [s.update(sha256=right) for s in sources(c)])
-    clone.run(TEXTS)
-
-
-def test_a_missing_version_is_named_with_those_that_exist(wheel: tuple[Any, Path]) -> None:
-    clone, _ = wheel
-    clone.configure(lambda c: [s.update(version="2.0") for s in sources(c)])
-    assert_refused(clone, TEXTS, says=["source.version", "version 2.0 of tiny-texts", "the newest: 1.0"])
-    clone.configure(lambda c: [s.update(version="1.0") for s in sources(c)])
-    clone_goes_on(clone, TEXTS)
-
-
-def test_no_network_says_so(wheel: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    clone, _ = wheel
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    assert_refused(clone, TEXTS, says=["source.package", "could not download tiny-texts==1.0", "check the network"])
-    monkeypatch.delenv("PIP_INDEX_URL")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel[1].parent))
-    clone_goes_on(clone, TEXTS)
-
-
-def test_a_missing_member_lists_what_is_there(wheel: tuple[Any, Path]) -> None:
-    clone, _ = wheel
-    clone.configure(lambda c: [s.update(member="tiny_texts/text.csv") for s in sources(c)])
-    assert_refused(clone, TEXTS, says=["source.member", "'tiny_texts/text.csv'", "tiny_texts/texts.csv"])
+def test_no_network_says_so(fresh: Any, index: Path) -> None:
+    package = "tiny-texts"
+    digest = write_wheel(index, package, fresh.work / "texts.csv")
+    source = {"kind": "wheel", "package": package, "version": "1.0", "sha256": digest, "member": "texts/texts.csv"}
+    fresh.configure(lambda c: c["registries"]["datasets"]["tiny-kinds"].update(source=source))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PIP_NO_INDEX")
+        patch.delenv("PIP_FIND_LINKS")
+        patch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+        patch.setenv("PIP_RETRIES", "0")
+        refusal = ["source.package", "could not download tiny-texts==1.0", "check the network"]
+        assert_refused(fresh, rows("tiny-kinds"), says=refusal)
+    fresh.run(rows("tiny-kinds"))
