@@ -23,7 +23,15 @@ from essential_sparsity.plan import (
     wall_seconds,
 )
 from essential_sparsity.plan_words import by_rule
-from essential_sparsity.planned_jobs import PlannedJob, hidden_jobs, known_study, named_wildcards, read_planned
+from essential_sparsity.planned_jobs import (
+    PlannedJob,
+    hidden_jobs,
+    known_study,
+    named_wildcards,
+    read_planned,
+    with_snakemakes_around,
+)
+from essential_sparsity.resources import AROUND_MB
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import study_jobs
 from essential_sparsity.validation import load_yaml
@@ -68,6 +76,14 @@ def test_a_share_of_a_gpu_counts_as_that_share(percent: int | None, taken: float
     rule = "finetune_model"
     later = hidden_jobs(found, [], tmp_path, {"set-resources": {rule: given}})
     assert {job.taken_gpus for job in later if job.rule == rule} == {taken}
+
+
+def test_a_clusters_jobs_have_the_snakemakes_around_them() -> None:
+    jobs = [PlannedJob("prune_weights", "a", {}, mem_mb=500.0), PlannedJob("prune_blocks", "b", {}, mem_mb=900.0)]
+    jobs.append(PlannedJob("find_knees", "", {}))
+    cluster = {"executor": "slurm", "set-resources": {"prune_blocks": {"mem_mb": 900}, "find_knees": {"gpu": 0}}}
+    assert [job.mem_mb for job in with_snakemakes_around(jobs, {})] == [500, 900, None]
+    assert [job.mem_mb for job in with_snakemakes_around(jobs, cluster)] == [500 + AROUND_MB, 900, None]
 
 
 def test_placed_levels_spend_their_budgets_at_most(tmp_path: Path) -> None:

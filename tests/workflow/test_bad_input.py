@@ -164,7 +164,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     ),
     "shard": (
         weights("shard"), "extract_checkpoint/shard/final",
-        ["shard.source", "model-00002-of-", "lm_head, model.embed_tokens"],
+        ["shard.source", "no shard 'model-00002-of-", "model.layers."],
     ),
     "resnet": (
         "results/matrices/resnet.json", "list_matrices/resnet",
@@ -172,7 +172,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     ),
     "named": ("results/matrices/named.json", "list_matrices/named", ["named", "matches no matrix", "lm_head.weight"]),
     "pattern": (
-        mask("0.571"), "plan_pruning/tiny-llama/final/of-two/0",
+        mask("0.571"), "prune_weights/tiny-llama/final/of-two/0/0.571",
         ["model.layers.0.", "pattern 3:7", "a row length that 7 divides", "exclude"],
     ),
     "diverging": (

@@ -12,7 +12,7 @@ from typing import Any
 from essential_sparsity.errors import UserError
 from essential_sparsity.plan import longest_chain, measured_costs, plan_table, shared_results, wall_seconds
 from essential_sparsity.plan_words import plan_text, plan_values
-from essential_sparsity.planned_jobs import PlannedJob, hidden_jobs, known_study, read_planned
+from essential_sparsity.planned_jobs import PlannedJob, hidden_jobs, known_study, read_planned, with_snakemakes_around
 from essential_sparsity.study import Study
 from essential_sparsity.validation import load_yaml
 
@@ -62,7 +62,7 @@ def main() -> int:
     most = profile.get("jobs", 0) * max(profile.get("set-threads", {}).values(), default=1)
     asked = arguments.cores or str(profile.get("cores", most or "all"))
     cores = int(asked) if asked.isdigit() else os.cpu_count() or 1
-    jobs = planned(arguments, cores)
+    jobs = with_snakemakes_around(planned(arguments, cores), profile)
     table = plan_table(study, jobs := [*jobs, *hidden_jobs(study, jobs, RESULTS, profile)], measured_costs(RESULTS))
     chain = longest_chain(jobs, table["seconds"].fillna(0.0).tolist())
     wall = wall_seconds(table, chain, cores, float(profile.get("resources", {}).get("gpu", "inf")))

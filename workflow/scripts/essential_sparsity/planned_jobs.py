@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from essential_sparsity.files import read_json
+from essential_sparsity.resources import AROUND_MB
 from essential_sparsity.study import Evaluation, Study
 from essential_sparsity.study_jobs import Job, evaluating_job, pruning_jobs, study_jobs
 from essential_sparsity.sweeps import Sweep
@@ -90,6 +91,21 @@ def read_planned(lines: Iterable[str]) -> list[PlannedJob]:
             )
         )  # fmt: skip
     return jobs
+
+
+def with_snakemakes_around(jobs: Iterable[PlannedJob], profile: Mapping[str, Any]) -> list[PlannedJob]:
+    """Return the jobs with the memory of the Snakemakes that a cluster's jobs are started by: a dry run has none.
+
+    Args:
+        jobs: The jobs as a dry run says.
+        profile: What it was given: ``executor``, and ``mem_mb`` in ``set-resources``, to which nothing is added.
+    """
+    if profile.get("executor", "local") == "local":
+        return list(jobs)
+    own = {rule for rule, given in profile.get("set-resources", {}).items() if "mem_mb" in given}
+    return [
+        job if job.mem_mb is None or job.rule in own else replace(job, mem_mb=job.mem_mb + AROUND_MB) for job in jobs
+    ]
 
 
 def named_wildcards(rule: str, name: str) -> dict[str, str]:
