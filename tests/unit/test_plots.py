@@ -340,6 +340,20 @@ def test_ticks_of_a_narrow_axis_can_be_told_apart(metric: str, dense: float, wor
     assert len(set(shown)) == len(shown)
 
 
+@pytest.mark.parametrize("levels", [(0.2,), (0.498, 0.502), (0.1, 0.9)])
+def test_levels_can_be_told_apart_on_their_axis(levels: tuple[float, ...]) -> None:
+    rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.8, dict.fromkeys(levels, 0.7))
+    evaluations = frames.typed(pd.DataFrame(rows).query("sparsity > 0"), EVALUATIONS)
+    figure = plots.plot_curves(
+        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
+    )
+    assert_legible(figure)
+    (low, high), axis = figure.axes[0].get_xlim(), figure.axes[-1].xaxis
+    shown = [(t.get_position()[0], t.get_text()) for t in axis.get_ticklabels()]
+    texts = [text for at, text in shown if text and low <= at <= high]
+    assert len(texts) >= 2 and len(set(texts)) == len(texts)
+
+
 def test_a_method_that_a_checkpoint_was_not_pruned_by_has_no_missing_knee() -> None:
     values = {0.3: 0.84, 0.5: 0.7, 0.9: 0.5}
     rows = frames.curve_rows(frames.BERT, "step000000", "random-global", frames.GENRE, 0.85, values)

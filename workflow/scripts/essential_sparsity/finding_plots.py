@@ -14,14 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, ScalarFormatter
 
 from essential_sparsity.claims import LAST, parts_of, places_of
 from essential_sparsity.finding_words import estimate_text, models_text, statistic_text, subject_text
 from essential_sparsity.findings import records
 from essential_sparsity.knee import LEFT, RIGHT
 from essential_sparsity.metrics import metric_of, performance
-from essential_sparsity.plots import palette
+from essential_sparsity.plots import palette, percent_tick
 from essential_sparsity.sweeps import Curve as Place
 from essential_sparsity.tables import DOES_NOT_HOLD, HOLDS, UNDECIDED
 
@@ -151,7 +151,7 @@ def _draw_curves(
     axes.set_xlabel("Sparsity (% removed)", fontsize=9)
     unit = "points" if scale > 1 else "nats"
     axes.set_ylabel(f"Change from dense ({unit})", fontsize=9)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent_tick))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
 

@@ -192,7 +192,7 @@ def plot_curves(
         if not first:
             panels[-1].tick_params(labelleft=False)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
+    grid[0, 0].xaxis.set_major_formatter(FuncFormatter(percent_tick))
     set_title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - _LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
     _curves_legend(figure, looks, labels, rules, metric, settings, chance if chance_shown else None, many_seeds)
@@ -237,6 +237,11 @@ def method_looks(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         name: {"colour": colour, "dash": _DASHES[i % len(_DASHES)], "shape": _SHAPES[i % len(_SHAPES)]}
         for i, (name, colour) in enumerate(zip(labels, palette(len(labels)), strict=True))
     }
+
+
+def percent_tick(share: float, _: object = None) -> str:
+    """Return a share in per cent, with as many decimals as a narrow axis needs to tell its ticks apart."""
+    return f"{round(100 * share, 6):g}"
 
 
 def palette(count: int) -> list[str]:
@@ -639,7 +644,7 @@ def plot_similarities(similarities: pd.DataFrame, method_labels: Mapping[str, st
         panel.set_xlabel("Sparsity (% removed)")
     grid[0, 0].set_ylim(-0.03, 1.03)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=0))
+    grid[0, 0].xaxis.set_major_formatter(FuncFormatter(percent_tick))
     handles: list[Any] = [Line2D([], [], **_line_look(i, len(pairs))) for i in range(len(pairs))]
     labels = [_wrapped(" / ".join(method_labels.get(m, m) for m in pair), 30) for pair in pairs]
     handles.append(Line2D([], [], color=_BLACK, linewidth=1.0, linestyle=":"))
