@@ -6,9 +6,9 @@ of a dry run in an empty folder. For the finished study every output that the dr
 and Snakemake records each job as done (`--touch`, without the tenth of a second that it sleeps at each job):
 `noop_seconds` and `noop_peak_mb` are those of the run after that, which must find nothing to do.
 
-With `--table` studies of 1,000, 10,000 and 50,000 evaluations are measured, and a Markdown table is printed below the
-JSON line. It has a further column: what the main process spends on each job (ms of CPU time) while that many others are
-ready, to choose it, record it and go on; the job itself is a touch.
+With `--table` studies of 1,000, 10,000 and 50,000 evaluations are measured, or of those numbers of them that follow,
+and a row of a Markdown table is printed of each. It has a further column: what the main process spends on each job (ms
+of CPU time) while that many others are ready, to choose it, record it and go on; the job itself is a touch.
 """
 
 from __future__ import annotations
@@ -151,28 +151,23 @@ def measure(evaluations: int, folder: Path) -> tuple[int, Spent, Spent]:
 
 
 def main() -> None:
-    """Print the figures of 10,000 evaluations, and with ``--table`` those of all sizes."""
-    table = "--table" in sys.argv[1:]
-    rows = []
-    for evaluations in sorted(SIZES) if table else [10_000]:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            jobs, plan, noop = measure(evaluations, folder)
-            rows.append((evaluations, jobs, plan, noop, overhead(folder) if table else None))
-    _, jobs, plan, noop, _ = next(row for row in rows if row[0] == 10_000)
+    """Print the figures of 10,000 evaluations, or with ``--table`` a row of each size as it is measured."""
+    if sys.argv[1:2] == ["--table"]:
+        print("| Evaluations | Jobs | Plan | Peak | No-op | Peak | Per job |\n" + "|---" * 7 + "|", flush=True)
+        for evaluations in map(int, sys.argv[2:] or SIZES):
+            with tempfile.TemporaryDirectory() as name:
+                jobs, plan, noop = measure(evaluations, Path(name))
+                cells = [f"{evaluations:,}", f"{jobs:,}", *spent(plan), *spent(noop)]
+                print(f"| {' | '.join(cells)} |", end="", flush=True)
+                print(f" {1000 * overhead(Path(name)):.0f} ms |", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        jobs, plan, noop = measure(10_000, Path(name))
     report(
         "plan-10k", ours_seconds=plan.seconds, ours_peak_mb=plan.peak_mb, ours_cpu_seconds=plan.cpu_seconds, jobs=jobs,
         noop_seconds=noop.seconds, noop_peak_mb=noop.peak_mb, noop_cpu_seconds=noop.cpu_seconds, limit_seconds=40.0,
         limit_mb=1000.0,
     )  # fmt: skip
-    if table:
-        print("| Evaluations | Jobs | Plan | Peak | No-op | Peak | Per job |\n|---|---|---|---|---|---|---|")
-        for evaluations, jobs, plan, noop, per_job in rows:
-            cells = [
-                f"{evaluations:,}", f"{jobs:,}", *(cell for s in (plan, noop) for cell in spent(s)),
-                f"{1000 * (per_job or 0):.0f} ms",
-            ]  # fmt: skip
-            print(f"| {' | '.join(cells)} |")
 
 
 def spent(run: Spent) -> tuple[str, str]:
