@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pytest
@@ -133,6 +134,19 @@ def test_matrices_with_the_same_inputs_are_given_one_object(tmp_path: Path) -> N
     with StatisticsFile(tmp_path / "s.safetensors") as file:
         assert file.read("query", CPU) is file.read("key", CPU)
         assert file.read("out", CPU) is not file.read("key", CPU)
+
+
+def test_who_reads_while_another_does_changes_nothing_for_that(tmp_path: Path) -> None:
+    # Scores of a global pool are computed ahead by a thread, while this one refines the matrices before. It may come in
+    # where memory is given back: at the end of the statistics that were kept.
+    widths = {"first": 3, "up": 5, "down": 7}
+    statistics = {name: made(0, width) for name, width in widths.items()}
+    write_statistics(tmp_path / "s.safetensors", [statistics], list(statistics))
+    with StatisticsFile(tmp_path / "s.safetensors") as file:
+        read_between: list[int] = []
+        finalize(file.read("first", CPU), lambda: read_between.append(len(file.read("down", CPU).squares)))
+        assert len(file.read("up", CPU).squares) == widths["up"]
+        assert read_between == [widths["down"]]
 
 
 def test_shared_statistics_are_written_once(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class StatisticsFile:
         with safe_open(path, framework="numpy") as file:
             self._groups: dict[str, str] = json.loads((file.metadata() or {})[_GROUPS])
         self._files = open_weights(path)
-        self._last: tuple[str, InputStatistics] | None = None
+        self._last: dict[torch.device, tuple[str, InputStatistics]] = {}
 
     def __enter__(self) -> StatisticsFile:
         return self
@@ -143,10 +143,12 @@ class StatisticsFile:
         if name not in self._groups:
             raise no_statistics(name)
         group = self._groups[name]
-        if self._last is None or self._last[0] != group:
+        last = self._last.get(device)
+        if last is None or last[0] != group:
             # So that a factor of the Hessian is found once for query, key and value.
-            self._last = (group, self._read(group, device))
-        return self._last[1]
+            last = self._last[device] = (group, self._read(group, device))
+        # Not what is kept by now: another thread may have read on.
+        return last[1]
 
     def _read(self, group: str, device: torch.device) -> InputStatistics:
         samples, tokens = self._files.read(f"{group}|counts").tolist()
