@@ -173,7 +173,9 @@ def test_no_job_outlives_its_client_its_run_or_the_server(served: Run, killed: s
     number = served.scripts / "number"
     # It has a process of its own, too, as trainings on several GPUs have.
     script = (
-        "import os, pathlib, subprocess, time; other = subprocess.Popen(['sleep', '60'])\n"
+        "import os, pathlib, subprocess, time\n"
+        # Without the pipes: `communicate` waits until the last process has let go of them.
+        "other = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
         f"part = pathlib.Path({str(number)!r} + '.part'); part.write_text(f'{{os.getpid()}} {{other.pid}}')\n"
         f"part.rename({str(number)!r}); time.sleep(60)"
     )
