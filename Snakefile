@@ -64,6 +64,7 @@ include: "workflow/rules/planning.smk"
 if workflow.is_main_process:
     given_gpus(workflow.rules)
     check_batches()
+    set_back_times()
 
 
 rule all:
@@ -75,6 +76,7 @@ rule all:
 onstart:
     refuse_to_run_beside_orphans()
     check_gpus()
+    check_times_of_sources()
 
 
 onsuccess:

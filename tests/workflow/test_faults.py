@@ -47,6 +47,8 @@ STAGES = {
     "collection": TABLE,
     "report": REPORT,
 }
+# As files are told that are too large for Snakemake to look into.
+BY_TIMES = ["--max-checksum-file-size", "0"]
 # What a job spent differs from run to run, and so do the tables that hold it.
 SPENT = ["seconds", "peak_memory_mb"]
 
@@ -208,8 +210,7 @@ def test_flipped_bits_are_found_and_what_they_are_in_is_made_again_alone(study: 
     # Both were made anew as they were; of what was made of them, only what had not been finished is left to do.
     for mended in (MASK, WEIGHTS):
         assert (study.work / mended).read_bytes() == (whole.work / mended).read_bytes()
-    # Told by their times, as files are that are too large for Snakemake to look into.
-    done = study.executed("--max-checksum-file-size", "0")
+    done = study.executed(*BY_TIMES)
     assert TUNING in done
     assert not [job for job in done if re.match("Pre-training|Extracting|Pruning|Measuring|Preparing", job)]
     assert TUNING_DENSE not in done
@@ -270,18 +271,53 @@ def test_a_full_or_read_only_disk_is_named_and_loses_nothing_that_is_finished(st
         assert_whole(study, whole)
 
 
-def test_a_clock_that_is_ahead_makes_nothing_again_for_ever(study: Any, whole: Any) -> None:
-    files = [path for path in (study.work / "results").rglob("*") if path.is_file() and ".locks" not in path.parts]
-    for path in files:
-        ahead = path.stat().st_mtime_ns + (2 * DAY if path == study.work / MASK else DAY)
-        os.utime(path, ns=(ahead, ahead))
-    assert study.planned() == set(), "a small file is told by its content"
-    # A file that is too large for Snakemake to look into is believed to be newer: it says so, and stops.
-    large = ["--max-checksum-file-size", "0"]
-    result = study.snakemake(*large, TUNED)
-    printed = result.stdout + result.stderr
-    assert result.returncode != 0
-    assert "older modification time" in printed and MASK in printed and "clock skew" in printed
+def set_ahead(path: Path, by: int) -> None:
+    """Give a file a time that is later."""
+    later = path.stat().st_mtime_ns + by
+    os.utime(path, ns=(later, later))
+
+
+def results_of(clone: Any) -> list[Path]:
+    return [path for path in (clone.work / "results").rglob("*") if path.is_file() and ".locks" not in path.parts]
+
+
+def test_times_that_were_set_ahead_make_nothing_again(study: Any, whole: Any) -> None:
+    for path in results_of(study):
+        set_ahead(path, 2 * DAY if path == study.work / MASK else DAY)
+    assert study.planned(*BY_TIMES) == set()
+    # What is made of them is not older than they are.
+    forget(study, TUNED)
+    done = study.executed(*BY_TIMES)
+    assert TUNING in done
+    assert not [job for job in done if re.match("Pre-training|Extracting|Pruning|Measuring|Preparing", job)]
+    assert TUNING_DENSE not in done
+    assert study.planned(*BY_TIMES) == set()
+    assert_whole(study, whole)
+
+
+def test_what_was_made_by_a_clock_that_was_ahead_is_kept(new: Any, whole: Any) -> None:
+    # A user's file keeps the time that it has: nothing begins before that is mended.
+    texts = new.work / "texts.csv"
+    set_ahead(texts, DAY)
+    refused = new.snakemake(*BY_TIMES)
+    assert refused.returncode != 0
+    assert all(text in refused.stderr for text in ("texts.csv", "in the future", "touch")), refused.stderr
+    assert not results_of(new)
+    os.utime(texts)
+    with running(new) as run:
+        kill_job(new, run, TUNED)
+    kept = finished(new)
+    for path in results_of(new):
+        set_ahead(path, DAY)
+    # So do the notes of the jobs that made them.
+    for ticket in (new.work / "results/.locks").glob("*"):
+        note = read_note(ticket)
+        ticket.write_text(json.dumps(note | {key: note[key] + DAY for key in ("modified", "began") if key in note}))
+    new.run(*BY_TIMES)
+    assert WEIGHTS in kept and kept.items() <= finished(new).items()
+    assert max(path.stat().st_mtime for path in results_of(new)) <= time.time()
+    assert new.planned(*BY_TIMES) == set()
+    assert_whole(new, whole)
 
 
 def test_two_runs_in_one_folder_train_once(new: Any, whole: Any) -> None:

@@ -18,6 +18,7 @@ from essential_sparsity.claims import (
     parts_of,
     places_of,
 )
+from essential_sparsity.clocks import check_times, file_system_time, set_back
 from essential_sparsity.digest_cache import script_digests
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
@@ -501,6 +502,30 @@ def check_gpus():
         usable = len(or_stop(lambda: visible_gpus(os.environ)))
         for name in sorted(wanted):
             or_stop(lambda: check_enough(wanted[name], usable, name))
+
+
+def set_back_times():
+    """Give results from the future times that are past: nothing could be made of them before that moment."""
+    mended = set_back(Path("results"))
+    if mended:
+        logger.warning(
+            f"{len(mended)} results, such as {mended[0]}, lay in the future: a clock was ahead, or has been set back. "
+            "Their times were set back, in their order."
+        )
+
+
+def check_times_of_sources():
+    """Stop the run where a file that is no result, but is read by a job that is to run, lies in the future."""
+    inputs = chain.from_iterable(job.input for job in workflow.dag.needrun_jobs())
+    sources = [
+        Path(path)
+        for path in dict.fromkeys(inputs)
+        if not (path.startswith("results/") or path.is_storage)
+    ]
+    if sources:
+        # Snakemake writes there, too.
+        now = file_system_time(Path(".snakemake"))
+        or_stop(lambda: check_times(sources, now))
 
 
 def or_stop(function):

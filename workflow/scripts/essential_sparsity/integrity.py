@@ -51,8 +51,9 @@ def note_outputs(outputs: Iterable[Path], inputs: Iterable[Path], note: Mapping[
     for path in filter(Path.exists, outputs):
         ticket, found = ticket_of(path), {"path": str(path), "checksum": checksum(path)}
         before = read_note(ticket).get("before", {})
-        same = before.get("checksum") == found["checksum"] and before.get("modified", 0) >= newest
-        time = before["modified"] if same else modified(path)
+        written = modified(path)
+        same = before.get("checksum") == found["checksum"] and newest <= before.get("modified", 0) <= written
+        time = before["modified"] if same else written
         write_note(ticket, {**note, **found, "modified": time, "unchanged": same})
         mark_of(path).unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from essential_sparsity.clocks import await_inputs, file_system_time
 from essential_sparsity.errors import UserError
 from essential_sparsity.exhaustion import explain
 from essential_sparsity.integrity import check_inputs
@@ -110,7 +111,9 @@ def _say(rule: str, error: UserError, log: Path, terminal: TextIO) -> None:
 
 def _work(main: Callable[[Any], None], snakemake: Any) -> None:
     if snakemake.output:
-        check_inputs(map(Path, snakemake.input))
+        inputs = list(map(Path, snakemake.input))
+        await_inputs(inputs, file_system_time(results_of(Path(snakemake.output[0]))))
+        check_inputs(inputs)
     lease_gpus(snakemake.resources, snakemake.rule)
     main(snakemake)
     if cost := snakemake.output.get("cost"):
