@@ -54,7 +54,7 @@ def set_back(results: Path) -> list[Path]:
     latest = max((modified for modified in times.values() if modified <= now), default=0)
     before = max(latest, now - room)
     if before + room > now:
-        time.sleep(room / _SECOND)
+        time.sleep((room + _TICK) / _SECOND)
     return [
         path
         for path, modified in ahead.items()
