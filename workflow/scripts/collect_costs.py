@@ -7,11 +7,13 @@ from essential_sparsity.costs import read_costs
 from essential_sparsity.job import run_job
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import COSTS
+from essential_sparsity.tickets import results_of
 
 
 def main(snakemake: Any) -> None:
     """Write the table of costs."""
-    write_table(read_costs(Path("results/costs"), map(Path, snakemake.input)), COSTS, Path(snakemake.output.table))
+    table = Path(snakemake.output.table)
+    write_table(read_costs(results_of(table) / "costs", map(Path, snakemake.input)), COSTS, table)
 
 
 if __name__ == "__main__":
