@@ -26,7 +26,7 @@ import oracles.updates
 import random_layers
 from essential_sparsity.allocation import ALLOCATIONS
 from essential_sparsity.errors import UserError
-from essential_sparsity.inputs import StatisticsFile, write_statistics
+from essential_sparsity.inputs import InputStatistics, StatisticsFile, write_statistics
 from essential_sparsity.keys import PART
 from essential_sparsity.manifest import Matrix
 from essential_sparsity.masks import unpack
@@ -690,11 +690,22 @@ SINGULAR = [
 ]
 
 
+class Forgetful(StatisticsFile):
+    """Reads everything anew: threads that compute scores ahead may have read on."""
+
+    def read(self, name: str, device: torch.device) -> InputStatistics:
+        self._last.clear()
+        return super().read(name, device)
+
+
+@pytest.mark.parametrize("kind", [StatisticsFile, Forgetful])
 @pytest.mark.parametrize("slots", SINGULAR)
-def test_a_singular_hessian_is_damped_more_and_that_is_said(tmp_path: Path, slots: dict[str, str]) -> None:
+def test_a_singular_hessian_is_damped_more_and_that_is_said(
+    tmp_path: Path, slots: dict[str, str], kind: type[StatisticsFile]
+) -> None:
     made = Made(tmp_path, FITTING)
     spoil(made, tmp_path, "1.experts", 0.05)
-    with StatisticsFile(tmp_path / "statistics.safetensors") as statistics:
+    with kind(tmp_path / "statistics.safetensors") as statistics:
         model = PrunableModel(made.model.files, FITTING, made.model.device, statistics)
         method = method_of(**slots)
         found = dict(prune_levels(model, method, [0.5, 0.5], 0, measure(model, method, 0)))

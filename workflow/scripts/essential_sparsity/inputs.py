@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +20,17 @@ from essential_sparsity.weights import open_weights
 
 
 @dataclass
+class Damping:
+    """What the factor of a Hessian took: known for longer than the factor, which is large, is kept.
+
+    Attributes:
+        taken: As a fraction of the mean diagonal; None while nobody has asked for a factor.
+    """
+
+    taken: float | None = None
+
+
+@dataclass
 class InputStatistics:
     """Sums over the inputs X, (tokens, inputs), of one linear layer.
 
@@ -29,6 +41,7 @@ class InputStatistics:
         totals: Sum of x_j, (inputs,), float64.
         gram: Sum of x x^T, (inputs, inputs), in the inputs' type but float32 at least; None if it is not needed.
         factor: The factor of the inverse Hessian, once a method has asked for it.
+        damping: What a factor took, of these inputs whoever read them.
     """
 
     samples: int
@@ -37,6 +50,7 @@ class InputStatistics:
     totals: Tensor
     gram: Tensor | None = None
     factor: Factor | None = None
+    damping: Damping = field(default_factory=Damping)
 
     @classmethod
     def empty(cls, inputs: int, with_gram: bool, like: Tensor) -> InputStatistics:
@@ -127,6 +141,7 @@ class StatisticsFile:
             self._groups: dict[str, str] = json.loads((file.metadata() or {})[_GROUPS])
         self._files = open_weights(path)
         self._last: dict[torch.device, tuple[str, InputStatistics]] = {}
+        self._damping: defaultdict[str, Damping] = defaultdict(Damping)
 
     def __enter__(self) -> StatisticsFile:
         return self
@@ -156,7 +171,7 @@ class StatisticsFile:
         return InputStatistics(
             samples, tokens, self._files.read(f"{group}|squares").to(device),
             self._files.read(f"{group}|totals").to(device),
-            self._files.read(gram).to(device) if gram in self._files.tensors else None,
+            self._files.read(gram).to(device) if gram in self._files.tensors else None, damping=self._damping[group],
         )  # fmt: skip
 
 

@@ -384,9 +384,10 @@ def refine_and_update(
 def _damping_note(matrix: Matrix, method: Method, inputs: InputStatistics | None) -> str:
     """Say that the factor of the Hessian, if one was made, took more damping than was asked."""
     asked = float(method.options.get("damping", DAMPING))
-    if inputs is None or inputs.factor is None or inputs.factor.damping <= asked:
+    # A score may have asked for the factor long before: the statistics of other inputs were read since.
+    if inputs is None or inputs.damping.taken is None or inputs.damping.taken <= asked:
         return ""
-    return f"singular Hessian of {matrix.name}: damping {inputs.factor.damping:g} instead of {asked:g}."
+    return f"singular Hessian of {matrix.name}: damping {inputs.damping.taken:g} instead of {asked:g}."
 
 
 def _result(keep: Tensor, updated: Tensor | None, matrix: Matrix, note: str) -> PrunedMatrix:

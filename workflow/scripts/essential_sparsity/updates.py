@@ -73,7 +73,7 @@ def inverse_factor(statistics: InputStatistics, name: str, options: Mapping[str,
             inverse = torch.cholesky_inverse(lower)
             upper, fault = torch.linalg.cholesky_ex(inverse, upper=True)
             if not int(fault) and bool(torch.isfinite(upper.diagonal()).all()):
-                statistics.factor = Factor(upper, dead, damping)
+                statistics.factor, statistics.damping.taken = Factor(upper, dead, damping), damping
                 return statistics.factor
         if damping == _LARGEST_DAMPING:
             break
