@@ -64,6 +64,8 @@ include: "workflow/rules/planning.smk"
 if workflow.is_main_process:
     given_gpus(workflow.rules)
     check_batches()
+    check_sizes()
+    check_sources()
     set_back_times()
 
 
@@ -76,7 +78,6 @@ rule all:
 onstart:
     refuse_to_run_beside_orphans()
     check_gpus()
-    check_times_of_sources()
 
 
 onsuccess:

@@ -77,19 +77,19 @@ def test_no_member_leaves_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_sent_is_named_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    own, large, outside = Path("it's own.csv"), Path("large.csv"), tmp_path / "outside.csv"
-    for path in (own, large, outside):
+    monkeypatch.chdir(tmp_path)
+    own, large, pattern = Path("it's own.csv"), Path("large.csv"), Path("train[1].csv")
+    for path in (own, large, pattern, Path("train1.csv")):
         path.touch()
     os.truncate(large, LARGEST_BYTES + 1)
     with pytest.raises(UserError, match="git does not track"):
-        check_sent(own)
-    subprocess.run(["git", "add", str(own)], check=True)
-    check_sent(own)
+        check_sent([own])
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["git", "add", str(own), "train1.csv"], check=True)
+    check_sent([own, Path("./train1.csv")])
+    with pytest.raises(UserError, match=r"train\[1\]\.csv: found a file that git does not track"):
+        check_sent([own, pattern])
     with pytest.raises(UserError, match=r"found 10\.0 MB; expected at most 10 MB"):
-        check_sent(large)
-    with pytest.raises(UserError, match="outside"):
-        check_sent(outside)
+        check_sent([large])
+    with pytest.raises(UserError, match="found an absolute path"):
+        check_sent([own.absolute()])

@@ -1,7 +1,8 @@
 """Object storage: jobs that see nothing but what they declare, as pods of Kubernetes do, make the same results.
 
 The storage is moto's S3, on loopback. The executor (`tests/pods`) gives each job the command that a pod gets, in an
-empty folder. With `PODS=all` the study is made up to its report, otherwise up to two tables.
+empty folder. With `PODS=all` the study has a curve whose levels are placed, and is made up to its report; otherwise it
+is made up to its knees.
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ import pandas as pd
 import pytest
 from moto.server import ThreadedMotoServer
 
+from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.side_files import PACKED
 
 ALL = os.environ.get("PODS") == "all"
 PODS = Path(__file__).parents[1] / "pods"
-BUCKET, PREFIX = "bucket", "a/study"
+BUCKET, PREFIX = "bucket", "a/results/study"
 TABLES = "results/studies/tiny/tables"
 REPORT = "results/studies/tiny/report.html"
-TARGETS = [] if ALL else [f"{TABLES}/evaluations.parquet", f"{TABLES}/costs.parquet"]
+TARGETS = [] if ALL else [f"{TABLES}/knees.parquet", f"{TABLES}/costs.parquet"]
 # What differs between any two runs.
-SPENT = ["seconds", "peak_memory_mb", "workflow_commit"]
+SPENT = ["seconds", "peak_memory_mb"]
 
 
 def shrink(config: dict[str, Any]) -> None:
-    """Leave one level of a model that is pre-trained here."""
-    config.update(weights=[], curves=[config["curves"][1]])
-    config["curves"][0].update(methods=["magnitude-global"], sparsities=[0.5], seeds=[0])
+    """Leave one level of a model that is pre-trained here, and levels that are placed of one that is read."""
+    placed, one = config["curves"]
+    adaptive = {"start": [0.6], "budget": 3, "per_round": 1}
+    placed.update(methods=["magnitude-global"], sparsities={"adaptive": adaptive})
+    one.update(methods=["magnitude-global"], sparsities=[0.5], seeds=[0])
+    config.update(weights=[], curves=[placed, one] if ALL else [one])
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,8 @@ def clone(make_clone: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFa
     made.configure(shrink)
     for path in made.work.iterdir():
         shutil.move(path, made.workflow)
-    for command in (["init", "--quiet"], ["add", "--all"]):
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "--quiet", "--message=all"]):
         subprocess.run(["git", *command], cwd=made.workflow, check=True)
     return type(made)(made.workflow, made.workflow)
 
@@ -111,6 +117,9 @@ def test_pods_make_the_same_results_as_this_machine(
     assert tables == sorted(path.name for path in (there / TABLES).glob("*.parquet"))
     for name in set(tables) - {"costs.parquet"}:
         one, other = (pd.read_parquet(folder / TABLES / name) for folder in (here.work, there))
+        if "workflow_commit" in one:
+            assert set(other.pop("workflow_commit")) == {workflow_commit(clone.work)}
+            one = one.drop(columns="workflow_commit")
         kept = [column for column in one if column not in SPENT]
         pd.testing.assert_frame_equal(one[kept], other[kept])
     # Nothing was written on this machine.
@@ -132,6 +141,16 @@ def test_a_file_that_would_not_be_sent_is_refused(clone: Any, run_in_pods: Calla
     shutil.copyfile(clone.work / "texts.csv", own)
     whole = clone.study_file.read_text()
     clone.study_file.write_text(whole.replace("texts.csv", "own.csv"))
-    with pytest.raises(AssertionError, match=r"own\.csv: found a file that git does not track"):
+    with pytest.raises(AssertionError, match=r"own\.csv: found a file that git does not track here"):
+        run_in_pods(*TARGETS)
+    clone.study_file.write_text(whole)
+
+
+def test_a_model_of_unknown_size_is_refused(clone: Any, run_in_pods: Callable[..., str]) -> None:
+    whole = clone.study_file.read_text()
+    hub = {"kind": "hub", "repository": "a/model"}
+    clone.configure(lambda config: config["registries"]["models"].update(unknown={"source": hub, "licence": "MIT"}))
+    clone.configure(lambda config: config["curves"][-1].update(models=["unknown"], checkpoints=["last"]))
+    with pytest.raises(AssertionError, match=r"models\.unknown.*found no `parameters`"):
         run_in_pods(*TARGETS)
     clone.study_file.write_text(whole)

@@ -1,5 +1,6 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
+import json
 import math
 import os
 import re
@@ -12,20 +13,25 @@ import pandas as pd
 from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from essential_sparsity.claims import (
     TABLES_OF,
     last_checkpoints,
     parts_of,
     places_of,
 )
-from essential_sparsity.clocks import check_times, file_system_time, set_back
+from essential_sparsity.clocks import (
+    check_times,
+    file_system_time,
+    set_back,
+)
 from essential_sparsity.digest_cache import script_digests
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
-from essential_sparsity.files import read_json, sha256_of
+from essential_sparsity.files import sha256_of
 from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.permissions import Permissions, check_without_code
-from essential_sparsity.job_needs import need_of
+from essential_sparsity.job_needs import check_registered, need_of
 from essential_sparsity.slurm_queue import (
     comment_of,
     queued_jobs,
@@ -33,6 +39,7 @@ from essential_sparsity.slurm_queue import (
 )
 from essential_sparsity.gpus import visible_gpus
 from essential_sparsity.leases import check_enough, wanted_gpus
+from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.resources import AROUND_MB
 from essential_sparsity.sent_files import check_sent
 from essential_sparsity.side_files import PACKED
@@ -60,6 +67,20 @@ OBJECT_STORAGE = workflow.storage_settings.default_storage_provider not in (
     None,
     "none",
 )
+
+# What a user may set, and what jobs elsewhere have no other way to know.
+PASSED_ON = [
+    "ESSENTIAL_SPARSITY_COMMIT",
+    "ESSENTIAL_SPARSITY_PATHS",
+    "ESSENTIAL_SPARSITY_TRUSTED_MODELS",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "PIP_INDEX_URL",
+]
+if OBJECT_STORAGE:
+    if workflow.is_main_process and (commit := workflow_commit(ROOT)):
+        os.environ.update(ESSENTIAL_SPARSITY_COMMIT=commit)
+    workflow.register_envvars(*os.environ.keys() & set(PASSED_ON))
 
 STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
 
@@ -127,14 +148,19 @@ def checkpoint_files(folder):
     return side_files(folder, "config.json", "provenance.json")
 
 
+@cache
+def check_sent_once(paths):
+    """Stop if jobs elsewhere would not be sent these files."""
+    or_stop(lambda: check_sent(paths))
+
+
 def user_files(paths):
     """Return files of the user's, which no rule makes; jobs elsewhere are sent those that lie in the project."""
-    if not OBJECT_STORAGE:
-        return list(map(str, paths))
-    if workflow.is_main_process and not workflow.local_exec:
-        for path in paths:
-            or_stop(lambda: check_sent(path))
-    return [local(str(path)) for path in paths]
+    # Snakemake knows its executor once it plans.
+    sent = SharedFSUsage.SOURCES not in workflow.storage_settings.shared_fs_usage
+    if sent and workflow.is_main_process:
+        check_sent_once(tuple(paths))
+    return [local(str(path)) if OBJECT_STORAGE else str(path) for path in paths]
 
 
 def source_inputs(kind, name, checkpoint=None):
@@ -159,6 +185,12 @@ def gpus_of(rule_name):
     """Return how many GPUs the profile gives to a job of a rule; a share of one counts as one."""
     given = workflow.get_rule(rule_name).resources.get("gpu")
     return max(0, math.ceil(float(given.value or 0))) if given else 0
+
+
+def check_sizes():
+    """Stop if nothing says how large a model is: in object storage no job's needs can be told from its files."""
+    if OBJECT_STORAGE:
+        or_stop(lambda: check_registered(study))
 
 
 def check_batches():
@@ -211,14 +243,24 @@ def resampling_mb(files):
     """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
     # While a checkpoint is waited for, its file stands here alone.
     files = [files] if isinstance(files, str) else files
-    # A compressed row takes 20 bytes or more; a draw counts it in one, and twelve levels of five seeds hold 16 each.
-    largest = max(map(os.path.getsize, files), default=0)
-    return largest // 20 * (study.config["knees"]["draws"] + 2000) // 1_000_000
+    # A compressed row takes 20 bytes or more. What is in object storage is not seen from here: no task of the paper has
+    # half as many examples.
+    rows = (
+        100_000 if OBJECT_STORAGE else max(map(os.path.getsize, files), default=0) // 20
+    )
+    # A draw counts a row in one byte, and twelve levels of five seeds hold 16 each.
+    return rows * (study.config["knees"]["draws"] + 2000) // 1_000_000
+
+
+def opened_json(path):
+    """Return what an output of a checkpoint says; Snakemake brings it from object storage when it is opened like this."""
+    with path.open(encoding="utf-8") as file:
+        return json.load(file)
 
 
 def missing_steps(model):
     """Return the checkpoints of a trajectory that the hub does not have; Snakemake plans anew once they are known."""
-    steps = read_json(checkpoints.find_steps.get(model=model).output.steps)
+    steps = opened_json(checkpoints.find_steps.get(model=model).output.steps)
     return {(model, name) for name in steps["missing"]}
 
 
@@ -234,7 +276,10 @@ def present():
     if not found.sweeps:
         return found
     table = checkpoints.collect_levels.get(study=study.name).output.table
-    placed = pd.read_parquet(table).groupby(["model", "checkpoint", "method", "task"])
+    with table.open("rb") as file:
+        placed = pd.read_parquet(file).groupby(
+            ["model", "checkpoint", "method", "task"]
+        )
     return found.with_levels(placed["sparsity"].agg(list).to_dict())
 
 
@@ -253,7 +298,7 @@ def last_round(sweep):
         if trajectory and (sweep.model, sweep.checkpoint) in missing_steps(sweep.model):
             return []
         paths = (rounds_path(sweep, number) for number in count(1))
-        return next(path for path in paths if read_json(path)["reason"])
+        return next(path for path in paths if opened_json(path)["reason"])
 
     return asked
 
@@ -286,7 +331,7 @@ def earlier_rounds(wildcards):
 def known_rows(wildcards):
     """Return the evaluations of all levels of a curve that were placed before a round, those of all seeds."""
     sweep = sweep_of(wildcards)
-    rounds = [read_json(path)["rounds"] for path in earlier_rounds(wildcards)]
+    rounds = [opened_json(path)["rounds"] for path in earlier_rounds(wildcards)]
     levels = chain(*rounds[0]) if rounds else map(float, sweep.settings["start"])
     return [evaluation_path(e) for e in study.sweep_evaluations(sweep, levels)]
 
@@ -539,28 +584,37 @@ def check_gpus():
             or_stop(lambda: check_enough(wanted[name], usable, name))
 
 
+def local_sources():
+    """Return the study's own files, which no rule makes."""
+    used = {("models", model) for model, _ in study.used_checkpoints()}
+    used |= {("datasets", name) for name in study.used_datasets()}
+    return [
+        Path(path)
+        for kind, name in sorted(used)
+        if getattr(study, kind)[name]["source"]["kind"] == "path"
+        for path in source_inputs(kind, name)
+    ]
+
+
+def check_sources():
+    """Stop if files that no rule makes lie in the future: it may be the clock that is wrong, and results are right."""
+    own = [Path(workflow.main_snakefile), *STUDY_FILES, *or_stop(local_sources)]
+    or_stop(lambda: check_times(own, file_system_time(Path(".snakemake"))))
+
+
 def set_back_times():
     """Give results from the future times that are past: nothing could be made of them before that moment."""
-    mended = set_back(Path("results"))
-    if mended:
+    found = or_stop(lambda: set_back(Path("results")))
+    if found.mended:
         logger.warning(
-            f"{len(mended)} results, such as {mended[0]}, lay in the future: a clock was ahead, or has been set back. "
-            "Their times were set back, in their order."
+            f"{len(found.mended)} results, such as {found.mended[0]}, lay in the future: a clock was ahead, or has been "
+            "set back. Their times were set back, in their order."
         )
-
-
-def check_times_of_sources():
-    """Stop the run where a file that is no result, but is read by a job that is to run, lies in the future."""
-    inputs = chain.from_iterable(job.input for job in workflow.dag.needrun_jobs())
-    sources = [
-        Path(path)
-        for path in dict.fromkeys(inputs)
-        if not (path.startswith("results/") or path.is_storage)
-    ]
-    if sources:
-        # Snakemake writes there, too.
-        now = file_system_time(Path(".snakemake"))
-        or_stop(lambda: check_times(sources, now))
+    if found.left:
+        logger.warning(
+            f"{len(found.left)} results, such as {found.left[0]}, lie in the future, and their times cannot be set back: "
+            "they are another user's, or being written."
+        )
 
 
 def or_stop(function):

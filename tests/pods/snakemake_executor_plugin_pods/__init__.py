@@ -1,8 +1,9 @@
-"""An executor of Snakemake whose jobs see what a pod of Kubernetes sees: an empty folder, and what they declare.
+"""An executor of Snakemake whose jobs begin, like pods of Kubernetes, in an empty folder with what they declare.
 
-Each job is the command that the plugin for Kubernetes gives to a pod, with the same common settings, run in a folder of
-its own that is removed afterwards. Only the environment's secrets and the interpreter's packages come along, as those
-of a container image do.
+Each job is the command that the plugin for Kubernetes gives to a pod, run in a folder of its own that is removed
+afterwards. Only declared variables of the environment and the interpreter's packages come along, as those of a
+container image do. Unlike a pod's, that command does not begin with an installation of the storage plugin; and absolute
+paths lead to this machine's files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
@@ -26,7 +28,7 @@ common_settings = CommonSettings(
     pass_default_storage_provider_args=True,
     pass_default_resources_args=True,
     pass_envvar_declarations_to_cmd=False,
-    # The image has the plugin.
+    # The plugin for Kubernetes says True.
     auto_deploy_default_storage_provider=False,
     init_seconds_before_status_checks=1,
 )
@@ -39,7 +41,10 @@ class Executor(RemoteExecutor):
         self._running: dict[str, tuple[subprocess.Popen[bytes], tempfile.TemporaryDirectory[str]]] = {}
 
     def run_job(self, job: JobExecutorInterface) -> None:
-        """Start a job."""
+        """Start a job, if a pod could be asked for: what it needs are numbers."""
+        needed = {name: job.resources.get(name) for name in ("mem_mb", "disk_mb", "runtime")}
+        if not all(isinstance(value, int) for value in needed.values()):
+            raise WorkflowError(f"{job.name}: {needed}")
         folder = tempfile.TemporaryDirectory(prefix="pod-")
         environment = {
             **self.envvars(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": folder.name,

@@ -10,6 +10,8 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.integrity import modified
-from essential_sparsity.tickets import TICKETS, read_note, ticket_of, write_note
+from essential_sparsity.tickets import NO_LOCKS, TICKETS, read_note, ticket_of, write_note
 
 _SECOND = 10**9
 # Times are compared as floats of seconds, whose steps are 0.24 microseconds today.
@@ -26,40 +28,62 @@ _STEP = 1000
 _TICK = _SECOND // 100
 # What is waited for: hosts whose clocks are kept differ by less, and one that is wrong by more has to be mended.
 _PATIENCE = 60 * _SECOND
+TOUCH = "give it today's time, `touch '{}'`, and run again"
 
 
-def set_back(results: Path) -> list[Path]:
+@dataclass(frozen=True)
+class SetBack:
+    """What became of results from the future.
+
+    Attributes:
+        mended: Paths whose times were set back.
+        left: Paths that another process is writing, or that are another user's.
+    """
+
+    mended: list[Path]
+    left: list[Path]
+
+
+def set_back(results: Path) -> SetBack:
     """Give every result from the future a time that is past; what was made of which stays to be seen from the times.
 
     A file that was finished at a time that is past is given that time. Others are given times up to now, after those of
-    all other results, in the order that they have: what was newer is newer still. Files that another process is
-    writing, and those of another user, are left alone.
+    all other results, in the order that they have: what was newer is newer still.
 
-    Returns:
-        The paths of the files whose times were set back.
+    Raises:
+        UserError: The file system knows no times between which others would lie.
     """
+    times = dict(_times(results))
     try:
-        times = {Path(entry.path): entry.stat(follow_symlinks=False).st_mtime_ns for entry in _files(results)}
         now = file_system_time(results)
     except OSError:
         # No results yet, or none that can be written to: nothing is made of them either.
-        return []
+        return SetBack([], [])
     ahead = {path: modified for path, modified in times.items() if modified > now}
     if not ahead:
-        return []
+        return SetBack([], [])
     finished = {path: read_note(ticket_of(path)).get("modified", now + 1) for path in ahead}
+    past = {path: modified for path, modified in finished.items() if modified <= now}
     order = {modified: place for place, modified in enumerate(sorted(set(ahead.values())), start=1)}
     # Up to now, so that they are newer than what else they were made of, too.
     room = _STEP * len(order)
     latest = max((modified for modified in times.values() if modified <= now), default=0)
     before = max(latest, now - room)
+    if past.keys() != ahead.keys() and _knows_seconds_alone(results):
+        first = min(ahead.keys() - past.keys())
+        raise from_the_future(first, now, "wait until that time, or delete the file: it is made again")
     if before + room > now:
         time.sleep((room + _TICK) / _SECOND)
-    return [
-        path
-        for path, modified in ahead.items()
-        if _set(path, finished[path] if finished[path] <= now else before + _STEP * order[modified])
-    ]
+    wanted = {path: past.get(path, before + _STEP * order[modified]) for path, modified in ahead.items()}
+    mended = [path for path, modified in wanted.items() if _set(path, modified)]
+    return SetBack(mended, sorted(wanted.keys() - set(mended)))
+
+
+def _knows_seconds_alone(folder: Path) -> bool:
+    """Say whether a file system cuts times to whole seconds, as some of clusters do."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.utime(file.fileno(), ns=(_STEP, _SECOND + _STEP))
+        return os.fstat(file.fileno()).st_mtime_ns != _SECOND + _STEP
 
 
 def file_system_time(folder: Path) -> int:
@@ -83,7 +107,9 @@ def await_inputs(inputs: Iterable[Path], now: int) -> None:
     if newest is None or times[newest] <= now:
         return
     if times[newest] > now + _PATIENCE:
-        raise from_the_future(newest, now, "run again: times of results that are yours are then set back")
+        result = ticket_of(newest).exists()
+        mend = "run again: times of your results are then set back" if result else TOUCH.format(newest)
+        raise from_the_future(newest, now, mend)
     time.sleep((times[newest] - now + _TICK) / _SECOND)
 
 
@@ -99,7 +125,7 @@ def check_times(inputs: Iterable[Path], now: int) -> None:
     """
     for path in sorted(set(inputs)):
         if path.is_file() and modified(path) > now + _PATIENCE:
-            raise from_the_future(path, now, f"give it today's time, `touch '{path}'`, and run again")
+            raise from_the_future(path, now, TOUCH.format(path))
 
 
 def from_the_future(path: Path, now: int, mend: str) -> UserError:
@@ -116,14 +142,18 @@ def _shown(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds // _SECOND).astimezone().isoformat(sep=" ")
 
 
-def _files(results: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the regular files below a folder of results, without the tickets; parts of it may lie elsewhere."""
+def _times(results: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the regular files below a folder of results and their times in ns, without the tickets.
+
+    Parts of it may lie elsewhere. What goes meanwhile, or may not be looked at, is no result of ours.
+    """
     folders, linked = [str(results)], set()
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        with suppress(FileNotFoundError, PermissionError), os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_file(follow_symlinks=False):
-                    yield entry
+                    with suppress(FileNotFoundError):
+                        yield Path(entry.path), entry.stat(follow_symlinks=False).st_mtime_ns
                 elif entry.is_dir() and entry.name != TICKETS:
                     # A link to a folder that holds it is followed once.
                     target = os.path.realpath(entry.path) if entry.is_symlink() else None
@@ -135,16 +165,23 @@ def _files(results: Path) -> Iterator[os.DirEntry[str]]:
 def _set(path: Path, modified: int) -> bool:
     """Give a file another time, also on its ticket; say whether that could be done."""
     ticket = ticket_of(path)
-    try:
-        if not ticket.exists():
+    with ExitStack() as stack:
+        try:
+            if ticket.exists():
+                lock = FileLock(ticket, fallback_to_soft=False)
+                stack.callback(lock.release)
+                lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        except OSError as error:
+            # Without locks nobody knows who writes: so it is everywhere else, too.
+            if error.errno not in NO_LOCKS:
+                return False
+        try:
             os.utime(path, ns=(modified, modified))
-            return True
-        with FileLock(ticket, fallback_to_soft=False, timeout=0):
-            os.utime(path, ns=(modified, modified))
-            note = read_note(ticket)
-            if "modified" in note:
-                write_note(ticket, {**note, "modified": modified})
+        except OSError:
+            return False
+        note = read_note(ticket)
+        if "modified" in note:
+            write_note(ticket, {**note, "modified": modified})
         return True
-    except (OSError, Timeout):
-        # Whoever reads it says so.
-        return False

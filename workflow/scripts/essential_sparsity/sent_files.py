@@ -5,7 +5,9 @@ It sends what git tracks below the working directory, and leaves out files that 
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from essential_sparsity.errors import UserError
@@ -15,25 +17,36 @@ LARGEST_BYTES = 10_000_000
 _SECONDS = 60
 
 
-def check_sent(path: Path) -> None:
-    """Check that a file is among those that Snakemake sends.
+def check_sent(paths: Iterable[Path]) -> None:
+    """Check that files are among those that Snakemake sends.
 
     Args:
-        path: An existing file, as seen from the working directory.
+        paths: Existing files, as seen from the working directory.
 
     Raises:
-        UserError: It is larger, lies elsewhere, or is not tracked by git.
+        UserError: One is larger, named by an absolute path, or not tracked by git below the working directory.
     """
-    size = path.stat().st_size
-    if size > LARGEST_BYTES:
-        raise _unsent(path, f"{size / 1e6:.1f} MB", "take it from the hub or from a package")
-    if not path.resolve().is_relative_to(Path.cwd().resolve()):
-        raise _unsent(path, f"a file outside {Path.cwd()}", "copy it there and `git add` it")
-    known = subprocess.run(
-        ["git", "ls-files", "--error-unmatch", "--", str(path)], capture_output=True, timeout=_SECONDS, check=False
-    )
-    if known.returncode != 0:
-        raise _unsent(path, "a file that git does not track", f"run `git add '{path}'`")
+    paths = list(paths)
+    tracked = _tracked() if paths else frozenset()
+    for path in paths:
+        size = path.stat().st_size
+        if size > LARGEST_BYTES:
+            raise _unsent(path, f"{size / 1e6:.1f} MB", "take it from the hub or from a package")
+        if path.is_absolute():
+            raise _unsent(
+                path, "an absolute path", "name it relative to the working directory, below which it has to lie"
+            )
+        if os.path.normpath(path) not in tracked:
+            raise _unsent(path, "a file that git does not track here", f"run `git add '{path}'`")
+
+
+def _tracked() -> frozenset[str]:
+    """Return what git tracks below the working directory; nothing where there is no git, or no clone."""
+    try:
+        found = subprocess.run(["git", "ls-files", "-z"], capture_output=True, timeout=_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return frozenset()
+    return frozenset(map(os.fsdecode, found.stdout.split(b"\0")))
 
 
 def _unsent(path: Path, found: str, mend: str) -> UserError:

@@ -13,7 +13,6 @@ without a lock, and the log says so. Forked processes do not inherit it, and nob
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,11 +23,10 @@ from filelock import FileLock, Timeout
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.integrity import last_made, modified, note_outputs
-from essential_sparsity.tickets import read_note, ticket_of, write_note, writer_of
+from essential_sparsity.tickets import NO_LOCKS, read_note, ticket_of, write_note, writer_of
 
 # Seconds between two looks at a lock that another process has.
 _PATIENCE = 0.5
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _acquire(locks: ExitStack, ticket: Path, tell: Callable[[str], None]) -> Tur
         seconds = time.monotonic() - began
         return Turn(note=f"waited {seconds:.0f} s until {writer}, which wrote the same outputs, had ended", waited=True)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise _unwritable(ticket, error) from error
         return Turn(note=f"{ticket.parent} is on a file system without locks: two runs could write the same files")
 

@@ -5,6 +5,7 @@ A ticket's lock is what `sole_writer.py` holds; its text is a note for other pro
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS, TICKETS = "results", ".locks"
+# What a file system says that has no locks.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def ticket_of(output: Path) -> Path:
