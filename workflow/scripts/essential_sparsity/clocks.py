@@ -28,6 +28,8 @@ _STEP = 1000
 _TICK = _SECOND // 100
 # What is waited for: hosts whose clocks are kept differ by less, and one that is wrong by more has to be mended.
 _PATIENCE = 60 * _SECOND
+# Of files that live for a moment, to be asked what time it is.
+PROBE = ".now-"
 TOUCH = "give it today's time, `touch '{}'`, and run again"
 
 
@@ -81,14 +83,14 @@ def set_back(results: Path) -> SetBack:
 
 def _knows_seconds_alone(folder: Path) -> bool:
     """Say whether a file system cuts times to whole seconds, as some of clusters do."""
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=folder, prefix=PROBE) as file:
         os.utime(file.fileno(), ns=(_STEP, _SECOND + _STEP))
         return os.fstat(file.fileno()).st_mtime_ns != _SECOND + _STEP
 
 
 def file_system_time(folder: Path) -> int:
     """Return what a file that is written now is dated, in ns: on a network's file system by the server's clock."""
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=folder, prefix=PROBE) as file:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
