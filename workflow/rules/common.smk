@@ -597,7 +597,7 @@ def local_sources():
 
 
 def check_sources():
-    """Stop if files that no rule makes lie in the future: it may be the clock that is wrong, and results are right."""
+    """Stop if the workflow or its sources lie in the future: it may be the clock that is wrong, not their times."""
     own = [Path(workflow.main_snakefile), *STUDY_FILES, *or_stop(local_sources)]
     or_stop(lambda: check_times(own, file_system_time(Path(".snakemake"))))
 
