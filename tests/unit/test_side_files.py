@@ -1,17 +1,14 @@
-"""What lies beside a job's outputs is packed into one of them, and put back beside an input; what is sent is known."""
+"""What lies beside a job's outputs is packed into one of them, and put back beside an input."""
 
 from __future__ import annotations
 
 import io
 import os
-import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from essential_sparsity.errors import UserError
-from essential_sparsity.sent_files import LARGEST_BYTES, check_sent
 from essential_sparsity.side_files import PACKED, pack, unpack
 
 
@@ -74,22 +71,3 @@ def test_no_member_leaves_the_folder(tmp_path: Path) -> None:
     with pytest.raises(tarfile.OutsideDestinationError):
         unpack([packed])
     assert [path.name for path in tmp_path.rglob("*")] == ["inside", PACKED]
-
-
-def test_a_file_that_is_not_sent_is_named_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    own, large, pattern = Path("it's own.csv"), Path("large.csv"), Path("train[1].csv")
-    for path in (own, large, pattern, Path("train1.csv")):
-        path.touch()
-    os.truncate(large, LARGEST_BYTES + 1)
-    with pytest.raises(UserError, match="git does not track"):
-        check_sent([own])
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    subprocess.run(["git", "add", str(own), "train1.csv"], check=True)
-    check_sent([own, Path("./train1.csv")])
-    with pytest.raises(UserError, match=r"train\[1\]\.csv: found a file that git does not track"):
-        check_sent([own, pattern])
-    with pytest.raises(UserError, match=r"found 10\.0 MB; expected at most 10 MB"):
-        check_sent([large])
-    with pytest.raises(UserError, match="found an absolute path"):
-        check_sent([own.absolute()])

@@ -13,7 +13,6 @@ import pandas as pd
 from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from essential_sparsity.claims import (
     TABLES_OF,
     last_checkpoints,
@@ -31,7 +30,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of
 from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.permissions import Permissions, check_without_code
-from essential_sparsity.job_needs import check_registered, need_of
+from essential_sparsity.job_needs import need_of
 from essential_sparsity.slurm_queue import (
     comment_of,
     queued_jobs,
@@ -39,9 +38,9 @@ from essential_sparsity.slurm_queue import (
 )
 from essential_sparsity.gpus import visible_gpus
 from essential_sparsity.leases import check_enough, wanted_gpus
+from essential_sparsity.object_storage import StudyElsewhere, check_study
 from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.resources import AROUND_MB
-from essential_sparsity.sent_files import check_sent
 from essential_sparsity.side_files import PACKED
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
@@ -68,6 +67,8 @@ OBJECT_STORAGE = workflow.storage_settings.default_storage_provider not in (
     "none",
 )
 
+# A job on another machine is sent the study, and not the user's files that the study reads.
+ELSEWHERE = OBJECT_STORAGE and workflow.remote_exec
 # What a user may set, and what jobs elsewhere have no other way to know.
 PASSED_ON = [
     "ESSENTIAL_SPARSITY_COMMIT",
@@ -86,7 +87,8 @@ STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
 
 try:
     check_without_code(STUDY_FILES)
-    study = Study(
+    read_study = StudyElsewhere if ELSEWHERE else Study
+    study = read_study(
         config,
         ROOT,
         ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
@@ -148,18 +150,8 @@ def checkpoint_files(folder):
     return side_files(folder, "config.json", "provenance.json")
 
 
-@cache
-def check_sent_once(paths):
-    """Stop if jobs elsewhere would not be sent these files."""
-    or_stop(lambda: check_sent(paths))
-
-
 def user_files(paths):
-    """Return files of the user's, which no rule makes; jobs elsewhere are sent those that lie in the project."""
-    # Snakemake knows its executor once it plans.
-    sent = SharedFSUsage.SOURCES not in workflow.storage_settings.shared_fs_usage
-    if sent and workflow.is_main_process:
-        check_sent_once(tuple(paths))
+    """Return files of the user's, which no rule makes: in object storage, too, they are where Snakemake was started."""
     return [local(str(path)) if OBJECT_STORAGE else str(path) for path in paths]
 
 
@@ -172,6 +164,9 @@ def source_inputs(kind, name, checkpoint=None):
         return [f"{folder}/index.json", *side_files(folder)]
     if source["kind"] == "wheel":
         return [f"results/sources/{source['package']}-{source['version']}.whl"]
+    if source["kind"] == "path" and ELSEWHERE:
+        # What is made of them was made where they are.
+        return []
     if source["kind"] == "path" and kind == "datasets":
         found = local_tables(source, study.where(kind, name))
         return user_files(list(chain.from_iterable(found.values())))
@@ -187,10 +182,10 @@ def gpus_of(rule_name):
     return max(0, math.ceil(float(given.value or 0))) if given else 0
 
 
-def check_sizes():
-    """Stop if nothing says how large a model is: in object storage no job's needs can be told from its files."""
+def check_object_storage():
+    """Stop if jobs could not be asked for, or not run, with results in object storage."""
     if OBJECT_STORAGE:
-        or_stop(lambda: check_registered(study))
+        or_stop(lambda: check_study(study))
 
 
 def check_batches():

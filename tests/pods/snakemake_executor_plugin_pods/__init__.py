@@ -47,7 +47,7 @@ class Executor(RemoteExecutor):
             raise WorkflowError(f"{job.name}: {needed}")
         folder = tempfile.TemporaryDirectory(prefix="pod-")
         environment = {
-            **self.envvars(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": folder.name,
+            **self.envvars(), "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "HOME": folder.name,
             "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         command = ["/bin/sh", "-c", self.format_job_exec(job)]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity import resources
-from essential_sparsity.errors import UserError
 from essential_sparsity.model_size import ModelSize, counted_size, registered_size, size_of_file
 from essential_sparsity.resources import Need
 from essential_sparsity.study import Study
@@ -54,23 +53,6 @@ def model_size(study: Study, job: Job) -> ModelSize:
     if size is None:
         raise FileNotFoundError(errno.ENOENT, "the size of the model is not known yet", str(file))
     return size
-
-
-def check_registered(study: Study) -> None:
-    """Check that the registry says how large each of the study's models is, where no file will.
-
-    Raises:
-        UserError: It does not.
-    """
-    for name in sorted({model for model, _ in study.used_checkpoints()}):
-        model = study.models[name]
-        if model["source"]["kind"] != "path" and registered_size(model) is None:
-            raise UserError(
-                where=study.where("models", name),
-                found="no `parameters`",
-                expected="the model's number of weights: with results in object storage, memory is asked for by it",
-                mend="add `parameters: NUMBER`",
-            )
 
 
 def _size_of_source(study: Study, job: Job) -> ModelSize | None:

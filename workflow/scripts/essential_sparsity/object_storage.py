@@ -1,0 +1,41 @@
+"""What a study must say where its results are in object storage, and jobs see nothing but what they declare."""
+
+from __future__ import annotations
+
+from essential_sparsity.errors import UserError
+from essential_sparsity.model_size import registered_size
+from essential_sparsity.study import Study
+
+
+class StudyElsewhere(Study):
+    """A study as it is read where the user's own files are not: the main process has looked at them."""
+
+    def _check_sources(self) -> None:
+        pass
+
+
+def check_study(study: Study) -> None:
+    """Check that every job can be asked for, and run where the others do.
+
+    A job that reads a file of the user's is one that Snakemake runs where it was started itself: right for what
+    prepares rows or a checkpoint once, wrong for an evaluation.
+
+    Raises:
+        UserError: Nothing says how large a model is, or evaluations read a local folder.
+    """
+    for name in sorted({model for model, _ in study.used_checkpoints()}):
+        if registered_size(study.models[name]) is None:
+            raise UserError(
+                where=study.where("models", name),
+                found="no `parameters`",
+                expected="the model's number of weights: with results in object storage, memory is asked for by it",
+                mend="add `parameters: NUMBER`",
+            )
+    for task in study.used_tasks():
+        if study.preparation(task) is None and study.dataset_of(task)["source"]["kind"] == "path":
+            raise UserError(
+                where=f"{study.where('datasets', study.tasks[task]['dataset'])}.source",
+                found=f"a local folder, which every evaluation of the task '{task}' reads",
+                expected="a source on the hub: with results in object storage, evaluations run on machines without it",
+                mend="name the dataset's repository (`kind: hub`)",
+            )
