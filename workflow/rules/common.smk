@@ -151,7 +151,7 @@ def checkpoint_files(folder):
 
 
 def user_files(paths):
-    """Return files of the user's, which no rule makes: in object storage, too, they are where Snakemake was started."""
+    """Return files of the user as inputs; in object storage, too, they are where Snakemake was started."""
     return [local(str(path)) if OBJECT_STORAGE else str(path) for path in paths]
 
 
