@@ -24,11 +24,11 @@ import shutil
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from essential_sparsity.devices import choose_device
+from essential_sparsity.run.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.files import sha256_of
 from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.manifest import read_manifest
 from essential_sparsity.masks import read_pruning
 from essential_sparsity.prepared import Prepared

@@ -80,7 +80,7 @@ def write(journal: Path, job: int, event: str, **more: object) -> None:
 
 def run_one(job: int, kind: str, dies: bool, journal: Path, folder: Path) -> None:
     """Be a job: lease, work, end; or die with the devices in hand."""
-    from essential_sparsity.leases import lease_gpus
+    from essential_sparsity.run.leases import lease_gpus
 
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
@@ -98,7 +98,7 @@ def run_one(job: int, kind: str, dies: bool, journal: Path, folder: Path) -> Non
 
 def main(journal: Path, jobs: int, at_once: int, seed: int) -> None:
     """Run jobs until all have ended; one in ten dies with its devices, and one in ten is killed whatever it does."""
-    from essential_sparsity import device_locks, leases  # noqa: F401
+    from essential_sparsity.run import device_locks, leases  # noqa: F401
 
     device_locks.wait_for_devices = partial(device_locks.wait_for_devices, poll_s=0.05)  # type: ignore[assignment]
     draw = random.Random(seed)

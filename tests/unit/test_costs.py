@@ -66,7 +66,7 @@ def test_the_rows_fit_the_schema(tmp_path: Path) -> None:
 def test_a_job_counts_its_own_time_and_memory_and_that_of_its_processes(tmp_path: Path) -> None:
     work = 't = time.process_time()\nwhile time.process_time() < t + 0.3: pass\nkept = b"x" * 150_000_000\n'
     script = (
-        "import subprocess, sys, time\nfrom pathlib import Path\nfrom essential_sparsity.usage import write_cost\n"
+        "import subprocess, sys, time\nfrom pathlib import Path\nfrom essential_sparsity.run.usage import write_cost\n"
         f"{work}"
         f"subprocess.run([sys.executable, '-c', {'import time' + chr(10) + work!r}], check=True)\n"
         "write_cost(Path(sys.argv[1]), {'runtime': 15, 'mem_mb': 2000, 'gpu': 2})\n"

@@ -32,7 +32,8 @@ from transformers import (
 
 import families
 from essential_sparsity import finetune, task_kinds
-from essential_sparsity.batches import draw_training_rows, is_out_of_memory
+from essential_sparsity.batches import draw_training_rows
+from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned, freeze, predict
 from essential_sparsity.masks import AppliedMasks, Pruning

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.gpus import Gpu, visible_gpus
+from essential_sparsity.run.gpus import Gpu, visible_gpus
 
 SLURM = {"SLURM_JOB_ID": "7"}
 ALIKE = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111-0000)

@@ -16,7 +16,7 @@ LIBRARY = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
 PRELUDE = """
     import json, logging, os, sys, types, warnings
     from essential_sparsity.errors import UserError
-    from essential_sparsity.job import run_job
+    from essential_sparsity.run.job import run_job
     from essential_sparsity.progress import progress
     resources = json.loads(os.environ.get("RESOURCES", "{}"))
     snakemake = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output={}, resources=resources)
@@ -107,7 +107,7 @@ def test_garbage_is_looked_for_in_the_work_of_a_job_and_not_in_its_imports(tmp_p
     script = """
         import gc, sys, types
         {name} = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output=dict(), resources=dict())
-        from essential_sparsity.job import run_job
+        from essential_sparsity.run.job import run_job
         at_first, before = gc.isenabled(), gc.get_freeze_count()
         def main(job):
             print(at_first, gc.isenabled(), gc.get_freeze_count() > before)
@@ -165,7 +165,7 @@ def test_a_lack_of_room_or_permission_is_a_message(tmp_path: Path, limit: str) -
     assert "Traceback" in log and "Traceback" not in done.stderr
 
 
-SEES = 'print("sees", os.environ["CUDA_VISIBLE_DEVICES"], "essential_sparsity.device_locks" in sys.modules)'
+SEES = 'print("sees", os.environ["CUDA_VISIBLE_DEVICES"], "essential_sparsity.run.device_locks" in sys.modules)'
 AFTER = """
     import fcntl, pathlib
     for path in pathlib.Path(os.environ["TMPDIR"]).glob("essential-sparsity-gpus-*/?.lock"):

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpu_jobs
-from essential_sparsity import device_locks
-from essential_sparsity.device_locks import Lease, wait_for_devices
+from essential_sparsity.run import device_locks
+from essential_sparsity.run.device_locks import Lease, wait_for_devices
 from essential_sparsity.errors import UserError
-from essential_sparsity.leases import Wanted, lease_gpus, lock_folder, wanted_gpus
+from essential_sparsity.run.leases import Wanted, lease_gpus, lock_folder, wanted_gpus
 from gpu_jobs import Use, most_in_use
 from tiny import ROOT
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GPUs are leased
 JOB = """
 import json, logging, os, sys
 sys.path.insert(0, sys.argv[1])
-from essential_sparsity import device_locks, leases
+from essential_sparsity.run import device_locks, leases
 wait = device_locks.wait_for_devices
 device_locks.wait_for_devices = lambda *given: wait(*given, poll_s=0.02)
 logging.basicConfig(stream=sys.stderr, level=logging.INFO)

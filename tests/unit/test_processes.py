@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from essential_sparsity.batches import is_out_of_memory
+from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.errors import UserError
-from essential_sparsity.processes import run_in_processes
+from essential_sparsity.run.processes import run_in_processes
 from waiting import is_running, until
 
 
@@ -73,7 +73,7 @@ def test_no_process_outlives_the_one_that_waits_for_it(tmp_path: Path) -> None:
         "    time.sleep(600)\n"
     )
     code = (
-        "import stubborn; from essential_sparsity.processes import run_in_processes; run_in_processes(stubborn.work, 2)"
+        "import stubborn; from essential_sparsity.run.processes import run_in_processes; run_in_processes(stubborn.work, 2)"
     )
     library = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([library, str(tmp_path)])}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.slurm_queue import comment_of, parse_queue, queued_jobs, refuse_to_submit_twice
+from essential_sparsity.run.slurm_queue import comment_of, parse_queue, queued_jobs, refuse_to_submit_twice
 
 COMMENT = "rule_finetune_model_wildcards_bert_final_dense_0.000_sst2_0"
 

@@ -35,7 +35,7 @@ def clones(finished: Any, tmp_path: Path) -> list[Any]:
         shutil.copytree(finished.workflow.parent, tmp_path / name, symlinks=True)
         copy = type(finished)(tmp_path / name / finished.workflow.name, tmp_path / name / finished.work.name)
         copy.edit(
-            "essential_sparsity/devices.py",
+            "essential_sparsity/run/devices.py",
             "    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0\n",
             PRETENCE,
         )

@@ -31,13 +31,13 @@ from essential_sparsity.files import sha256_of
 from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.job_needs import need_of
-from essential_sparsity.slurm_queue import (
+from essential_sparsity.run.slurm_queue import (
     comment_of,
     queued_jobs,
     refuse_to_submit_twice,
 )
-from essential_sparsity.gpus import visible_gpus
-from essential_sparsity.leases import check_enough, wanted_gpus
+from essential_sparsity.run.gpus import visible_gpus
+from essential_sparsity.run.leases import check_enough, wanted_gpus
 from essential_sparsity.object_storage import StudyElsewhere, check_study
 from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.resources import AROUND_MB

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.costs import read_costs
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import COSTS
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.sources import download_package
 
 

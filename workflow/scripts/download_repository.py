@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.hub import download
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from essential_sparsity.files import write_json
 from essential_sparsity.hub import find_steps
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from essential_sparsity.claims import TABLES_OF
 from essential_sparsity.evidence import Evidence
 from essential_sparsity.files import atomic_path
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.samples import examples_at
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import FINDINGS

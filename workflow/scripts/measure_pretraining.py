@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.checkpoints import DTYPES
-from essential_sparsity.devices import choose_device
+from essential_sparsity.run.devices import choose_device
 from essential_sparsity.emergence import SPECTRA, measure_checkpoint, write_measured
 from essential_sparsity.files import read_json
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.manifest import read_manifest
 from essential_sparsity.progress import progress
 from essential_sparsity.sources import pretrained_weights

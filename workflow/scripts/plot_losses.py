@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.loss_plots import plot_losses
 from essential_sparsity.plots import apply_style, save_figure
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.plots import apply_style, plot_similarities, save_figure
 
 

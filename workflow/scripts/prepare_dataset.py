@@ -8,7 +8,7 @@ from typing import Any
 
 from essential_sparsity.dataset_rows import prepare_rows
 from essential_sparsity.files import atomic_path
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.sources import table_splits
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.job import run_job
+from essential_sparsity.run.job import run_job
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import write_prepared
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.devices import choose_device
-from essential_sparsity.job import run_job
+from essential_sparsity.run.devices import choose_device
+from essential_sparsity.run.job import run_job
 from essential_sparsity.pretraining import pretrain
 
 

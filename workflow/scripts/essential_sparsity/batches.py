@@ -13,16 +13,10 @@ from torch import Tensor
 
 from essential_sparsity.prepared import Ragged
 from essential_sparsity.progress import progress
+from essential_sparsity.run.exhaustion import is_out_of_memory
 
 T = TypeVar("T")
 Ints = npt.NDArray[np.int64]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is a GPU's or the system's refusal of memory."""
-    # The CPU's allocator raises a plain RuntimeError.
-    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return refused or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def smaller(batch_size: int) -> int:

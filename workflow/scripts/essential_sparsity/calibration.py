@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from essential_sparsity.devices import mixed_precision, return_freed_memory
+from essential_sparsity.precision import mixed_precision
+from essential_sparsity.run.devices import return_freed_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.inputs import InputStatistics, no_statistics
 from essential_sparsity.layers import LINEAR_TYPES, block_of, block_prefixes, is_fused_experts, missing_weights

@@ -1,7 +1,8 @@
 """Digests of code and configuration: what makes Snakemake rerun a job is content, never a time stamp.
 
 Snakemake notices an edited script by its modification time and an imported module not at all. Each rule therefore
-carries ``params: code=code_digest(script)``; a change in the digest reruns the rule's jobs, and nothing else does.
+carries ``params: code=code_digest(script)``; a change in the digest reruns the rule's jobs, and nothing else does. What
+carries a job and computes nothing (:data:`CARRIERS`) is left out: an edited message throws no result away.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.run import NUMBERS
+
 PACKAGE = "essential_sparsity"
+# Files and folders of the package.
+CARRIERS = ("errors.py", "files.py", "progress.py", "run")
 
 
 def canonical(value: Any) -> str:
@@ -22,7 +27,7 @@ def canonical(value: Any) -> str:
 
 
 def code_digest(script: str | Path, root: str | Path) -> str:
-    """Digest a script and every module of the package that it imports, directly or not.
+    """Digest a script and every module of the package that it imports, directly or not, but for :data:`CARRIERS`.
 
     Comments, formatting and docstrings do not count: what is digested is the syntax tree without them.
 
@@ -43,7 +48,8 @@ def code_digest(script: str | Path, root: str | Path) -> str:
         seen[path] = tree
         pending.extend(imports)
     # The script first, then the modules by their place in the package: independent of where the clone lies.
-    text = "\n".join([seen.pop(Path(script)), *(f"{p.relative_to(root)}\n{seen[p]}" for p in sorted(seen))])
+    parts = [str(NUMBERS), seen.pop(Path(script)), *(f"{p.relative_to(root)}\n{seen[p]}" for p in sorted(seen))]
+    text = "\n".join(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -75,4 +81,4 @@ def _imported_files(tree: ast.Module, root: Path) -> set[Path]:
             # ``from package import module`` names a module, ``from package.module import function`` does not.
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     files = {root.joinpath(*name.split(".")).with_suffix(".py") for name in names if name.split(".")[0] == PACKAGE}
-    return {file for file in files if file.is_file()}
+    return {file for file in files if file.is_file() and file.relative_to(root).parts[1] not in CARRIERS}

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from essential_sparsity.devices import device_name, peak_memory_mb
+from essential_sparsity.run.devices import device_name, peak_memory_mb
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json

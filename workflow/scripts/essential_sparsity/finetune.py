@@ -26,7 +26,7 @@ from essential_sparsity.masks import AppliedMasks, Pruning
 from essential_sparsity.metrics import chance_of, compute_metric
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.prepared import Prepared
-from essential_sparsity.processes import run_in_processes
+from essential_sparsity.run.processes import run_in_processes
 from essential_sparsity.task_kinds import TASK_KINDS, TaskKind
 from essential_sparsity.training import Data, Rows, Training, last_state, train, train_from
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from essential_sparsity.devices import full_precision
+from essential_sparsity.precision import full_precision
 from essential_sparsity.errors import UserError
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.updates import Factor

@@ -23,7 +23,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
 from essential_sparsity.integrity import checksum
 from essential_sparsity.objectives import Objective
-from essential_sparsity.preemption import preempted, told_to_end
+from essential_sparsity.run.preemption import preempted, told_to_end
 from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.progress import progress
 from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name

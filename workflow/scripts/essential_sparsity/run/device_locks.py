@@ -25,7 +25,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from essential_sparsity.gpus import WHOLE
+from essential_sparsity.run.gpus import WHOLE
 
 _POLL_S = 0.2
 _TURN_POLL_S = 0.02

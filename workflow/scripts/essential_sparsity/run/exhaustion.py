@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.errors import UserError, first_line
-from essential_sparsity.usage import peak_resident_mb
+from essential_sparsity.run.usage import peak_resident_mb
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -26,7 +26,7 @@ def explain(error: Exception, results: Path, given: Mapping[str, Any]) -> UserEr
         results: The folder that it wrote to.
         given: The job's resources: ``mem_mb``.
     """
-    if any(map(_is_out_of_memory, _causes(error))):
+    if any(map(is_out_of_memory, _causes(error))):
         return _out_of_memory(error, given)
     refused = next((cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno), None)
     if refused is not None and refused.errno in _NO_WRITING:
@@ -56,7 +56,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory was refused: by Python, NumPy and Arrow, or by torch, which is not imported for that."""
     by_torch = "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}
     refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from essential_sparsity.errors import UserError, first_line
-from essential_sparsity.gpus import VISIBLE, WHOLE, visible_gpus
+from essential_sparsity.run.gpus import VISIBLE, WHOLE, visible_gpus
 
 if TYPE_CHECKING:
-    from essential_sparsity.device_locks import Lease
+    from essential_sparsity.run.device_locks import Lease
 
 _MEND = "correct set-resources of the rule in the profile (or --set-resources)"
 # As long as the process: only then does the driver give back what it holds of the device's memory.
@@ -82,7 +82,7 @@ def lease_gpus(resources: Mapping[str, Any], rule: str) -> None:
     if not wanted.gpus:
         return
     # Jobs without a GPU do not wait for its import.
-    from essential_sparsity.device_locks import wait_for_devices
+    from essential_sparsity.run.device_locks import wait_for_devices
 
     names = {gpu.key: gpu.name for gpu in visible_gpus(os.environ)}
     check_enough(wanted, len(names), rule)

@@ -17,14 +17,14 @@ from typing import Any, TextIO
 
 from essential_sparsity.clocks import await_inputs, file_system_time
 from essential_sparsity.errors import UserError
-from essential_sparsity.exhaustion import explain
+from essential_sparsity.run.exhaustion import explain
 from essential_sparsity.integrity import check_inputs
-from essential_sparsity.leases import lease_gpus
+from essential_sparsity.run.leases import lease_gpus
 from essential_sparsity.progress import draw_bars_on
 from essential_sparsity.side_files import pack, unpack
 from essential_sparsity.sole_writer import Turn, sole_writer
 from essential_sparsity.tickets import results_of
-from essential_sparsity.usage import write_cost
+from essential_sparsity.run.usage import write_cost
 
 
 def run_job(main: Callable[[Any], None], snakemake: Any) -> None:

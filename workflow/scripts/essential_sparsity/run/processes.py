@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from essential_sparsity.batches import is_out_of_memory
+from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, write_json
 
