@@ -2,7 +2,7 @@
 # Paths are relative throughout, so that a clone below a folder with a space in its name works.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo plan findings test test-slurm standins lint lock-check bench clean
+.PHONY: help demo plan findings seal check test test-slurm standins lint lock-check bench clean
 
 PYTHON ?= python3
 CORES ?= all
@@ -21,6 +21,12 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 
 plan: .venv/run.stamp ## Say what a study will cost before it starts: STUDY=file PROFILE=folder JSON=file, all optional
 	@$(BIN)/python workflow/scripts/plan_study.py $${STUDY:+"$$STUDY"} $${PROFILE:+--profile "$$PROFILE"} $(if $(CORES:all=),--cores $(CORES)) $${JSON:+--json "$$JSON"}
+
+seal: .venv/run.stamp ## Write the SHA-256 of all results to results/seal.json; reads what changed since
+	@$(BIN)/python workflow/scripts/seal_results.py seal
+
+check: .venv/run.stamp ## Compare all results with their seal: STUDY=file names the study in the command that mends them
+	@$(BIN)/python workflow/scripts/seal_results.py check $${STUDY:+"$$STUDY"}
 
 # Those that pre-train first, and with them the model that most others prune: both cores are busy then. The last needs
 # the model hub.

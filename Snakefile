@@ -4,13 +4,8 @@ Every path starts at the working directory: `results/` for what is made, `result
 alone needs. The study is `config/config.yaml`, or the file given with `--configfile`, which then stands alone.
 """
 
-import atexit
 import gc
-import os
-import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -22,27 +17,13 @@ min_version("9.0")
 gc.set_threshold(200_000, 20, 50)
 
 ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
 
-# Scripts are started by a file of ours, which asks for a process that has its modules already (docs/design.md).
-STARTER = ROOT / "workflow" / "starter" / "client.py"
-HAS_SERVER = sys.platform == "linux"
+import seam
 
-# Snakemake takes the interpreter's path for words of a shell (snakemake issue 2645): as it is, nothing runs in a folder
-# with a space in its name. Escaped, not quoted: the processes that it submits to clusters are given all but the last
-# part of the path, in quotes again. A command that is escaped already is no path.
-if Path(sys.executable).exists():
-    started_by = ["-I", "-S", str(STARTER)] if HAS_SERVER else []
-    sys.executable = " ".join(
-        re.sub(r"([^\w@%+=:,./-])", r"\\\1", word)
-        for word in [sys.executable, *started_by]
-    )
-
-# Processes of single jobs on this machine share the server of the run; those on another machine are runs of their own.
-if HAS_SERVER and not workflow.subprocess_exec:
-    run_folder = tempfile.mkdtemp(prefix="essential-sparsity-")
-    atexit.register(shutil.rmtree, run_folder, ignore_errors=True)
-    os.environ.update(ESSENTIAL_SPARSITY_RUN=f"{os.getpid()}:{run_folder}")
+if sys.platform == "linux" and workflow.is_main_process:
+    seam.start_jobs_warm()
+seam.escape_interpreter()
 
 if not workflow.overwrite_configfiles:
 
@@ -58,15 +39,12 @@ include: "workflow/rules/adaptive.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/findings.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/planning.smk"
 
 
 if workflow.is_main_process:
     given_gpus(workflow.rules)
     check_batches()
     check_object_storage()
-    check_sources()
-    set_back_times()
 
 
 rule all:
@@ -82,7 +60,3 @@ onstart:
 
 onsuccess:
     print_summary()
-
-
-onerror:
-    make_damaged_anew()

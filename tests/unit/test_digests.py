@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import itertools
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from essential_sparsity.digests import PACKAGE, canonical, code_digest
+from essential_sparsity.digests import CARRIERS, PACKAGE, canonical, code_digest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 _clock = itertools.count(1)
@@ -120,11 +123,52 @@ def test_code_that_moves_from_one_module_to_another_counts(root: Path) -> None:
 
 def test_every_script_has_a_digest_and_the_package_no_import_that_it_misses() -> None:
     # Relative imports are not followed: there must be none.
-    for path in (SCRIPTS / PACKAGE).glob("*.py"):
+    for path in (SCRIPTS / PACKAGE).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: relative import"
     scripts = sorted(SCRIPTS.glob("*.py"))
     assert len({code_digest(s, SCRIPTS) for s in scripts}) == len(scripts) > 5
+
+
+def library(place: Path) -> list[str]:
+    """Return the modules of the library by their paths."""
+    files = (place / PACKAGE).rglob("*.py")
+    return sorted(path.relative_to(place).as_posix() for path in files if path.name != "__init__.py")
+
+
+def test_what_carries_a_job_reruns_nothing_and_every_other_module_what_imports_it(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, root, ignore=shutil.ignore_patterns("__pycache__"))
+    scripts = ["evaluate_language_model.py", "prune_weights.py", "collect_evaluations.py", "write_report.py"]
+    before = {name: code_digest(root / name, root) for name in scripts}
+    reruns: dict[str, set[str]] = {}
+    for module in library(root):
+        text = (root / module).read_text(encoding="utf-8")
+        write(root, module, text + "\nEDITED = 1\n")
+        reruns[module] = {name for name in scripts if code_digest(root / name, root) != before[name]}
+        write(root, module, text)
+    # Shown by `pytest -s`.
+    print("".join(f"\n{module}: {', '.join(sorted(found)) or '-'}" for module, found in reruns.items()))
+    carried = {module for module in reruns if module.split("/")[1] in CARRIERS}
+    assert {"run/job.py", "run/leases.py", "errors.py", "files.py", "progress.py"} <= {
+        module.removeprefix(f"{PACKAGE}/") for module in carried
+    }
+    assert not any(reruns[module] for module in carried)
+    # What a job's process has imported by its first line is an oracle that knows nothing of syntax trees.
+    for script in scripts:
+        imports = f"import sys, {Path(script).stem}; print(*(m for m in sys.modules if m.startswith('{PACKAGE}.')))"
+        done = subprocess.run([sys.executable, "-c", imports], cwd=root, capture_output=True, text=True, check=True)
+        imported = {f"{name.replace('.', '/')}.py" for name in done.stdout.split()} & set(reruns)
+        assert len(imported) > 5
+        assert all(script in reruns[module] for module in imported - carried)
+
+
+def test_raising_the_number_of_what_carries_jobs_reruns_everything(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(root)
+    monkeypatch.setattr("essential_sparsity.digests.NUMBERS", 2)
+    assert digest(root) != before
 
 
 def test_the_order_of_keys_does_not_count() -> None:

@@ -33,7 +33,6 @@ from transformers import (
 import families
 from essential_sparsity import finetune, task_kinds
 from essential_sparsity.batches import draw_training_rows
-from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned, freeze, predict
 from essential_sparsity.masks import AppliedMasks, Pruning
@@ -42,6 +41,7 @@ from essential_sparsity.outcomes import Outcome
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import Prepared, write_prepared
 from essential_sparsity.pretraining_text import train_tokenizer
+from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import EXAMPLES
 from essential_sparsity.task_kinds import TASK_KINDS

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpu_jobs
+from essential_sparsity.errors import UserError
 from essential_sparsity.run import device_locks
 from essential_sparsity.run.device_locks import Lease, wait_for_devices
-from essential_sparsity.errors import UserError
 from essential_sparsity.run.leases import Wanted, lease_gpus, lock_folder, wanted_gpus
 from gpu_jobs import Use, most_in_use
 from tiny import ROOT

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.errors import UserError
+from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.run.processes import run_in_processes
 from waiting import is_running, until
 
@@ -72,9 +72,7 @@ def test_no_process_outlives_the_one_that_waits_for_it(tmp_path: Path) -> None:
         "    pathlib.Path(f'{rank}.pid').write_text(str(os.getpid()))\n"
         "    time.sleep(600)\n"
     )
-    code = (
-        "import stubborn; from essential_sparsity.run.processes import run_in_processes; run_in_processes(stubborn.work, 2)"
-    )
+    code = "import stubborn; from essential_sparsity.run import processes; processes.run_in_processes(stubborn.work, 2)"
     library = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([library, str(tmp_path)])}
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)

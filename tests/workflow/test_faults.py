@@ -22,7 +22,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
 from essential_sparsity.tickets import read_note, ticket_of
 
 ALL = os.environ.get("FAULTS") == "all"

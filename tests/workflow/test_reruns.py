@@ -117,6 +117,15 @@ def test_comments_and_formatting_do_not_count(clone: Any, module: str, old: str,
     assert clone.planned() == set()
 
 
+def test_editing_what_carries_jobs_reruns_nothing_unless_it_says_so(clone: Any) -> None:
+    clone.edit("essential_sparsity/errors.py", "To mend:", "What to do:")
+    clone.edit("essential_sparsity/run/job.py", "Unexpected error in", "A strange error in")
+    assert clone.planned() == set()
+    clone.edit("essential_sparsity/run/__init__.py", "NUMBERS = 1", "NUMBERS = 2")
+    planned = clone.planned()
+    assert {"Pre-training tiny-bert", "Extracting tiny-llama, checkpoint final"} | COLLECT | PLOTS | REPORT <= planned
+
+
 def test_editing_the_perplexity_reruns_perplexity(clone: Any) -> None:
     clone.edit("essential_sparsity/perplexity.py", "_IGNORED = -100", "_IGNORED = -200")
     planned = clone.planned()

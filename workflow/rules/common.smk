@@ -4,13 +4,11 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 import time
 from functools import cache
 from itertools import chain, count
 import pandas as pd
-from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from essential_sparsity.claims import (
@@ -19,16 +17,10 @@ from essential_sparsity.claims import (
     parts_of,
     places_of,
 )
-from essential_sparsity.clocks import (
-    check_times,
-    file_system_time,
-    set_back,
-)
 from essential_sparsity.digest_cache import script_digests
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of
-from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.job_needs import need_of
 from essential_sparsity.run.slurm_queue import (
@@ -579,39 +571,6 @@ def check_gpus():
             or_stop(lambda: check_enough(wanted[name], usable, name))
 
 
-def local_sources():
-    """Return the study's own files, which no rule makes."""
-    used = {("models", model) for model, _ in study.used_checkpoints()}
-    used |= {("datasets", name) for name in study.used_datasets()}
-    return [
-        Path(path)
-        for kind, name in sorted(used)
-        if getattr(study, kind)[name]["source"]["kind"] == "path"
-        for path in source_inputs(kind, name)
-    ]
-
-
-def check_sources():
-    """Stop if the workflow or its sources lie in the future: it may be the clock that is wrong, not their times."""
-    own = [Path(workflow.main_snakefile), *STUDY_FILES, *or_stop(local_sources)]
-    or_stop(lambda: check_times(own, file_system_time(Path(".snakemake"))))
-
-
-def set_back_times():
-    """Give results from the future times that are past: nothing could be made of them before that moment."""
-    found = or_stop(lambda: set_back(Path("results")))
-    if found.mended:
-        logger.warning(
-            f"{len(found.mended)} results, such as {found.mended[0]}, lay in the future: a clock was ahead, or has been "
-            "set back. Their times were set back, in their order."
-        )
-    if found.left:
-        logger.warning(
-            f"{len(found.left)} results, such as {found.left[0]}, lie in the future, and their times cannot be set back: "
-            "they are another user's, or being written."
-        )
-
-
 def or_stop(function):
     """Return what a function returns; end the run with the message of what the user has to mend."""
     try:
@@ -630,32 +589,6 @@ def print_summary():
     summary = Path(f"results/studies/{study.name}/summary.txt")
     if summary.is_file() and summary.stat().st_mtime >= STARTED:
         print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)
-
-
-def make_damaged_anew():
-    """Make files anew that jobs of this run found damaged, and nothing else: the next run then finds them as they were.
-
-    Were that left to the next run itself, it would also make again whatever was made of them, since Snakemake does not
-    look whether a job's output has changed.
-    """
-    damaged = damaged_files(Path("results"))
-    # As often as a file may itself be made of a damaged one.
-    depth = int(os.environ.get("ESSENTIAL_SPARSITY_DEPTH", 0))
-    # Another program that runs workflows has arguments of its own.
-    by_command = "snakemake" in sys.argv[0] and workflow.is_main_process
-    if not (damaged and by_command and depth < 4):
-        return
-    targets = {*get_argument_parser().parse_known_args(sys.argv[1:])[0].targets, "--"}
-    command = [argument for argument in sys.orig_argv if argument not in targets]
-    logger.error(f"Making anew what is damaged: {', '.join(damaged)}")
-    # The locks on outputs guard them; that on the folder is this run's.
-    subprocess.run(
-        [*command, "--nolock", "--", *damaged],
-        env={**os.environ, "ESSENTIAL_SPARSITY_DEPTH": str(depth + 1)},
-    )
-    restore_times(Path("results"))
-    if not damaged_files(Path("results")):
-        logger.error("It is whole again: run the same command once more")
 
 
 wildcard_constraints:

@@ -9,10 +9,10 @@ import pandas as pd
 
 from essential_sparsity.calibration import activation_folder, dense_statistics, streamed_model
 from essential_sparsity.calibration_text import calibration_batches
-from essential_sparsity.run.devices import choose_device
 from essential_sparsity.inputs import write_statistics
-from essential_sparsity.run.job import run_job
 from essential_sparsity.manifest import read_manifest
+from essential_sparsity.run.devices import choose_device
+from essential_sparsity.run.job import run_job
 from essential_sparsity.weights import open_weights
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.run.job import run_job
 from essential_sparsity.losses import loss_rows
+from essential_sparsity.run.job import run_job
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import LOSSES, stack
 

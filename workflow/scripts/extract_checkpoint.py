@@ -8,8 +8,8 @@ from typing import Any
 from essential_sparsity.checkpoint_files import CONFIG
 from essential_sparsity.checkpoints import extract, log_checkpoint
 from essential_sparsity.files import sha256_of, write_json
-from essential_sparsity.run.job import run_job
 from essential_sparsity.remote_code import check_remote_code, copy_code
+from essential_sparsity.run.job import run_job
 from essential_sparsity.sources import describe, fetch
 
 

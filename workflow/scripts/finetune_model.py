@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.run.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.finetune import evaluate_finetuned
-from essential_sparsity.run.job import run_job
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.prepared import Prepared
+from essential_sparsity.run.devices import choose_device
+from essential_sparsity.run.job import run_job
 from essential_sparsity.training import Training, state_key
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.checkpoints import empty_model
-from essential_sparsity.run.job import run_job
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.manifest import write_manifest
+from essential_sparsity.run.job import run_job
 from essential_sparsity.weights import open_weights
 
 

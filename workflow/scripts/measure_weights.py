@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.run.devices import choose_device
 from essential_sparsity.emergence import SPECTRA, measure_checkpoint, write_measured
-from essential_sparsity.run.job import run_job
 from essential_sparsity.manifest import read_manifest
+from essential_sparsity.run.devices import choose_device
+from essential_sparsity.run.job import run_job
 from essential_sparsity.trajectory import step_of
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from essential_sparsity.adaptive import next_levels
 from essential_sparsity.files import read_json, write_json
-from essential_sparsity.run.job import run_job
 from essential_sparsity.metrics import performance
+from essential_sparsity.run.job import run_job
 from essential_sparsity.tables import EVALUATIONS, curves, mean_curve, stack
 
 

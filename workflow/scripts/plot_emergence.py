@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.emergence_plots import plot_emergence
-from essential_sparsity.run.job import run_job
 from essential_sparsity.plots import apply_style, save_figure
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.finding_plots import plot_finding
-from essential_sparsity.run.job import run_job
 from essential_sparsity.plots import apply_style, save_figure
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:

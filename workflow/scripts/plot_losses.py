@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.run.job import run_job
 from essential_sparsity.loss_plots import plot_losses
 from essential_sparsity.plots import apply_style, save_figure
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.run.job import run_job
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import write_prepared
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.pretraining import pretrain
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.pretraining import pretrain
 
 
 def main(snakemake: Any) -> None:

@@ -6,15 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.run.devices import choose_device
 from essential_sparsity.evaluation import check_mask_is_of
 from essential_sparsity.iterative import prune_round
-from essential_sparsity.run.job import run_job
 from essential_sparsity.manifest import Matrix, read_manifest
 from essential_sparsity.masks import Pruning, no_pruning, read_header, read_pruning, writing_mask
 from essential_sparsity.methods import Method
 from essential_sparsity.prepared import Prepared
 from essential_sparsity.pruning import check_counts, mask_header
+from essential_sparsity.run.devices import choose_device
+from essential_sparsity.run.job import run_job
 from essential_sparsity.training import Training, state_key
 
 

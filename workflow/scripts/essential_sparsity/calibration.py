@@ -24,8 +24,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from essential_sparsity.precision import mixed_precision
-from essential_sparsity.run.devices import return_freed_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.inputs import InputStatistics, no_statistics
 from essential_sparsity.layers import LINEAR_TYPES, block_of, block_prefixes, is_fused_experts, missing_weights
@@ -33,8 +31,10 @@ from essential_sparsity.manifest import Matrix
 from essential_sparsity.masks import apply_to_tensor, unpack
 from essential_sparsity.methods import Method
 from essential_sparsity.placement import part_of
+from essential_sparsity.precision import mixed_precision
 from essential_sparsity.progress import progress
 from essential_sparsity.pruning import PrunedMatrix, as_rows, check_groups, prune_matrix
+from essential_sparsity.run.devices import return_freed_memory
 from essential_sparsity.weights import WeightFiles
 
 # The smallest activation that is worth a file, in bytes.

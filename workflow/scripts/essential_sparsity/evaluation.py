@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from essential_sparsity.run.devices import device_name, peak_memory_mb
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
@@ -20,6 +19,7 @@ from essential_sparsity.masks import MaskHeader, Pruning, no_pruning, read_heade
 from essential_sparsity.metrics import DENSE_AT_CHANCE, at_chance, metric_of
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.provenance import PROVENANCE, workflow_commit
+from essential_sparsity.run.devices import device_name, peak_memory_mb
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import EVALUATIONS, EXAMPLES
 from essential_sparsity.trajectory import step_of

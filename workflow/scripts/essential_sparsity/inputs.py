@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from essential_sparsity.precision import full_precision
 from essential_sparsity.errors import UserError
+from essential_sparsity.precision import full_precision
 from essential_sparsity.tensor_writer import header_room, writing_tensors
 from essential_sparsity.updates import Factor
 from essential_sparsity.weights import open_weights

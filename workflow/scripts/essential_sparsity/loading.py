@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 # First of all: what it leaves out comes with the first model.
-import essential_sparsity.quick_start  # noqa: F401
 from essential_sparsity.checkpoints import read_config
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.layers import block_prefixes, missing_weights

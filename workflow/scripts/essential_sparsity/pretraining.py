@@ -21,11 +21,10 @@ from essential_sparsity.checkpoints import held_weights, save_weights, without_t
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
-from essential_sparsity.integrity import checksum
 from essential_sparsity.objectives import Objective
-from essential_sparsity.run.preemption import preempted, told_to_end
 from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.progress import progress
+from essential_sparsity.run.preemption import preempted, told_to_end
 from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name
 
 INDEX = "index.json"
@@ -162,7 +161,7 @@ def pretrain(
         with atomic_path(_state_path(folder)) as temporary:
             torch.save(resume, temporary)
             # Beside that of the state before, which stays the last one if the process ends here.
-            sums = [checksum(temporary), *_checksums(folder)[:1]]
+            sums = [sha256_of(temporary), *_checksums(folder)[:1]]
             with atomic_path(_checksums_path(folder)) as listed:
                 listed.write_text(" ".join(sums), encoding="utf-8")
 
@@ -240,7 +239,7 @@ def _resume(
     if path.is_file():
         try:
             # Torch does not look at the sums in its files.
-            if checksum(path) not in _checksums(folder):
+            if sha256_of(path) not in _checksums(folder):
                 raise ValueError("other bytes than were saved")
             state = torch.load(path, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):

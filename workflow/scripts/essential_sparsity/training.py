@@ -21,8 +21,8 @@ from essential_sparsity.batches import Ints, halving
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of, write_json
 from essential_sparsity.masks import AppliedMasks
-from essential_sparsity.run.preemption import preempted, told_to_end
 from essential_sparsity.progress import Meter
+from essential_sparsity.run.preemption import preempted, told_to_end
 
 # Takes what the model returned, the labels and the number of rows of all that one step accumulates.
 Loss = Callable[[Any, Tensor, int], Tensor]

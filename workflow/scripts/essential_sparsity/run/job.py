@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import os
 import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from essential_sparsity.clocks import await_inputs, file_system_time
 from essential_sparsity.errors import UserError
-from essential_sparsity.run.exhaustion import explain
-from essential_sparsity.integrity import check_inputs
-from essential_sparsity.run.leases import lease_gpus
 from essential_sparsity.progress import draw_bars_on
-from essential_sparsity.side_files import pack, unpack
-from essential_sparsity.sole_writer import Turn, sole_writer
-from essential_sparsity.tickets import results_of
+from essential_sparsity.run.exhaustion import explain
+from essential_sparsity.run.leases import lease_gpus
 from essential_sparsity.run.usage import write_cost
+from essential_sparsity.side_files import pack, unpack
 
 
 def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
@@ -33,8 +27,7 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     Logging, warnings, standard output and tracebacks go to the first log file of the rule. A :class:`UserError` is
     printed as its message, without a traceback, to the log and to the terminal; the process then ends with status 1,
     and Snakemake removes the job's outputs. GPUs that the profile gives are leased first, until the process ends. Of a
-    rule with an output ``cost``, what the job has spent is written there. While another process writes the same
-    outputs, the job waits.
+    rule with an output ``cost``, what the job has spent is written there.
     """
     # What was imported stays: it is not looked through again, nor when the process ends.
     gc.freeze()
@@ -45,15 +38,9 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
         logging.captureWarnings(True)
         try:
-            with _turn_of(snakemake, terminal) as turn:
-                if turn.to_do:
-                    log.truncate(0)
-                python = platform.python_version()
-                logging.info("%s on %s, Python %s%s", snakemake.rule, platform.node(), python, _allocation())
-                if turn.note:
-                    logging.warning("%s", turn.note)
-                if turn.to_do:
-                    _work(main, snakemake)
+            python = platform.python_version()
+            logging.info("%s on %s, Python %s%s", snakemake.rule, platform.node(), python, _allocation())
+            _work(main, snakemake)
         except UserError as error:
             logging.error("%s", error)
             _say(snakemake.rule, error, log_path, terminal)
@@ -83,10 +70,10 @@ def _allocation() -> str:
 
 @contextmanager
 def _opened(path: Path, snakemake: Any) -> Iterator[TextIO]:
-    """Open the log, to which another process may be writing: it begins anew once that has ended."""
+    """Begin the log anew."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
     except OSError as error:
         lacking = _explained(error, snakemake)
         if lacking is None:
@@ -102,7 +89,9 @@ def _opened(path: Path, snakemake: Any) -> Iterator[TextIO]:
 
 
 def _explained(error: Exception, snakemake: Any) -> UserError | None:
-    results = results_of(Path(snakemake.output[0] if snakemake.output else snakemake.log[0]))
+    written = Path(snakemake.output[0] if snakemake.output else snakemake.log[0])
+    # The folder of all results, or the file's own.
+    results = next((folder for folder in reversed(written.parents) if folder.name == "results"), written.parent)
     return explain(error, results, getattr(snakemake, "resources", {}))
 
 
@@ -112,31 +101,12 @@ def _say(rule: str, error: UserError, log: Path, terminal: TextIO) -> None:
 
 def _work(main: Callable[[Any], None], snakemake: Any) -> None:
     if snakemake.output:
-        inputs = list(map(Path, snakemake.input))
-        await_inputs(inputs, file_system_time(results_of(Path(snakemake.output[0]))))
-        check_inputs(inputs)
-        unpack(inputs)
+        unpack(list(map(Path, snakemake.input)))
     lease_gpus(snakemake.resources, snakemake.rule)
     main(snakemake)
     pack(map(Path, snakemake.output))
     if cost := snakemake.output.get("cost"):
         write_cost(Path(cost), snakemake.resources)
-
-
-def _turn_of(snakemake: Any, terminal: TextIO) -> AbstractContextManager[Turn]:
-    """Return what waits until no other process writes the outputs of a job."""
-    if not snakemake.output:
-        return nullcontext(Turn())
-    parts = (list(part.items()) for part in (snakemake.wildcards, snakemake.params))
-    does = repr([snakemake.rule, *parts, list(snakemake.input)])
-    digest = hashlib.sha256(does.encode()).hexdigest()
-    return sole_writer(snakemake.output, snakemake.input, digest, partial(_tell, snakemake.rule, terminal))
-
-
-def _tell(rule: str, terminal: TextIO, text: str) -> None:
-    """Say something in the log, and on the terminal."""
-    logging.info("%s", text)
-    print(f"{rule}: {text}", file=terminal, flush=True)
 
 
 @contextmanager

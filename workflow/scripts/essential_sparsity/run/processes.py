@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, write_json
+from essential_sparsity.run.exhaustion import is_out_of_memory
 
 _HOST = "127.0.0.1"
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -1,0 +1,34 @@
+"""Seal the results of this folder, or check them: ``make seal`` and ``make check``."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from essential_sparsity.seal import SEAL, check, seal
+
+RESULTS = Path("results")
+
+
+def main(action: str, *study: str) -> int:
+    """Seal or check; return the status to end with."""
+    if action == "seal":
+        files, read = seal(RESULTS)
+        print(f"{RESULTS / SEAL}: {files} files, {read} of them new or changed")
+        return 0
+    if not (RESULTS / SEAL).exists():
+        print(f"No {RESULTS / SEAL}: run `make seal` first", file=sys.stderr)
+        return 2
+    wrong = check(RESULTS)
+    for name, what in wrong.items():
+        print(f"{RESULTS / name} {what}")
+    if not wrong:
+        print("All results are as they were sealed")
+        return 0
+    command = [".venv/bin/python", "-m", "snakemake", "--cores", "all", *(["--configfile", *study] if study else [])]
+    command += ["--force", "--", *(str(RESULTS / name) for name in wrong)]
+    print(f"\nTo make them again: {shlex.join(command)}\nTo keep them as they are: make seal")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,53 @@
+"""All that the workflow takes from Snakemake's insides, tested with Snakemake 9.27.1.
+
+Each piece says which request upstream would make it needless, and what happens where a newer Snakemake lacks it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from snakemake.script import PythonScript
+from warm_process import WarmProcess
+
+
+def start_jobs_warm() -> None:
+    """Run scripts in forks of one process a run instead of an interpreter each.
+
+    Upstream: issue 3143 (warm workers). Where `PythonScript.execute_script` is gone, the run ends as it begins, by an
+    AttributeError that names it; without this call jobs start as Snakemake starts them, some seconds later each.
+    """
+    cold, warm = PythonScript.execute_script, WarmProcess()
+
+    def execute_script(self: Any, fname: str, edit: bool = False) -> None:
+        elsewhere = self.conda_env or self.container_img or self.env_modules or self.shadow_dir
+        given = _environment(self.threads, self.resources)
+        status = None if elsewhere or self.bench_record else warm.run(str(Path(fname).resolve()), self.threads, given)
+        if status is None:
+            cold(self, fname, edit)
+        elif status:
+            raise subprocess.CalledProcessError(status, fname)
+
+    PythonScript.execute_script = execute_script
+
+
+def escape_interpreter() -> None:
+    """Let Snakemake start Python in a folder with a space in its name: it takes the path for words of a shell.
+
+    Upstream: issue 2645. Once that is mended, an escaped path would be no path: jobs then fail at once in such folders,
+    and in no others, since nothing else is escaped. Escaped, not quoted: processes that are submitted to clusters are
+    given all but the last part of the path, in quotes again.
+    """
+    sys.executable = re.sub(r"([^\w@%+=:,./-])", r"\\\1", sys.executable)
+
+
+def _environment(threads: int, resources: Any) -> dict[str, str]:
+    """Return what Snakemake sets for a command (`snakemake.shell`), as far as a script reads it."""
+    numbers = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    folder = resources.get("tmpdir") or os.environ.get("TMPDIR")
+    return numbers | ({"TMPDIR": folder, "TMP": folder, "TEMP": folder} if folder else {})
