@@ -298,6 +298,7 @@ def test_a_number_that_yaml_reads_as_text_is_explained(text: str, number: str) -
         ((*RECIPE, "checkpoints"), 1),
         ((*RECIPE, "tokenizer"), {"vocab_size": 10}),
         ((*DATASET, "words"), [1]),
+        ((*DATASET[:-1], "own-plain", "documents"), "(a"),
         (("registries", "models", "own-wheel", "source", "sha256"), "abc"),
     ],
 )
