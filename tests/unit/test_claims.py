@@ -20,7 +20,6 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.finding_plots import panels_of, plot_finding
 from essential_sparsity.finding_words import estimate_text, models_text, subject_text, verdicts_sentence
 from essential_sparsity.gathered_findings import findings_markdown, gather_findings
-from essential_sparsity.permissions import Permissions
 from essential_sparsity.study import Study
 from essential_sparsity.tables import ALL_FINDINGS
 
@@ -41,7 +40,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     def plan(*claims: dict[str, Any], **other: Any) -> Study:
         common = {"finding": "f", "claim": "c", "holds": {"above": 0}}
         config = {**base, "findings": [{**common, **claim} for claim in claims], **other}
-        return Study(config, tiny.ROOT, "study.yaml", Permissions((folder.resolve(),)))
+        return Study(config, tiny.ROOT, "study.yaml")
 
     return plan
 

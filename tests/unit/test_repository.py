@@ -157,8 +157,7 @@ def test_profiles_name_only_what_snakemake_and_its_plugins_know(root: Path) -> N
     known = set(get_argument_parser()._option_string_actions)
     installed = {plugin for plugin in ("kubernetes", "storage-s3", "slurm") if any(f"--{plugin}-" in o for o in known)}
     for name, profile in profiles(root).items():
-        # What Snakemake reads a profile by is no key of it.
-        for key in profile.keys() - {"__use_yte__", "__definitions__"}:
+        for key in profile:
             plugin = next((p for p in ("kubernetes", "storage-s3", "slurm") if key.startswith(f"{p}-")), None)
             assert f"--{key}" in known or (plugin and plugin not in installed), f"{name}: {key}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -282,16 +283,22 @@ def test_a_number_that_yaml_reads_as_text_is_explained(text: str, number: str) -
     ("keys", "wrong"),
     [
         (("study",), "My Study"),
+        (("study",), "../mine"),
+        (("registries", "methods"), {"a/b": {"label": "l", "score": "magnitude", "scope": "layer"}}),
+        (("registries", "models", "own-wheel", "source", "package"), "--index-url=http://x"),
+        (("registries", "models", "own-wheel", "source", "version"), "1/../../x"),
         (("curves",), []),
         (("curves", 0, "models"), "own-bert"),
         (("curves", 0, "seeds"), [-1]),
         (("curves", 0, "seeds"), [0.5]),
         (("knees", "tolerance"), 0),
+        (("knees", "draws"), 10**9),
         (("knees", "rules"), []),
         ((*RECIPE, "steps"), 0),
         ((*RECIPE, "checkpoints"), 1),
         ((*RECIPE, "tokenizer"), {"vocab_size": 10}),
         ((*DATASET, "words"), [1]),
+        ((*DATASET[:-1], "own-plain", "documents"), "(a"),
         (("registries", "models", "own-wheel", "source", "sha256"), "abc"),
     ],
 )
@@ -699,6 +706,8 @@ def test_steps_that_the_hub_lacks_are_left_out_of_the_study() -> None:
         ({"kind": "hub", "repo": "org/m"}, "unknown key 'repo'"),
         ({"kind": "hub", "repository": "https://hub/org/m"}, "'https://hub/org/m'"),
         ({**HUB, "revision": "a branch"}, "'a branch'"),
+        ({**HUB, "revision": "../../refs"}, "'../../refs'"),
+        ({**HUB, "revision": datetime.date(2024, 8, 26)}, "2024-08-26, which YAML does not read as text"),
         ({**HUB, **STEPS}, "unknown key 'repository'"),
         ({**HUB, "files": {"train": ["a"]}}, "`files` of a model"),
         ({"kind": "hub", "trajectory": {"repository": "org/m"}}, "no key 'steps'"),
@@ -775,6 +784,22 @@ def test_the_evaluations_of_a_sweep_are_its_levels_at_all_seeds_and_the_dense_mo
     ]
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: changed(("curves", 0, "seeds"), list(range(50_000))),
+        lambda: with_hub(
+            {"kind": "hub", "trajectory": {"repository": "o/m-{step}", "steps": {"from": 0, "to": 10**5, "every": 1}}}
+        ),
+    ],
+)
+def test_a_typing_error_does_not_plan_millions_of_jobs(ask: Callable[[], dict[str, Any]]) -> None:
+    error = fault(ask())
+    assert error.where == f"{FILE}, key curves[0]"
+    assert "combinations" in error.found
+    assert error.expected == "at most 200,000"
+
+
 def test_placed_levels_join_those_that_are_known() -> None:
     study = build(placing({"start": [0.2, 0.4]}, methods=["own-magnitude"], tasks=["own-text"]))
     (sweep,) = study.sweeps
@@ -824,6 +849,7 @@ def test_what_levels_depend_on_is_not_the_name_of_the_study_nor_the_rules() -> N
     [
         ({"budget": 6}, "budget", "6, which the dense model and 5 levels of `start` use up"),
         ({"budget": 2}, "budget", "2"),
+        ({"budget": 10**9}, "budget", "1000000000"),
         ({"start": [0.1234]}, "start[0]", "0.1234"),
         ({"start": []}, "start", "a list"),
         ({"start": [0.0]}, "start[0]", "0.0"),

@@ -21,7 +21,6 @@ from essential_sparsity.digest_cache import script_digests
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of
-from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.job_needs import need_of
 from essential_sparsity.run.slurm_queue import (
     comment_of,
@@ -64,8 +63,6 @@ ELSEWHERE = OBJECT_STORAGE and workflow.remote_exec
 # What a user may set, and what jobs elsewhere have no other way to know.
 PASSED_ON = [
     "ESSENTIAL_SPARSITY_COMMIT",
-    "ESSENTIAL_SPARSITY_PATHS",
-    "ESSENTIAL_SPARSITY_TRUSTED_MODELS",
     "HF_ENDPOINT",
     "HF_TOKEN",
     "PIP_INDEX_URL",
@@ -78,13 +75,11 @@ if OBJECT_STORAGE:
 STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
 
 try:
-    check_without_code(STUDY_FILES)
     read_study = StudyElsewhere if ELSEWHERE else Study
     study = read_study(
         config,
         ROOT,
         ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
-        Permissions.of_run(STUDY_FILES),
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None

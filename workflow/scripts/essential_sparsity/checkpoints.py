@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,17 +18,12 @@ from torch import Tensor, nn
 from essential_sparsity.checkpoint_files import COMPANIONS
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.files import read_json, write_json
-from essential_sparsity.gguf_header import check_gguf
 from essential_sparsity.gguf_reading import read_once
 from essential_sparsity.remote_code import is_trusted, own_class
 from essential_sparsity.tensor_writer import header_room, writing_tensors
-from essential_sparsity.weights import DTYPES as STORED
 from essential_sparsity.weights import INDEX, WEIGHTS, WeightFiles, file_tensors, shard_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# How often the bytes of a pickle may be stored, and how many layers a model may have more than tensors.
-_MOST_VIEWS = 4
-_MORE_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,6 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
                 mend="put the config.json of the model into the same folder",
             )
         _record_dtype(destination / "config.json", dtype)
-        _check_layers(read_json(destination / "config.json"), len(weights), f"{where}, file config.json")
         finite = {name: Weight(w.dtype, partial(_read_finite, w, name, where)) for name, w in weights.items()}
         save_weights(finite, destination / WEIGHTS)
 
@@ -111,31 +104,13 @@ def _record_dtype(config: Path, dtype: str) -> None:
         contents = read_json(config)
         if not isinstance(contents, dict):
             raise ValueError("no mapping")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(
             where=config.name, found=f"text that is not JSON ({error})", expected="the model's configuration",
             mend="fetch the file again",
         ) from error  # fmt: skip
     contents.pop("torch_dtype", None)
     write_json(config, {**contents, "dtype": dtype})
-
-
-def _check_layers(config: Mapping[str, Any], tensors: int, where: str) -> None:
-    """Refuse a configuration of far more layers than there are weights of: to build them all would take all memory.
-
-    Raises:
-        UserError: Names the key.
-    """
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            _check_layers(value, tensors, f"{where}, key {key}")
-        elif type(value) is int and "layer" in key and value > tensors + _MORE_LAYERS:
-            raise UserError(
-                where=f"{where}, key {key}",
-                found=f"{value:,} layers, with {tensors:,} tensors",
-                expected="the number of layers whose weights there are",
-                mend="fetch the configuration that belongs to these weights",
-            )
 
 
 def weight_files(folder: Path, suffix: str) -> list[Path]:
@@ -228,7 +203,9 @@ def _from_pickle(files: list[Path], destination: Path, dtype: torch.dtype, where
     for file in files:
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-            state.update(_plain_tensors(loaded, file.stat().st_size))
+            if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+                raise ValueError("not a mapping of names to tensors")
+            state.update(loaded)
         except (
             pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError,
             AttributeError, MemoryError,
@@ -239,33 +216,6 @@ def _from_pickle(files: list[Path], destination: Path, dtype: torch.dtype, where
         n: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for n, t in without_tied(state, None).items()
     }
     yield held_weights(own, dtype)
-
-
-def _plain_tensors(loaded: Any, size: int) -> dict[str, Tensor]:
-    """Return what a pickle holds, if it is what a state dict is.
-
-    A tensor in a pickle is a view with any strides, so a few bytes can claim to be terabytes, which they would become
-    where they are copied.
-
-    Args:
-        loaded: What was read.
-        size: The bytes of the file.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise ValueError("not a mapping of names to tensors")
-    known = set(STORED.values())
-    for name, tensor in loaded.items():
-        plain = tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.dtype in known
-        if not isinstance(name, str) or not plain:
-            raise ValueError(f"{name!r}: {tensor.layout} of {tensor.dtype} on {tensor.device}, not a plain tensor")
-    # Views of one another may be stored whole each: query, key and value, and the three together.
-    claimed = sum(t.nbytes for t in without_tied(loaded, None).values())
-    if claimed > _MOST_VIEWS * size:
-        raise ValueError(f"tensors of {claimed:,} bytes in a file of {size:,}")
-    return loaded
 
 
 @contextmanager
@@ -286,14 +236,13 @@ def _from_gguf(files: list[Path], destination: Path, dtype: torch.dtype, where: 
             mend="name the file instead of its folder",
         )
     try:
-        check_gguf(file)
         # Said outright: where nothing is said, transformers asks at the terminal.
         with read_once():
             model = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, IndexError, RuntimeError, TypeError, struct.error) as error:
+    except (ValueError, OSError, KeyError, IndexError, RuntimeError, TypeError) as error:
         raise _unreadable(file, where, error) from error
     config = model.config
     if hasattr(config, "quantization_config"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,6 @@ from essential_sparsity.dataset_tables import (
 )
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.texts import balance_classes, split_sentences
-
-# How long a regular expression may take, altogether: a quick one takes a microsecond a text.
-_PATTERN_SECONDS = 10.0
-_PATTERN_SECONDS_A_TEXT = 0.001
 
 # The columns of a registry entry that are taken over under their key.
 _TEXTS = ("text", "text_pair")
@@ -157,9 +153,10 @@ def join_documents(rows: pd.DataFrame, start: str, where: str) -> pd.DataFrame:
     """Join lines to documents: a line that matches the pattern, white space stripped, begins one.
 
     Raises:
-        UserError: No line matches, or looking takes too long.
+        UserError: No line matches.
     """
-    begins = _matching(rows["text"].str.strip(), start, f"{where}.documents")
+    matches = [re.fullmatch(start, text) is not None for text in rows["text"].str.strip()]
+    begins = pd.Series(matches, index=rows.index, dtype=bool)
     if not begins.any():
         raise UserError(
             where=f"{where}.documents",
@@ -171,36 +168,6 @@ def join_documents(rows: pd.DataFrame, start: str, where: str) -> pd.DataFrame:
     joined = rows.groupby(["split", number], sort=False)["text"].agg("".join).reset_index()
     joined = joined[joined["number"] > 0]
     return joined[["split", "text"]].assign(label=None)
-
-
-def _matching(texts: pd.Series, pattern: str, where: str) -> pd.Series:
-    """Say which texts a regular expression matches as a whole.
-
-    The package ``regex`` can be stopped: some expressions take time that doubles with every character of a text.
-
-    Raises:
-        UserError: The expression is none, or takes longer than a few seconds beyond what thousands of lines may take.
-    """
-    import regex
-
-    mend = "write it without repetitions of repetitions, such as (a+)+"
-    limit = _PATTERN_SECONDS + _PATTERN_SECONDS_A_TEXT * len(texts)
-    started = time.monotonic()
-    try:
-        expression = regex.compile(pattern)
-        found = [
-            bool(expression.fullmatch(text, timeout=max(0.01, limit - (time.monotonic() - started)))) for text in texts
-        ]
-    except TimeoutError as error:
-        raise UserError(
-            where, f"the pattern '{pattern}', which takes longer than {limit:.0f} s",
-            "a regular expression that is matched quickly", mend,
-        ) from error  # fmt: skip
-    except regex.error as error:
-        raise UserError(
-            where, f"'{pattern}' ({error})", "a regular expression in Python's syntax", "correct it"
-        ) from error
-    return pd.Series(found, index=texts.index)
 
 
 def _check_splits(rows: pd.DataFrame, wanted: set[str], dataset: Mapping[str, Any], where: str) -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
-
-# What would act on a terminal or reorder a line instead of being read: controls but for line ends and tabs, marks of
-# direction, and halves of characters.
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -22,9 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, where: str, found: str, expected: str, mend: str) -> None:
-        message = f"{where}: found {found}; expected {expected}. To mend: {mend}."
-        # Names in it may come from data of strangers.
-        super().__init__(CONTROL.sub(lambda character: ascii(character[0])[1:-1], message))
+        super().__init__(f"{where}: found {found}; expected {expected}. To mend: {mend}.")
         self.where = where
         self.found = found
         self.expected = expected

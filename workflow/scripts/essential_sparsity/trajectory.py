@@ -31,19 +31,6 @@ def measured_steps(recipe: Mapping[str, Any]) -> list[int]:
     return sorted({*checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"]), *evenly})
 
 
-def kept_steps(source: Mapping[str, Any]) -> int:
-    """Return how many checkpoints a source names at most, without listing them: rules for steps are short."""
-    if source["kind"] == "pretrain":
-        recipe = source["recipe"]
-        evenly = 1 + recipe["steps"] // recipe["checkpoint_every"] if "checkpoint_every" in recipe else 0
-        return int(recipe["checkpoints"] + evenly)
-    steps = source.get("trajectory", {}).get("steps", ())
-    if not isinstance(steps, Mapping):
-        return 1 + len(steps)
-    evenly = len(range(steps["from"], steps["to"] + 1, steps["every"])) if "every" in steps else 0
-    return 2 + evenly + int(steps.get("powers_of_two_to", 0)).bit_length()
-
-
 def step_name(step: int) -> str:
     """Return the name of a checkpoint: ``step000128``."""
     return f"step{step:06d}"

@@ -47,12 +47,7 @@ def _with_defaults(validator_class: Any) -> Any:
                     instance.setdefault(key, default.copy() if isinstance(default, dict | list) else default)
         yield from check(validator, properties, instance, schema)
 
-    def match(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        # A schema's `$` is the end of the text; Python's also stands before a last line end.
-        if validator.is_type(instance, "string") and not re.search(re.sub(r"\$$", r"\\Z", pattern), instance):
-            yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-    return validators.extend(validator_class, {"properties": fill, "pattern": match})
+    return validators.extend(validator_class, {"properties": fill})
 
 
 _Validator = _with_defaults(Draft202012Validator)
@@ -131,6 +126,8 @@ def _explain(error: ValidationError, file: str) -> UserError:
         return UserError(
             where, f"the text '{value}'", f"a number{about}", f"write {float(value):g} (YAML reads '{value}' as text)"
         )
+    if rule == "type" and error.validator_value == "string" and not isinstance(value, dict | list | None):
+        return UserError(where, f"{value}, which YAML does not read as text", f"text{about}", "put it in quotes")
     if rule in {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}:
         return UserError(where, shown, f"a number {_bounds(schema)}{about}", "write a number within these bounds")
     if rule == "pattern":
