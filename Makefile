@@ -65,9 +65,11 @@ lint: .venv/dev.stamp ## Check style, types, formatting and that every configura
 	@echo "==> Dry runs of every study and profile"
 	@$(BIN)/python tests/dry_runs.py
 
-lock-check: .venv/run.stamp ## Check that every installed package is the pinned one, file by file
-	@echo "==> Comparing .venv with requirements.txt"
-	@$(BIN)/python workflow/scripts/check_lock.py requirements.txt $(if $(wildcard .venv/dev.stamp),requirements-dev.txt)
+lock-check: .venv/run.stamp ## Check that the installed packages are the pinned ones and fit each other
+	@echo "==> Comparing .venv with the pins"
+	@$(BIN)/python -m pip check
+	@$(BIN)/python -m pip install --dry-run --quiet --no-deps --no-index \
+		--requirement $(if $(wildcard .venv/dev.stamp),requirements-dev.txt,requirements.txt)
 
 .venv/python.stamp:
 	@echo "==> Creating .venv"
