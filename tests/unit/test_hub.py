@@ -121,6 +121,11 @@ def test_no_weights_that_can_be_read(hub: Hub, tmp_path: Path) -> None:
     assert "tf_model.h5" not in hub.fetched()
 
 
+def test_a_path_that_leads_elsewhere_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, {**SINGLE, "../x": b"x"})
+    assert "'../x' in the list of files" in fault(tmp_path / "out").found
+
+
 def test_a_revision_is_resolved_to_its_commit(hub: Hub, tmp_path: Path) -> None:
     old = hub.add(NAME, {**SINGLE, "vocab.txt": b"old"}, "v1.0")
     new = hub.add(NAME, SINGLE)
@@ -219,7 +224,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
 @pytest.mark.parametrize("how", ["switch", "no answer"])
 @pytest.mark.parametrize("trees", [True, False])
 def test_without_a_network_the_cache_serves(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, trees: bool
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str, trees: bool
 ) -> None:
     commit = hub.add(NAME, {**SINGLE, **MORE})
     get(tmp_path / "one")
@@ -232,7 +237,9 @@ def test_without_a_network_the_cache_serves(
         _tree_cache._IN_MEMORY_TREE_CACHE.clear()
     hub.requests.clear()
     offline(monkeypatch, how)
+    assert "unchecked" not in caplog.text
     assert names(get(tmp_path / "two")) == set(SINGLE)
+    assert "files of org/tiny are taken from the cache unchecked" in caplog.text
     assert read_json(tmp_path / "two" / "index.json") == read_json(tmp_path / "one" / "index.json")
     assert read_json(tmp_path / "two" / "index.json")["commit"] == commit
     assert not hub.requests

@@ -135,7 +135,10 @@ class Repository:
                     self.name, repo_type=self.kind, revision=self.commit, local_dir=folder
                 )
             except (httpx2.TransportError, OfflineModeIsEnabled):
-                logging.warning("the hub cannot be reached: files of %s are taken from the cache unchecked", self.name)
+                logging.warning(
+                    "the hub cannot be reached: files of %s are taken from the cache unchecked. HF_HUB_OFFLINE=1 saves "
+                    "the wait", self.name,
+                )  # fmt: skip
                 return {}
         return {m["path"]: (f"{m['algorithm']} {m['actual']}", m["expected"]) for m in found.mismatches}
 
@@ -154,17 +157,16 @@ def place(cached: Path, target: Path) -> None:
             shutil.copyfile(cached, temporary)
 
 
-def put_model(repository: Repository, source: Mapping[str, Any], trusted: bool, folder: Path) -> dict[str, str]:
+def put_model(repository: Repository, trusted: bool, folder: Path) -> list[str]:
     """Put into ``folder`` what a model's checkpoint is made of: configuration, tokenizer or processor, and weights.
 
     Args:
         repository: Where from.
-        source: The registry's mapping, which says nothing more of a model.
         trusted: Whether code that comes with the model may run, and is fetched.
         folder: Where to put it.
 
     Returns:
-        The path of each file, and an empty text, which of a dataset's file names the split.
+        The path of each file.
 
     Raises:
         UserError: No weights that can be read, a model that needs code of its own, or a failed download.
@@ -180,16 +182,15 @@ def put_model(repository: Repository, source: Mapping[str, Any], trusted: bool, 
     if is_index(weights):
         large = shards_of(read_json(folder / weights), names, f"{where}, file {weights}")
     repository.put(large, folder)
-    return dict.fromkeys([*small, *large], "")
+    return [*small, *large]
 
 
-def put_tables(repository: Repository, source: Mapping[str, Any], trusted: bool, folder: Path) -> dict[str, str]:
+def put_tables(repository: Repository, splits: Mapping[str, list[str]], folder: Path) -> dict[str, str]:
     """Put the tables of a dataset into ``folder``.
 
     Args:
         repository: Where from.
-        source: The registry's mapping: ``files`` has the patterns of each split.
-        trusted: Not asked of a dataset, whose files are only read.
+        splits: The patterns of the files of each split.
         folder: Where to put them.
 
     Returns:
@@ -200,7 +201,7 @@ def put_tables(repository: Repository, source: Mapping[str, Any], trusted: bool,
     """
     names = sorted(repository.files())
     wanted: dict[str, str] = {}
-    for split, patterns in source["files"].items():
+    for split, patterns in splits.items():
         for pattern in patterns:
             found = fnmatch.filter(names, pattern)
             if not found:
@@ -214,9 +215,6 @@ def put_tables(repository: Repository, source: Mapping[str, Any], trusted: bool,
             wanted |= dict.fromkeys(found, split)
     repository.put(wanted, folder)
     return wanted
-
-
-PUT = {"model": put_model, "dataset": put_tables}
 
 
 def download(source: Mapping[str, Any], kind: str, trusted: bool, folder: Path, where: str) -> None:
@@ -238,7 +236,10 @@ def download(source: Mapping[str, Any], kind: str, trusted: bool, folder: Path, 
     repository = Repository(name, revision, kind, where, resolve_commit(name, revision, kind, where))
     logging.info("%s at %s is commit %s", name, revision, repository.commit)
     shutil.rmtree(files, ignore_errors=True)
-    splits = PUT[kind](repository, source, trusted, files)
+    if kind == "model":
+        splits = dict.fromkeys(put_model(repository, trusted, files), "")
+    else:
+        splits = put_tables(repository, source["files"], files)
     found = {path: {"sha256": sha256_of(files / path), "split": split} for path, split in splits.items()}
     index = {"repository": name, "revision": revision, "commit": repository.commit, "files": found}
     write_json(folder / "index.json", index)
