@@ -59,13 +59,9 @@ class Hub:
         private: Repositories that answer as if they did not exist without the token.
         gated: Repositories whose files need the token.
         refused: Answer every request with this status.
-        refused_next: Answer the next requests with these.
         storage_refused: Answer every request of a large file's content with this status.
-        mirror: Name content by other ETags than the hub does.
         served_instead: What is sent in place of a file's content, by its name.
         broken_after: For each of the next requests of a file's content, the bytes after which the connection drops.
-        stalled_after: The bytes after which the connection stays open and nothing more comes, by a file's name.
-        stalled: Set once that has happened, and again when the server stops.
         requests: Every request, in order.
     """
 
@@ -75,13 +71,9 @@ class Hub:
     private: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
     refused: int = 0
-    refused_next: list[int] = field(default_factory=list)
     storage_refused: int = 0
-    mirror: bool = False
     served_instead: dict[str, bytes] = field(default_factory=dict)
     broken_after: dict[str, list[int]] = field(default_factory=dict)
-    stalled_after: dict[str, int] = field(default_factory=dict)
-    stalled: threading.Event = field(default_factory=threading.Event)
     requests: list[Request] = field(default_factory=list)
     commits: dict[tuple[str, str, str], dict[str, bytes]] = field(default_factory=dict)
     revisions: dict[tuple[str, str, str], str] = field(default_factory=dict)
@@ -138,9 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
             Request(self.command, path, header("Range", "") or "", header("Authorization", "") or "")
         )
         stored = path.startswith("/storage/")
-        refused = self.hub.refused_next.pop(0) if self.hub.refused_next else self.hub.refused
-        if refused or (stored and self.hub.storage_refused):
-            self._send(refused or self.hub.storage_refused, b"no", {"Retry-After": "0"})
+        if refused := self.hub.refused or (stored and self.hub.storage_refused):
+            self._send(refused, b"no", {"Retry-After": "0"})
         elif stored:
             name, content = self.hub.blobs[path.split("/")[2]]
             self._send_file(name, content, {})
@@ -218,13 +209,10 @@ class _Handler(BaseHTTPRequestHandler):
             digest = hashlib.sha256(content).hexdigest()
             self._send(302, b"", {
                 "Location": f"{self.hub.storage}/storage/{digest}/{file}?{SIGNATURE}", "X-Repo-Commit": commit,
-                "X-Linked-Etag": self._etag(digest), "X-Linked-Size": str(len(content)),
+                "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content)),
             })  # fmt: skip
         else:
-            self._send_file(file, content, {"X-Repo-Commit": commit, "ETag": self._etag(blob_id(content))})
-
-    def _etag(self, digest: str) -> str:
-        return f'"mirrored-{digest[:8]}"' if self.hub.mirror else f'"{digest}"'
+            self._send_file(file, content, {"X-Repo-Commit": commit, "ETag": f'"{blob_id(content)}"'})
 
     def _send_file(self, name: str, content: bytes, headers: dict[str, str]) -> None:
         content = self.hub.served_instead.get(name, content)
@@ -233,8 +221,6 @@ class _Handler(BaseHTTPRequestHandler):
             first = int(match[1])
             status = 206 if first < len(content) else 416
             headers = {**headers, "Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
-        if self.command == "GET" and name in self.hub.stalled_after:
-            self.hub.broken_after[name] = [self.hub.stalled_after[name]]
         limits = self.hub.broken_after.get(name, []) if self.command == "GET" else []
         self._send(status, content[first:], {**headers, "Accept-Ranges": "bytes"}, limits.pop(0) if limits else None)
 
@@ -251,10 +237,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         if limit is not None:
             self.close_connection = True
-            if self.hub.stalled_after:
-                # Until the client gives up or is killed.
-                self.hub.stalled.set()
-                self.connection.recv(1)
 
 
 @contextmanager

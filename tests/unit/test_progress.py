@@ -7,9 +7,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from tqdm import tqdm
 
 from essential_sparsity import progress as module
-from essential_sparsity.progress import draw_bars_on, progress
+from essential_sparsity.progress import bars_on_terminal, draw_bars_on, progress
 
 
 class Terminal(io.StringIO):
@@ -88,7 +89,10 @@ def test_nothing_to_do_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_bar_is_drawn_on_a_terminal_alone(stream: io.StringIO, drawn: bool) -> None:
     draw_bars_on(stream)
     list(progress(range(3), "counting", total=3, unit="things"))
+    with bars_on_terminal():
+        list(tqdm(range(3), "bytes of a library", disable=None))
     assert ("counting" in stream.getvalue()) is drawn
+    assert ("bytes of a library" in stream.getvalue()) is drawn
 
 
 def test_without_a_terminal_nothing_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import frames
 from essential_sparsity.errors import UserError
 from essential_sparsity.trajectory import checkpoint_steps, hub_steps, listed_steps, measured_steps
-from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes, outliers
+from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes, outliers, same_notes
 
 WHERE = "config/models.yaml, m.source.trajectory"
 
@@ -88,6 +88,13 @@ def test_missing_steps_are_named() -> None:
     ]  # fmt: skip
     many = {"m": {"found": {}, "missing": {f"step{i:06d}": "" for i in range(20)}}}
     assert missing_notes(many)[0].endswith("step 7 and 12 more.")
+
+
+def test_checkpoints_of_the_same_bytes_are_named() -> None:
+    digests = {("m", "final"): "a", ("m", "step004000"): "a", ("m", "step000000"): "b", ("other", "final"): "a"}
+    rows = [{"model": m, "checkpoint": c, "weights_sha256": d * 64} for (m, c), d in digests.items()]
+    (note,) = same_notes(rows)
+    assert note.startswith("step 4,000, final of m have the same weights (SHA-256 aaaaaaaaaaaa)")
 
 
 def norms(values: list[float]) -> pd.Series:

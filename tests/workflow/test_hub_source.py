@@ -26,8 +26,10 @@ def hub_study(folder: Path, hub: Hub) -> dict[str, Any]:
     hub.add("org/texts", {f"{name}.csv": part.to_csv(index=False).encode() for name, part in parts.items()},
             kind="datasets")  # fmt: skip
     hub.add_folder("org/llama", folder / "llama")
+    files = {p.name: p.read_bytes() for p in (folder / "llama").iterdir()}
     for step in (0, 2):
-        hub.add_folder("org/steps", folder / "llama", f"step{step}")
+        # Another commit, and the same weights: as public suites have it.
+        hub.add("org/steps", {**files, "README.md": b"Step %d" % step}, f"step{step}")
     shutil.rmtree(folder / "llama")
     (folder / "texts.csv").unlink()
     trajectory = {"repository": "org/steps", "revision": "step{step}", "steps": {"powers_of_two_to": 2}}
@@ -92,6 +94,19 @@ def test_a_missing_step_is_named_and_the_others_go_on(finished_hub: tuple[Any, H
     assert "The hub lacks 1 of the 3 steps of hub-steps, which are left out: step 1." in summary
     log = (clone.work / "results/logs/find_steps/hub-steps.log").read_text()
     assert "step000001: found 'step1', which 'org/steps' does not have" in log
+
+
+def test_steps_whose_weights_are_the_same_are_flagged(finished_hub: tuple[Any, Hub, str]) -> None:
+    clone, hub, _ = finished_hub
+    assert hub.revisions["models", "org/steps", "step0"] != hub.revisions["models", "org/steps", "step2"]
+    tables = clone.work / "results/studies/hub/tables"
+    for table in ("evaluations", "knees"):
+        rows = pd.read_parquet(tables / f"{table}.parquet").set_index("checkpoint")
+        assert rows.loc["step000000", "flags"].str.contains("same weights as step 2").all()
+        assert rows.loc["step000002", "flags"].str.contains("same weights as step 0").all()
+    for name in ("summary.txt", "report.html"):
+        text = " ".join((clone.work / "results/studies/hub" / name).read_text().split())
+        assert "step 0, step 2 of hub-steps have the same weights (SHA-256 " in text
 
 
 def test_a_second_run_has_nothing_to_do(finished_hub: tuple[Any, Hub, str]) -> None:

@@ -9,6 +9,12 @@ rule collect_evaluations:
             evaluation_path(e)
             for e in sorted({*present().evaluations} - {*existing().evaluations})
         ],
+        provenance=lambda wildcards: [
+            f"results/checkpoints/{model}/{checkpoint}/provenance.json"
+            for model, checkpoint in sorted(
+                {(e.model, e.checkpoint) for e in existing().evaluations}
+            )
+        ],
     output:
         table="results/studies/{study}/tables/evaluations.parquet",
     log:

@@ -16,7 +16,7 @@ from essential_sparsity.report import CAPTIONS, TEMPLATE, render_report
 from essential_sparsity.report_content import Study, report_content, report_data
 from essential_sparsity.run.job import run_job
 from essential_sparsity.tables import FINDINGS, stack
-from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes
+from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes, same_notes
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
 # Drawn figures come by an input named as their kind, unless a table has that name.
@@ -28,11 +28,13 @@ def main(snakemake: Any) -> None:
     tables = {name: pd.read_parquet(snakemake.input[name]) for name in TABLES}
     tables["findings"] = stack(map(pd.read_parquet, snakemake.input.verdicts), FINDINGS)
     steps = missing_notes({Path(p).parent.name: read_json(p) for p in snakemake.input.steps})
+    provenance = [read_json(path) for path in snakemake.input.provenance]
+    weights = [*same_notes(provenance), *outlier_notes(tables["weights"])]
     study = Study(
         name=snakemake.wildcards.study, title=snakemake.params.title, knees=json.loads(snakemake.params.knees),
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
-        provenance=[read_json(path) for path in snakemake.input.provenance],
-        notes=[*steps, *outlier_notes(tables["weights"]), *change_notes(pd.read_parquet(snakemake.input.changes))],
+        provenance=provenance,
+        notes=[*steps, *weights, *change_notes(pd.read_parquet(snakemake.input.changes))],
         plots={kind: [Path(path) for path in snakemake.input.get(INPUTS.get(kind, kind), [])] for kind in CAPTIONS},
     )  # fmt: skip
     environment = environment_lines()

@@ -1,4 +1,4 @@
-"""The model hub: repositories at a commit, fetched through huggingface_hub's cache and checked against its hashes.
+"""The model hub: repositories at a commit, fetched by huggingface_hub and checked against the digests that it names.
 
 Endpoint, cache, token and offline mode are huggingface_hub's own (``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN``,
 ``HF_HUB_OFFLINE``). It is imported inside functions: it reads them once, and takes a while to import.
@@ -8,226 +8,26 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import hashlib
 import logging
 import os
-import re
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from essential_sparsity.checkpoint_files import CONFIG, choose_weights, companions, is_index, shards_of
-from essential_sparsity.errors import UserError, first_line, quoted
+from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.files import atomic_path, read_json, sha256_of, write_json
-from essential_sparsity.hub_errors import explaining, not_cached, wrong_bytes
-from essential_sparsity.progress import progress
+from essential_sparsity.hub_errors import explaining, not_cached, quieten
+from essential_sparsity.progress import bars_on_terminal, progress
 from essential_sparsity.remote_code import check_remote_code
-
-T = TypeVar("T")
-
-_CHUNK = 1 << 20
-_TRIES = 6
-_LONGEST_PAUSE = 300.0
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-def git_blob_id(path: Path) -> str:
-    """Return the id that git gives to a file's content: the SHA-1 of a header with its size, and of its bytes."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest_like(expected: str, path: Path) -> str:
-    """Return a file's digest of the kind that ``expected`` is: SHA-256 (64 digits) or git blob id (40 digits)."""
-    return sha256_of(path) if len(expected) == 64 else git_blob_id(path)
 
 
 def is_below(path: str) -> bool:
     """Say whether the path of a file in a repository leads nowhere else."""
     parts = path.replace("\\", "/").split("/")
     return not {"", ".", ".."} & set(parts) and ":" not in parts[0] and "\0" not in path
-
-
-class Repository:
-    """A repository of the hub at one commit.
-
-    Args:
-        name: ``org/name``.
-        revision: A branch, tag or commit; it is resolved once, here.
-        kind: ``model`` or ``dataset``.
-        where: The registry key of the source, for messages.
-
-    Attributes:
-        commit: What the revision stands for, 40 hexadecimal digits.
-        files: The digest that the hub names for every file, by its path: the SHA-256 of large files, the git blob
-            id of others; an empty text where a file that is in the cache alone tells none.
-
-    Raises:
-        UserError: Missing, gated or private repository, missing revision, or no network and nothing in the cache.
-    """
-
-    def __init__(self, name: str, revision: str, kind: str, where: str) -> None:
-        self.name = name
-        self.revision = revision
-        self.kind = kind
-        self.where = where
-        self.commit = resolve_commit(name, revision, kind, where)
-        self.sizes: dict[str, int] = {}
-        self._checked: set[str] = set()
-        self.files = self._list_files()
-
-    def _list_files(self) -> dict[str, str]:
-        import httpx2
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-        from huggingface_hub.hf_api import RepoFile
-
-        with explaining(self.name, self.revision, self.where):
-            try:
-                tree = list(
-                    HfApi().list_repo_tree(self.name, recursive=True, revision=self.commit, repo_type=self.kind)
-                )
-            except (httpx2.TransportError, OfflineModeIsEnabled, HfHubHTTPError) as error:
-                if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-                    raise
-                cached = self._list_cached()
-                if not cached:
-                    raise
-                logging.warning("the hub cannot be reached: using the files of %s in its cache", self.name)
-                return cached
-        found = [file for file in tree if isinstance(file, RepoFile)]
-        self.sizes = {file.path: file.size for file in found}
-        digests = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in found}
-        # They become names of files in the cache.
-        if unknown := next((path for path, digest in digests.items() if not _DIGEST.fullmatch(digest)), None):
-            raise UserError(
-                f"{self.where}.repository", f"no hash of {unknown} in the list of files of '{self.name}'",
-                "a SHA-256 or git blob id of every file", "let HF_ENDPOINT name a hub that lists them",
-            )  # fmt: skip
-        # And of files below results/.
-        if outside := next((path for path in digests if not is_below(path)), None):
-            raise UserError(
-                f"{self.where}.repository", f"the file '{outside}' in the list of files of '{self.name}'",
-                "paths within the repository", "do not trust this repository, or the hub that HF_ENDPOINT names",
-            )  # fmt: skip
-        return digests
-
-    def _list_cached(self) -> dict[str, str]:
-        """Return the files as the cache knows them; none if it cannot tell what the repository holds."""
-        from huggingface_hub import get_cached_repo_tree
-        from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-        folder = self._cache() / "snapshots" / self.commit
-        try:
-            names = [file.path for file in get_cached_repo_tree(self.name, repo_type=self.kind, revision=self.commit)]
-        except CachedRepoTreeNotFoundError:
-            # Other tools fetch the files of models one by one. Whether all of a model are there, its configuration and
-            # the index of its shards tell; of a table's files nothing does.
-            present = [path for path in folder.rglob("*") if path.is_file()] if self.kind == "model" else []
-            names = [path.relative_to(folder).as_posix() for path in present]
-        # The cache names content by its digest, and links to it.
-        targets = {name: (folder / name).resolve().name for name in names}
-        return {name: target if _DIGEST.fullmatch(target) else "" for name, target in targets.items()}
-
-    def _cache(self) -> Path:
-        from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
-
-        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type=self.kind)
-
-    def fetch(self, path: str) -> Path:
-        """Return the place of a file in the cache, downloaded if it is not there, with the digest that the hub names.
-
-        Raises:
-            UserError: The download failed, or the bytes are not those that the hub names.
-        """
-        link, expected = self._cache() / "snapshots" / self.commit / path, self.files[path]
-        if path in self._checked:
-            return link
-        if link.is_file() and expected and digest_like(expected, link) != expected:
-            logging.warning("%s in the cache is damaged: it is fetched again", link)
-            _discard(link)
-        if not link.is_file():
-            if path not in self.sizes:
-                raise not_cached(self.name, self.revision, self.where, path)
-            with explaining(self.name, self.revision, self.where):
-                blob = self._download(path, expected)
-                self._link(path)
-            # What huggingface_hub fetched after all (a mirror names content differently) is not checked yet.
-            if link.resolve() != blob.resolve() and (found := digest_like(expected, link)) != expected:
-                _discard(link)
-                raise wrong_bytes(self.name, self.commit, path, found, expected, self.where)
-        self._checked.add(path)
-        return link
-
-    def _download(self, path: str, expected: str) -> Path:
-        """Put a file's content into the cache under its digest, going on where an earlier download broke off.
-
-        huggingface_hub resumes a connection that drops, but drops what it has when the process ends: its partial file
-        has a random name. Here it has the digest's name, so that the next run asks for the rest only.
-        """
-        from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import WeakFileLock, build_hf_headers
-
-        size, blob = self.sizes[path], self._cache() / "blobs" / expected
-        if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            # The library fetches these by another protocol, in `_link`.
-            return blob
-        partial = blob.with_name(f"{expected}.incomplete")
-        lock = Path(constants.HF_HUB_CACHE) / ".locks" / self._cache().name / f"{expected}.lock"
-        for folder in (blob.parent, lock.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        url = hf_hub_url(self.name, path, repo_type=self.kind, revision=self.commit)
-        # Compressed on the way, a part of a file could not be asked for.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        with WeakFileLock(lock):
-            if blob.is_file() and digest_like(expected, blob) == expected:
-                return blob
-            while True:
-                begun = partial.stat().st_size if partial.is_file() else 0
-                if begun > size:
-                    partial.unlink()
-                    begun = 0
-                logging.info("fetching %s, %.1f MB, from byte %d on", path, size / 1e6, begun)
-                with open(partial, "ab") as stream:
-                    try:
-                        http_get(url, stream, resume_size=begun, headers=headers, expected_size=size)
-                    except OSError as error:
-                        if error.errno is not None or isinstance(error, HfHubHTTPError):
-                            raise
-                        # Other bytes than expected, by their number: the digest says so.
-                        logging.warning("%s", first_line(error))
-                found = digest_like(expected, partial)
-                if found == expected:
-                    break
-                partial.unlink()
-                if not begun:
-                    raise wrong_bytes(self.name, self.commit, path, found, expected, self.where)
-                logging.warning("the earlier part of %s was damaged: fetching it whole", path)
-            os.replace(partial, blob)
-        return blob
-
-    def _link(self, path: str) -> None:
-        """Let huggingface_hub file the content under its path and commit, and keep the list of the commit's files."""
-        from huggingface_hub import snapshot_download
-
-        snapshot_download(
-            self.name, repo_type=self.kind, revision=self.commit, allow_patterns=[glob.escape(path)], max_workers=1
-        )
-
-
-def _discard(link: Path) -> None:
-    """Remove a file from the cache: its content, and the link to it."""
-    link.resolve().unlink(missing_ok=True)
-    link.unlink(missing_ok=True)
 
 
 def resolve_commit(name: str, revision: str, kind: str, where: str) -> str:
@@ -237,45 +37,110 @@ def resolve_commit(name: str, revision: str, kind: str, where: str) -> str:
         UserError: There is no such repository or revision, or nobody can tell.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
-    # A request's address may hold a signature that gives access for some minutes: addresses are not logged.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    disable_progress_bars()
+    quieten()
     with explaining(name, revision, where):
-        commit = patiently(lambda: HfApi().resolve_revision(name, repo_type=kind, revision=revision).resolved)
-    # It becomes the name of a folder in the cache.
-    if not _COMMIT.fullmatch(commit):
-        raise UserError(
-            f"{where}.revision", f"'{commit}' in place of the commit of '{name}'", "40 hexadecimal digits",
-            "let HF_ENDPOINT name a hub that names commits",
-        )  # fmt: skip
-    return commit
+        return HfApi().resolve_revision(name, repo_type=kind, revision=revision).resolved
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """Ask the hub, again after a while where it has had too many requests: huggingface_hub waits with files only."""
-    from huggingface_hub.errors import HfHubHTTPError
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the hub at one commit.
 
-    for tried in range(1, _TRIES):
+    Attributes:
+        name: ``org/name``.
+        revision: The branch, tag or commit that was asked for.
+        kind: ``model`` or ``dataset``.
+        where: The registry key of the source, for messages.
+        commit: What the revision stands for.
+    """
+
+    name: str
+    revision: str
+    kind: str
+    where: str
+    commit: str
+
+    def cached(self, names: Iterable[str]) -> Path:
+        """Return the folder of the cache in which files of the repository are, fetched where they are not there."""
+        from huggingface_hub import snapshot_download
+
+        wanted = [glob.escape(name) for name in names]
+        with explaining(self.name, self.revision, self.where), bars_on_terminal():
+            return Path(snapshot_download(self.name, repo_type=self.kind, revision=self.commit, allow_patterns=wanted))
+
+    def files(self) -> list[str]:
+        """Return the paths of all files of the repository.
+
+        Raises:
+            UserError: A path leads elsewhere, or the hub cannot be reached and the cache does not tell.
+        """
+        from huggingface_hub import get_cached_repo_tree
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+        # The list comes with the first file.
+        folder = self.cached([CONFIG])
         try:
-            return ask()
-        except HfHubHTTPError as error:
-            if error.response.status_code != 429:
-                raise
-            pause = pause_of(error.response.headers, tried)
-            logging.warning("the hub has had too many requests: waiting %.0f s", pause)
-            time.sleep(pause)
-    return ask()
+            names = [file.path for file in get_cached_repo_tree(self.name, repo_type=self.kind, revision=self.commit)]
+        except CachedRepoTreeNotFoundError as error:
+            # Other tools fetch the files of models one by one, without the list. Whether all of a model are there, its
+            # configuration and the index of its shards tell; of a table's files nothing does.
+            if self.kind != "model":
+                raise not_cached(self.name, self.revision, self.where) from error
+            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        if outside := next((name for name in names if not is_below(name)), None):
+            raise UserError(
+                f"{self.where}.repository", f"the file '{outside}' in the list of files of '{self.name}'",
+                "paths within the repository", "do not trust this repository, or the hub that HF_ENDPOINT names",
+            )  # fmt: skip
+        return names
 
+    def put(self, names: Iterable[str], folder: Path) -> None:
+        """Put files into ``folder``, with the digests that the hub names; what is damaged is fetched once more.
 
-def pause_of(headers: Mapping[str, str], tried: int) -> float:
-    """Return the seconds to wait after a refusal: as the hub says, or twice as long with every try."""
-    from huggingface_hub.utils import parse_ratelimit_headers
+        Raises:
+            UserError: The download failed, or the bytes are not those that the hub names.
+        """
+        wanted = list(names)
+        logging.info("getting %s of %s", quoted(wanted), self.name)
+        for _ in range(2):
+            cached = self.cached(wanted)
+            for name in wanted:
+                place(cached / name, folder / name)
+            wrong = self._wrong(folder)
+            if not wrong:
+                return
+            wanted = list(wrong)
+            logging.warning("damaged, and deleted from %s: %s", cached, quoted(wanted))
+            for name in wanted:
+                (cached / name).resolve().unlink()
+                (cached / name).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+        name, digests = next(iter(wrong.items()))
+        raise UserError(
+            f"{self.where}.repository", f"{name} of '{self.name}' at {self.commit} with the {digests[0]}",
+            digests[1], "run the same command again; if it happens again, do not trust the file: find out what stands "
+            "between this machine and the hub (a proxy, or the mirror that HF_ENDPOINT names)",
+        )  # fmt: skip
 
-    limit, asked = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
-    seconds = limit.reset_in_seconds if limit and limit.remaining == 0 else int(asked) if asked.isdigit() else 0
-    return float(min(max(seconds + 1, 2 ** (tried - 1)), _LONGEST_PAUSE))
+    def _wrong(self, folder: Path) -> dict[str, tuple[str, str]]:
+        """Return the files of a folder that are not what the hub says, with the digests found and expected."""
+        import httpx2
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        with explaining(self.name, self.revision, self.where):
+            try:
+                found = HfApi().verify_repo_checksums(
+                    self.name, repo_type=self.kind, revision=self.commit, local_dir=folder
+                )
+            except (httpx2.TransportError, OfflineModeIsEnabled):
+                logging.warning(
+                    "the hub cannot be reached: files of %s are taken from the cache unchecked. HF_HUB_OFFLINE=1 saves "
+                    "the wait", self.name,
+                )  # fmt: skip
+                return {}
+        return {m["path"]: (f"{m['algorithm']} {m['actual']}", m["expected"]) for m in found.mismatches}
 
 
 def place(cached: Path, target: Path) -> None:
@@ -292,42 +157,41 @@ def place(cached: Path, target: Path) -> None:
             shutil.copyfile(cached, temporary)
 
 
-def model_files(repository: Repository, source: Mapping[str, Any], trusted: bool) -> dict[str, str]:
-    """Fetch what a model's checkpoint is made of: configuration, tokenizer or processor, then its weights.
+def put_model(repository: Repository, trusted: bool, folder: Path) -> list[str]:
+    """Put into ``folder`` what a model's checkpoint is made of: configuration, tokenizer or processor, and weights.
 
     Args:
         repository: Where from.
-        source: The registry's mapping, which says nothing more of a model.
         trusted: Whether code that comes with the model may run, and is fetched.
+        folder: Where to put it.
 
     Returns:
-        The path of each file, and an empty text, which of a dataset's file names the split.
+        The path of each file.
 
     Raises:
         UserError: No weights that can be read, a model that needs code of its own, or a failed download.
     """
-    names, where = set(repository.files), repository.where
+    names, where = repository.files(), repository.where
     weights = choose_weights(names, f"{where}.repository")
-    beside = companions(names, trusted)
+    small = [*companions(names, trusted), *([weights] if is_index(weights) else [])]
+    repository.put(small, folder)
     # Before gigabytes of weights: a model that is refused is refused at once.
-    if CONFIG in beside:
-        check_remote_code(repository.fetch(CONFIG), trusted, where)
-    shards = (
-        shards_of(read_json(repository.fetch(weights)), names, f"{where}, file {weights}") if is_index(weights) else []
-    )
-    wanted = [*beside, weights, *shards]
-    for name in progress(wanted, f"downloading {repository.name}", len(wanted), "files"):
-        repository.fetch(name)
-    return dict.fromkeys(wanted, "")
+    if CONFIG in small:
+        check_remote_code(folder / CONFIG, trusted, where)
+    large = [weights]
+    if is_index(weights):
+        large = shards_of(read_json(folder / weights), names, f"{where}, file {weights}")
+    repository.put(large, folder)
+    return [*small, *large]
 
 
-def table_files(repository: Repository, source: Mapping[str, Any], trusted: bool) -> dict[str, str]:
-    """Fetch the tables of a dataset.
+def put_tables(repository: Repository, splits: Mapping[str, list[str]], folder: Path) -> dict[str, str]:
+    """Put the tables of a dataset into ``folder``.
 
     Args:
         repository: Where from.
-        source: The registry's mapping: ``files`` has the patterns of each split.
-        trusted: Not asked of a dataset, whose files are only read.
+        splits: The patterns of the files of each split.
+        folder: Where to put them.
 
     Returns:
         The path of each file, and its split.
@@ -335,12 +199,13 @@ def table_files(repository: Repository, source: Mapping[str, Any], trusted: bool
     Raises:
         UserError: A pattern fits no file, or a failed download.
     """
+    names = sorted(repository.files())
     wanted: dict[str, str] = {}
-    for split, patterns in source["files"].items():
+    for split, patterns in splits.items():
         for pattern in patterns:
-            found = sorted(fnmatch.filter(repository.files, pattern))
+            found = fnmatch.filter(names, pattern)
             if not found:
-                near = [name for name in sorted(repository.files) if name.endswith((".parquet", ".csv", ".jsonl"))]
+                near = [name for name in names if name.endswith((".parquet", ".csv", ".jsonl"))]
                 raise UserError(
                     f"{repository.where}.files.{split}",
                     f"'{pattern}', which no file of '{repository.name}' matches",
@@ -348,12 +213,8 @@ def table_files(repository: Repository, source: Mapping[str, Any], trusted: bool
                     "correct the pattern",
                 )
             wanted |= dict.fromkeys(found, split)
-    for name in progress(wanted, f"downloading {repository.name}", len(wanted), "files"):
-        repository.fetch(name)
+    repository.put(wanted, folder)
     return wanted
-
-
-FILES = {"model": model_files, "dataset": table_files}
 
 
 def download(source: Mapping[str, Any], kind: str, trusted: bool, folder: Path, where: str) -> None:
@@ -371,23 +232,17 @@ def download(source: Mapping[str, Any], kind: str, trusted: bool, folder: Path, 
     Raises:
         UserError: Whatever keeps the files from being there, and what to do about it.
     """
-    repository = Repository(source["repository"], source["revision"], kind, where)
-    logging.info("%s at %s is commit %s", repository.name, repository.revision, repository.commit)
-    wanted = FILES[kind](repository, source, trusted)
-    shutil.rmtree(folder / "files", ignore_errors=True)
-    for name in wanted:
-        place(repository.fetch(name), folder / "files" / name)
-    write_json(
-        folder / "index.json",
-        {
-            "repository": repository.name,
-            "revision": repository.revision,
-            "commit": repository.commit,
-            "files": {
-                name: {"sha256": sha256_of(folder / "files" / name), "split": split} for name, split in wanted.items()
-            },
-        },
-    )
+    name, revision, files = source["repository"], source["revision"], folder / "files"
+    repository = Repository(name, revision, kind, where, resolve_commit(name, revision, kind, where))
+    logging.info("%s at %s is commit %s", name, revision, repository.commit)
+    shutil.rmtree(files, ignore_errors=True)
+    if kind == "model":
+        splits = dict.fromkeys(put_model(repository, trusted, files), "")
+    else:
+        splits = put_tables(repository, source["files"], files)
+    found = {path: {"sha256": sha256_of(files / path), "split": split} for path, split in splits.items()}
+    index = {"repository": name, "revision": revision, "commit": repository.commit, "files": found}
+    write_json(folder / "index.json", index)
 
 
 def find_steps(steps: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, dict[str, str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, redirect_stderr
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -20,6 +22,11 @@ def draw_bars_on(terminal: TextIO | None) -> None:
     """Draw the bars of this process on ``terminal`` if it is one; a job's own standard error is its log file."""
     global _terminal
     _terminal = terminal
+
+
+def bars_on_terminal() -> AbstractContextManager[TextIO]:
+    """Let the bars of a library, too, be drawn there within the block."""
+    return redirect_stderr(_terminal or sys.stderr)
 
 
 class Meter:

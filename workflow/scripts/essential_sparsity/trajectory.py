@@ -12,6 +12,8 @@ import numpy as np
 from essential_sparsity.errors import UserError
 
 FINAL = "final"
+# So many checkpoints are named in a sentence.
+_SHOWN = 8
 # With fewer evenly spaced steps, how smooth a drift is cannot be told from a jump.
 LEAST_STEPS = 20
 # Of more, evenly spaced ones are taken: the time of a test grows with the square of their number.
@@ -45,6 +47,28 @@ def checkpoint_label(checkpoint: str) -> str:
     """Return what a reader calls a checkpoint: ``final`` or ``step 3,000``."""
     step = step_of(checkpoint)
     return FINAL if step is None else f"step {step:,}"
+
+
+def listed_checkpoints(checkpoints: Iterable[str]) -> str:
+    """Return what a reader calls several checkpoints; of many the first of training and how many more there are."""
+    names = sorted(checkpoints, key=checkpoint_age)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(checkpoint_label, names[:_SHOWN])) + more
+
+
+def same_weights(provenance: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """Return the checkpoints of a model whose weights are the same bytes, by the model and the SHA-256.
+
+    Public suites have them: a step under whose name the weights of another were uploaded.
+
+    Args:
+        provenance: Of each checkpoint ``model, checkpoint, weights_sha256``; of the weights as they were extracted, so
+            that neither shards nor the commit nor the format of the source matters.
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in provenance:
+        alike.setdefault((row["model"], row["weights_sha256"]), []).append(row["checkpoint"])
+    return {key: sorted(names, key=checkpoint_age) for key, names in alike.items() if len(names) > 1}
 
 
 def checkpoint_age(checkpoint: str) -> float:

@@ -10,13 +10,12 @@ import pandas as pd
 
 from essential_sparsity.findings import records
 from essential_sparsity.tables import ALL_WEIGHTS
-from essential_sparsity.trajectory import checkpoint_age, checkpoint_label
+from essential_sparsity.trajectory import checkpoint_age, checkpoint_label, listed_checkpoints, same_weights
 
 # An outlier's norm lies beyond those of its neighbours, two on each side, by more than this share.
 OUTLIER_MARGIN = 0.1
 # A change is abrupt below this adjusted p-value.
 SIGNIFICANT = 0.05
-_SHOWN = 8
 
 
 def missing_notes(lookups: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -27,9 +26,22 @@ def missing_notes(lookups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """
     return [
         f"The hub lacks {len(lookup['missing'])} of the {len(lookup['missing']) + len(lookup['found'])} steps of "
-        f"{model}, which are left out: {_listed(lookup['missing'])}."
+        f"{model}, which are left out: {listed_checkpoints(lookup['missing'])}."
         for model, lookup in lookups.items()
         if lookup["missing"]
+    ]
+
+
+def same_notes(provenance: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for checkpoints of a model that have the same weights.
+
+    Args:
+        provenance: As of :func:`same_weights`.
+    """
+    return [
+        f"{listed_checkpoints(names)} of {model} have the same weights (SHA-256 {digest[:12]}): they are one checkpoint "
+        "under several names. Ask who published them before you read emergence from them."
+        for (model, digest), names in same_weights(provenance).items()
     ]
 
 
@@ -96,9 +108,3 @@ def outliers(norms: pd.Series) -> dict[str, float]:
         if abs(np.log(max(ratio, 1e-12))) > np.log1p(OUTLIER_MARGIN):
             found[str(norms.index[i])] = float(ratio)
     return found
-
-
-def _listed(checkpoints: Iterable[str]) -> str:
-    names = sorted(checkpoints, key=checkpoint_age)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(checkpoint_label, names[:_SHOWN])) + more
