@@ -103,26 +103,6 @@ def test_a_second_run_begins_a_new_log(tmp_path: Path) -> None:
     assert "first" not in log
 
 
-def test_garbage_is_looked_for_in_the_work_of_a_job_and_not_in_its_imports(tmp_path: Path) -> None:
-    script = """
-        import gc, sys, types
-        {name} = types.SimpleNamespace(log=[sys.argv[1]], rule="prune_weights", output=dict(), resources=dict())
-        from essential_sparsity.run.job import run_job
-        at_first, before = gc.isenabled(), gc.get_freeze_count()
-        def main(job):
-            print(at_first, gc.isenabled(), gc.get_freeze_count() > before)
-        run_job(main, {name})
-    """
-    # Snakemake names its object before a script imports anything; other programs that use the library do not.
-    for name, expected in (("snakemake", "False True True"), ("other", "True True True")):
-        log = tmp_path / f"{name}.log"
-        code = textwrap.dedent(script).format(name=name)
-        subprocess.run(
-            [sys.executable, "-c", code, str(log)], check=True, env={**os.environ, "PYTHONPATH": LIBRARY}
-        )  # fmt: skip
-        assert expected in log.read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("asks", "says"),
     [

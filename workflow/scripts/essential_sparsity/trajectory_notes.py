@@ -39,7 +39,7 @@ def same_notes(provenance: Iterable[Mapping[str, Any]]) -> list[str]:
         provenance: As of :func:`same_weights`.
     """
     return [
-        f"{listed_checkpoints(names)} of {model} have the same weights (SHA-256 {digest[:12]}): they are one checkpoint "
+        f"{listed_checkpoints(names)} of {model} have the same weights (SHA-256 {digest[:12]}): one checkpoint "
         "under several names. Ask who published them before you read emergence from them."
         for (model, digest), names in same_weights(provenance).items()
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import platform
@@ -29,9 +28,6 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     and Snakemake removes the job's outputs. GPUs that the profile gives are leased first, until the process ends. Of a
     rule with an output ``cost``, what the job has spent is written there.
     """
-    # What was imported stays: it is not looked through again, nor when the process ends.
-    gc.freeze()
-    gc.enable()
     log_path = Path(snakemake.log[0])
     with _opened(log_path, snakemake) as log, _redirected_to(log) as terminal:
         draw_bars_on(terminal)
