@@ -220,7 +220,8 @@ def test_a_full_or_read_only_disk_is_named_and_loses_nothing_that_is_finished(st
 
 def test_a_second_run_in_a_folder_is_refused(new: Any) -> None:
     with running(new, TRAINING) as first:
-        waited_for(partial(job_of, new, first, "pre-training"))
+        # Slower than any other.
+        os.kill(waited_for(partial(job_of, new, first, "pre-training")), signal.SIGSTOP)
         refused = new.snakemake(TRAINING)
         assert refused.returncode != 0
         assert "cannot be locked" in refused.stdout + refused.stderr
