@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from essential_sparsity.run.leases import FOLDER
 from gpu_jobs import Use, most_in_use
 
-GPUS = ("GPU-11111111", "GPU-22222222")
+GPUS = (f"GPU-test-{os.getpid()}-1", f"GPU-test-{os.getpid()}-2")
 RULE = "evaluate_language_model"
 # What CUDA would be asked is replaced; the rest of the job is as it is. Each writes when it surely had its devices.
 PRETENCE = """
@@ -44,7 +47,7 @@ def clones(finished: Any, tmp_path: Path) -> list[Any]:
 
 
 @pytest.fixture
-def journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine with two GPUs, and a file that jobs write in. The path of a run's socket has to be short."""
     folder = tmp_path_factory.mktemp("g")
     driver = folder / "nvidia-smi"
@@ -55,7 +58,9 @@ def journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setenv("JOURNAL", str(folder / "journal"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return folder / "journal"
+    yield folder / "journal"
+    for uuid in GPUS:
+        (FOLDER / f"essential-sparsity-{uuid}.lock").unlink(missing_ok=True)
 
 
 def test_two_studies_share_a_machines_gpus(finished: Any, clones: list[Any], journal: Path) -> None:

@@ -36,8 +36,7 @@ from essential_sparsity.run.slurm_queue import (
     queued_jobs,
     refuse_to_submit_twice,
 )
-from essential_sparsity.run.gpus import visible_gpus
-from essential_sparsity.run.leases import check_enough, wanted_gpus
+from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
 from essential_sparsity.object_storage import StudyElsewhere, check_study
 from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.resources import AROUND_MB
@@ -574,7 +573,7 @@ def check_gpus():
     given = given_gpus({job.rule for job in workflow.dag.needrun_jobs()})
     wanted = {name: gpus for name, gpus in given.items() if gpus.gpus}
     if wanted and workflow.local_exec and not workflow.touch:
-        usable = len(or_stop(lambda: visible_gpus(os.environ)))
+        usable = len(or_stop(usable_gpus))
         for name in sorted(wanted):
             or_stop(lambda: check_enough(wanted[name], usable, name))
 
