@@ -7,14 +7,13 @@ by the system's clock: nothing here asks the locks.
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,42 +30,20 @@ VISIBLE = ("0123", "0123", "3120", "21")
 USERS = (64001, 64002)
 
 
-@dataclass(frozen=True)
-class Use:
-    """A time in which a job surely had a part of a device: from when it had it until it gave it back or was killed."""
+def most_in_use(events: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return the largest sum of the parts of each device that jobs surely had at one time, in percent.
 
-    device: str
-    job: int
-    percent: int
-    begin: int
-    end: int
-
-
-def most_in_use(uses: Iterable[Use]) -> dict[str, int]:
-    """Return the largest sum of the parts of each device that were in use at one time, in percent."""
-    changes = sorted(
-        change for use in uses for change in ((use.end, -use.percent, use.device), (use.begin, use.percent, use.device))
-    )
-    now: dict[str, int] = {}
-    most: dict[str, int] = {}
-    for _, percent, device in changes:
-        now[device] = now.get(device, 0) + percent
-        most[device] = max(most.get(device, 0), now[device])
-    return most
-
-
-def uses_of(events: Iterable[dict[str, Any]]) -> list[Use]:
-    """Read what the jobs wrote, and what killed them."""
-    jobs: dict[int, dict[str, Any]] = {}
-    for event in events:
-        jobs.setdefault(event["job"], {})[event["event"]] = event
-    uses = []
-    for job, own in jobs.items():
-        if "enter" in own:
-            end = min(own[name]["time"] for name in ("leave", "kill") if name in own)
-            for device in own["enter"]["devices"]:
-                uses.append(Use(device, job, own["enter"]["percent"], own["enter"]["time"], end))
-    return uses
+    They surely have them from after they entered until before they left or were killed.
+    """
+    now, most, held = Counter[str](), Counter[str](), dict[int, dict[str, int]]()
+    for event in sorted(events, key=lambda event: event["time"]):
+        if event["event"] == "enter":
+            held[event["job"]] = dict.fromkeys(event["devices"], event["percent"])
+            now.update(held[event["job"]])
+            most |= now
+        elif event["event"] in ("leave", "kill"):
+            now.subtract(held.pop(event["job"], {}))
+    return dict(most)
 
 
 def write(job: int, event: str, **more: object) -> None:
@@ -74,60 +51,55 @@ def write(job: int, event: str, **more: object) -> None:
     os.write(1, (json.dumps({"job": job, "event": event, "time": time.monotonic_ns(), **more}) + "\n").encode())
 
 
-def run_one(job: int, kind: str, dies: bool, devices: dict[str, str]) -> None:
-    """Be a job of one of two users, who have folders for temporary files: lease, work, end; or die with the devices."""
+def run_one(job: int, kind: str, prefix: str) -> None:
+    """Be a job of one of two users, who have folders for temporary files: lease, work, end.
+
+    One in ten dies with its devices, and one in ten is killed whatever it does.
+    """
     from essential_sparsity.run.leases import lease_gpus
 
+    def die(*_: object) -> None:
+        write(job, "kill")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write(job, "start", kind=kind)
     if os.getuid() == 0:
         os.setuid(USERS[job % 2])
     os.umask(0o077)
     draw = random.Random(job)
+    fate = draw.random()
+    signal.alarm(100)  # Jobs that wait for each other end, and fail the test.
+    if 0.1 <= fate < 0.2:
+        signal.signal(signal.SIGALRM, die)
+        signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.3))
     visible = draw.choice(VISIBLE) if kind != "all" else VISIBLE[0]
-    os.environ |= {"TMPDIR": f"/tmp/{job % 2}", "CUDA_VISIBLE_DEVICES": ",".join(devices[name] for name in visible)}
+    os.environ |= {"TMPDIR": f"/tmp/{job % 2}", "CUDA_VISIBLE_DEVICES": ",".join(prefix + name for name in visible)}
     lease_gpus(KINDS[kind], kind)
     held = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
     write(job, "enter", devices=held, percent=KINDS[kind].get("gpu_percent", 100) // len(held))
     time.sleep(draw.uniform(0.001, 0.03))
-    if dies:
-        write(job, "kill")
-        os.kill(os.getpid(), signal.SIGKILL)
+    if fate < 0.1:
+        die()
     write(job, "leave")
 
 
 def main(prefix: str, jobs: int, at_once: int, seed: int) -> None:
-    """Run jobs until all have ended; one in ten dies with its devices, and one in ten is killed whatever it does."""
+    """Run jobs until all have ended."""
     from essential_sparsity.run import leases
 
     leases.PAUSE_S = 0.05
     draw = random.Random(seed)
-    running: dict[int, tuple[int, float]] = {}
     for job in range(jobs):
+        if job >= at_once:
+            os.wait()
         kind = draw.choices(list(CHOICES), list(CHOICES.values()))[0]
-        fate = draw.random()
-        process = os.fork()
-        if process == 0:
+        if not os.fork():
             try:
-                run_one(job, kind, fate < 0.1, {name: f"{prefix}{name}" for name in VISIBLE[0]})
+                run_one(job, kind, prefix)
             finally:
-                os._exit(int(sys.exc_info()[0] is not None))
-        write(job, "start", kind=kind)
-        running[process] = (job, time.monotonic() + draw.uniform(0, 0.3) if 0.1 <= fate < 0.2 else math.inf)
-        while len(running) >= at_once or (job == jobs - 1 and running):
-            end_some(running)
-
-
-def end_some(running: dict[int, tuple[int, float]]) -> None:
-    """Kill the jobs whose time has come, and take note of those that have ended."""
-    for process, (job, when) in running.items():
-        if time.monotonic() >= when:
-            write(job, "kill")
-            os.kill(process, signal.SIGKILL)
-            running[process] = (job, math.inf)
-    process, status = os.waitpid(-1, os.WNOHANG)
-    if process:
-        write(running.pop(process)[0], "end", status=os.waitstatus_to_exitcode(status))
-    else:
-        time.sleep(0.005)
+                os._exit(0)
+    for _ in range(at_once):
+        os.wait()
 
 
 if __name__ == "__main__":

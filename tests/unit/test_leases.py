@@ -17,7 +17,7 @@ import pytest
 import gpu_jobs
 from essential_sparsity.errors import UserError
 from essential_sparsity.run.leases import FOLDER, Wanted, lease_gpus, usable_gpus, wanted_gpus
-from gpu_jobs import USERS, Use, most_in_use
+from gpu_jobs import USERS, most_in_use
 from tiny import ROOT
 
 # A job that says what it has, and does something before and after it leases.
@@ -46,11 +46,11 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa2222-0000)
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The beginning of names that devices have in this test alone; there is no driver to ask."""
-    prefix = f"GPU-test-{os.getpid()}-{time.monotonic_ns()}-"
+    number = f"{os.getpid()}{time.monotonic_ns()}"
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    yield prefix
-    for file in FOLDER.glob(f"essential-sparsity-*{prefix}*"):
+    yield f"GPU-{number}-"
+    for file in FOLDER.glob(f"essential-sparsity-*{number}*"):
         file.unlink()
 
 
@@ -92,28 +92,27 @@ def test_200_jobs_on_4_devices_some_of_them_killed_share_nothing_and_leak_nothin
     command = [sys.executable, gpu_jobs.__file__, device, "200", "64", "0"]
     with open(tmp_path / "journal", "ab") as journal:
         subprocess.run(command, check=True, timeout=600, stdout=journal)
-    lines = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
-    events: dict[str, dict[int, Any]] = {}
-    for event in lines:
-        events.setdefault(event["event"], {})[event["job"]] = event
-    started, entered, killed = (events[name].keys() for name in ("start", "enter", "kill"))
+    events = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    jobs: dict[str, dict[int, Any]] = {}
+    for event in events:
+        jobs.setdefault(event["event"], {})[event["job"]] = event
+    started, entered, killed = (jobs[name].keys() for name in ("start", "enter", "kill"))
     assert len(started) == 200
     assert entered & killed and killed - entered, "some were killed with devices, and some while they waited"
     # All others had their turn, and what they had asked for.
-    assert events["leave"].keys() >= started - killed
-    for job, event in entered.mapping.items():
-        wanted = gpu_jobs.KINDS[events["start"][job]["kind"]]
-        assert len(set(event["devices"])) == wanted["gpu"]
-    uses = gpu_jobs.uses_of(lines)
-    assert most_in_use(uses) == {f"{device}{number}": 100 for number in range(4)}
-    assert {use.percent for use in uses} == {25, 50, 100}
+    assert jobs["leave"].keys() >= started - killed
+    for job, event in jobs["enter"].items():
+        assert len(set(event["devices"])) == gpu_jobs.KINDS[jobs["start"][job]["kind"]]["gpu"]
+    assert {event["percent"] for event in jobs["enter"].values()} == {25, 50, 100}
+    assert most_in_use(events) == {f"{device}{number}": 100 for number in range(4)}
     assert said(start("0123", 4)).startswith("GPUs:"), "nothing is left behind: one job gets all devices at once"
 
 
-@pytest.mark.parametrize(("second", "most"), [(range(10, 20), 100), (range(9, 20), 200)])
-def test_the_measure_of_shared_devices_sees_one_moment_of_it(second: range, most: int) -> None:
-    uses = [Use("0", 1, 100, 0, 10), Use("0", 2, 100, second.start, second.stop), Use("1", 3, 25, 0, 30)]
-    assert most_in_use(uses) == {"0": most, "1": 25}
+@pytest.mark.parametrize(("left", "most"), [(10, 100), (11, 200)])
+def test_the_measure_of_shared_devices_sees_one_moment_of_it(left: int, most: int) -> None:
+    one, two = ({"job": job, "event": "enter", "devices": ["0"], "percent": 100} for job in (1, 2))
+    events = [{**two, "time": 10.5}, {"job": 1, "event": "kill", "time": left}, {**one, "time": 0}]
+    assert most_in_use(events) == {"0": most}
 
 
 # --- What a lease is, and how it ends ---
@@ -262,8 +261,7 @@ def test_a_driver_that_fails_is_an_error_since_other_jobs_may_have_had_its_names
 def test_without_a_driver_to_ask_numbers_are_a_machines_or_those_of_a_slurm_job(
     device: str, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    number = str(time.monotonic_ns())
+    number = device.split("-")[1]
     for job in ({}, {"SLURM_JOB_ID": device + "1"}, {"SLURM_JOB_ID": device + "2"}):
         assert said(start(CUDA_VISIBLE_DEVICES=number, **job)).startswith(f"GPUs: {number} ")
         assert said(start(CUDA_VISIBLE_DEVICES=number, **job)).startswith("Waiting")
-    (FOLDER / f"essential-sparsity-number-{number}.lock").unlink()
