@@ -191,11 +191,3 @@ def test_a_job_has_the_gpus_that_it_was_given_until_its_process_ends(
     assert done.returncode == 0, log
     assert f"sees {name}\n" in log
     assert done.stdout == "free: []\n"
-
-
-def test_gpus_that_no_job_can_have_are_a_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESOURCES", json.dumps({"gpu": 2, "gpu_percent": 50}))
-    done, log = run(tmp_path, 'print("ran")')
-    assert done.returncode == 1
-    assert "resources.gpu_percent of rule prune_weights: found 50 with gpu: 2" in done.stderr
-    assert "ran" not in log

@@ -8,36 +8,39 @@ from pathlib import Path
 import pytest
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.run.slurm_queue import parse_queue, queued_jobs, refuse_to_submit_twice
+from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
 
 PREFIX = "essential-sparsity"
 
 
-def queue(folder: Path) -> str:
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of which jobs are in the queue, beside those of other folders."""
     named = f"{PREFIX}_0b2f"
-    rows = [("7", folder, named), ("8", folder, "my shell"), ("9_3", f"{folder}/a b", named), ("11", folder, named)]
-    return "".join(f"{number}\t{where}\t{name}\n" for number, where, name in rows)
+    rows = [("7", "here", named), ("8", "here", "my shell"), ("9_3", "here/a b", named), ("11", "here", named)]
+    text = "".join(f"{number}\t{tmp_path}/{where}\t{name}\n" for number, where, name in rows)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, stdout=text))
+    return tmp_path / "here"
 
 
-def test_only_jobs_of_snakemake_in_this_folder_stop_a_run(tmp_path: Path) -> None:
-    jobs = parse_queue(queue(tmp_path))
-    refuse_to_submit_twice(jobs, tmp_path / "another", PREFIX)
-    refuse_to_submit_twice(jobs, tmp_path, "another")
+def test_only_jobs_of_snakemake_in_this_folder_stop_a_run(here: Path) -> None:
+    refuse_to_submit_twice(here / "another", PREFIX)
+    refuse_to_submit_twice(here, "another")
     with pytest.raises(UserError, match=r"jobs of another run in Slurm's queue \(1\); .*\(scancel 9_3\)"):
-        refuse_to_submit_twice(jobs, tmp_path / "a b", PREFIX)
+        refuse_to_submit_twice(here / "a b", PREFIX)
     with pytest.raises(UserError, match=r"queue \(2\); .*\(scancel 7 11\)"):
-        refuse_to_submit_twice(jobs, tmp_path, PREFIX)
-
-
-def test_without_a_prefix_all_jobs_of_the_folder_stop_a_run(tmp_path: Path) -> None:
+        refuse_to_submit_twice(here, PREFIX)
+    # Without a prefix any job of the folder may be Snakemake's.
     with pytest.raises(UserError, match=r"scancel 7 8 11\)"):
-        refuse_to_submit_twice(parse_queue(queue(tmp_path)), tmp_path, "")
+        refuse_to_submit_twice(here, "")
 
 
-def test_a_folder_is_the_same_by_whatever_name(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path)
+def test_a_folder_is_the_same_by_whatever_name(here: Path) -> None:
+    here.mkdir()
+    link = here.with_name("link")
+    link.symlink_to(here)
     with pytest.raises(UserError):
-        refuse_to_submit_twice(parse_queue(queue(tmp_path / "link")), tmp_path, PREFIX)
+        refuse_to_submit_twice(link, PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -54,5 +57,5 @@ def test_a_queue_that_cannot_be_read_stops_a_run(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(UserError, match="squeue --me") as stopped:
-        queued_jobs()
+        refuse_to_submit_twice(Path(), PREFIX)
     assert said in str(stopped.value)

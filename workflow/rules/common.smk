@@ -31,7 +31,7 @@ from essential_sparsity.files import sha256_of
 from essential_sparsity.integrity import damaged_files, restore_times
 from essential_sparsity.permissions import Permissions, check_without_code
 from essential_sparsity.job_needs import need_of
-from essential_sparsity.run.slurm_queue import queued_jobs, refuse_to_submit_twice
+from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
 from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
 from essential_sparsity.object_storage import StudyElsewhere, check_study
 from essential_sparsity.provenance import workflow_commit
@@ -538,7 +538,7 @@ def refuse_to_run_beside_orphans():
     """Stop a run on Slurm if jobs of an earlier one, whose main process was killed, are still there and may run twice."""
     if workflow.is_main_process and workflow.executor_plugin.name == "slurm":
         prefix = workflow.executor_settings.jobname_prefix or ""
-        or_stop(lambda: refuse_to_submit_twice(queued_jobs(), Path.cwd(), prefix))
+        or_stop(lambda: refuse_to_submit_twice(Path.cwd(), prefix))
 
 
 def given_gpus(rules):
