@@ -193,7 +193,7 @@ def test_a_run_after_a_killed_one_does_not_write_beside_its_jobs(early: Seen) ->
     assert (killed[0], unlocked[0]) == (-signal.SIGKILL, 0)
     orphan = early.jobs["prepare_dataset"][1]
     assert refused[0] == 1
-    assert "jobs of an earlier run still in Slurm's queue" in refused[1]
+    assert "jobs of another run in Slurm's queue (1)" in refused[1]
     assert f"scancel {orphan['JobId']})" in refused[1]
     # Once it has ended, what it made is as good as any: the next run goes on from there.
     assert orphan["JobState"] == "COMPLETED"

@@ -23,7 +23,7 @@ PRELUDE = """
 """
 
 
-def run(folder: Path, body: str, after: str = "") -> tuple[subprocess.CompletedProcess[str], str]:
+def run(folder: Path, body: str, after: str = "", *arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
     """Run a job whose ``main`` has this body, in a process of its own; return it and its log."""
     log = folder / "logs" / "deep" / "job.log"
     code = (
@@ -34,7 +34,7 @@ def run(folder: Path, body: str, after: str = "") -> tuple[subprocess.CompletedP
         + textwrap.dedent(after)
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(log)], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, str(log), *arguments], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": LIBRARY},
     )  # fmt: skip
     return done, log.read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_a_lack_of_memory_is_a_message_with_what_was_asked_and_given(tmp_path: P
         assert text in done.stderr
 
 
-@pytest.mark.parametrize("limit", ["size", "full", "permission"])
+@pytest.mark.parametrize("limit", ["size", "full", "reading", "read-only"])
 def test_a_lack_of_room_or_permission_is_a_message(tmp_path: Path, limit: str) -> None:
     body = {
         "size": """
@@ -135,45 +135,39 @@ def test_a_lack_of_room_or_permission_is_a_message(tmp_path: Path, limit: str) -
             open(sys.argv[1] + ".large", "wb").write(bytes(20_000))
         """,
         "full": 'open("/dev/full", "wb", buffering=0).write(b"1")',
-        "permission": 'raise PermissionError(13, "Permission denied", "results/masks/a")',
+        "reading": 'raise PermissionError(13, "Permission denied", "data/a.csv")',
+        "read-only": 'raise OSError(30, "Read-only file system", "results/masks/a")',
     }[limit]
     done, log = run(tmp_path, body)
-    says = {"size": "no room for another file (File too large", "full": "no room", "permission": "results/masks/a"}
+    says = {
+        "size": "no room for another file (File too large",
+        "full": "no room",
+        "reading": "data/a.csv: found no permission (Permission denied); expected permission to read what",
+        "read-only": "results/masks/a: found no permission (Read-only file system)",
+    }
     assert done.returncode == 1
     assert says[limit] in done.stderr
     assert "run again" in done.stderr
     assert "Traceback" in log and "Traceback" not in done.stderr
 
 
-SEES = 'print("sees", os.environ["CUDA_VISIBLE_DEVICES"], "essential_sparsity.run.device_locks" in sys.modules)'
-AFTER = """
-    import fcntl, pathlib
-    for path in pathlib.Path(os.environ["TMPDIR"]).glob("essential-sparsity-gpus-*/?.lock"):
-        with open(path) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print("still held:", path.stem)
-"""
-
-
-@pytest.mark.parametrize(("gpus", "seen", "held"), [(0, "1,0 False", ""), (1, "1 True", "1"), (2, "1,0 True", "01")])
 def test_a_job_has_the_gpus_that_it_was_given_until_its_process_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, seen: str, held: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No driver to ask, and nothing of GPUs is loaded for a job that has none.
-    for name, value in {"TMPDIR": str(tmp_path), "PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "1,0"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RESOURCES", json.dumps({"gpu": gpus}))
-    done, log = run(tmp_path, SEES, after=AFTER)
+    name = f"GPU-test-job-{os.getpid()}"
+    # No driver to ask.
+    for variable, value in {"PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": f"{name},GPU-other"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("RESOURCES", json.dumps({"gpu": 1}))
+    after = """
+        from essential_sparsity.run import leases
+        if not os.fork():
+            print("free:", leases._take(sys.argv[2:], leases.Wanted(1, 100)), flush=True)
+            os._exit(0)
+        os.wait()
+    """
+    done, log = run(tmp_path, 'print("sees", os.environ["CUDA_VISIBLE_DEVICES"])', after, name)
+    Path(f"/tmp/essential-sparsity-{name}.lock").unlink()
     assert done.returncode == 0, log
-    assert f"sees {seen}" in log
-    assert sorted(line[-1] for line in done.stdout.splitlines()) == list(held)
-
-
-def test_gpus_that_no_job_can_have_are_a_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESOURCES", json.dumps({"gpu": 2, "gpu_percent": 50}))
-    done, log = run(tmp_path, 'print("ran")')
-    assert done.returncode == 1
-    assert "resources.gpu_percent of rule prune_weights: found 50 with gpu: 2" in done.stderr
-    assert "ran" not in log
+    assert f"sees {name}\n" in log
+    assert done.stdout == "free: []\n"

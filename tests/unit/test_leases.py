@@ -4,254 +4,176 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import gpu_jobs
 from essential_sparsity.errors import UserError
-from essential_sparsity.run import device_locks
-from essential_sparsity.run.device_locks import Lease, wait_for_devices
-from essential_sparsity.run.leases import Wanted, lease_gpus, lock_folder, wanted_gpus
-from gpu_jobs import Use, most_in_use
+from essential_sparsity.run.leases import FOLDER, Wanted, lease_gpus, usable_gpus, wanted_gpus
+from gpu_jobs import USERS, most_in_use
 from tiny import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="GPUs are leased on Linux")
-
-# A job that says what it has, and does something once it is told to.
+# A job that says what it has, and does something before and after it leases.
 JOB = """
 import json, logging, os, sys
 sys.path.insert(0, sys.argv[1])
-from essential_sparsity.run import device_locks, leases
-wait = device_locks.wait_for_devices
-device_locks.wait_for_devices = lambda *given: wait(*given, poll_s=0.02)
-logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-leases.lease_gpus(json.loads(sys.argv[2]), sys.argv[3])
-print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+from essential_sparsity.run import leases
+leases.PAUSE_S = 0.02
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+exec(sys.argv[3])
+leases.lease_gpus(json.loads(sys.argv[2]), "rule")
 exec(sys.argv[4])
 sys.stdin.read()
 """
-
-
-class Job:
-    """A process that leases fake devices and keeps them until it is told to end."""
-
-    def __init__(self, folder: Path, resources: dict[str, int], rule: str, then: str = "", **environment: str) -> None:
-        library = str(ROOT / "workflow" / "scripts")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", JOB, library, json.dumps(resources), rule, then], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={"PATH": str(folder), "TMPDIR": str(folder), **environment},
-        )  # fmt: skip
-
-    def devices(self) -> list[str]:
-        """Wait until it has its devices; return them."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip().split(",")
-
-    def words(self, about: str) -> str:
-        """Wait for a line of its log about something."""
-        assert self.process.stderr is not None
-        return next(line for line in self.process.stderr if about in line)
-
-    def end(self) -> None:
-        """Let it end."""
-        self.process.communicate(timeout=60)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+ALIKE = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111-0000)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa2222-0000)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb3333-0000)
+"""
+DIVIDED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111-0000)
+  MIG 3g.20gb     Device  0: (UUID: MIG-part1)
+  MIG 2g.10gb     Device  1: (UUID: MIG-part2)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa2222-0000)
+"""
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
-    """Returns what starts a job; those that are left are killed."""
-    jobs: list[Job] = []
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The beginning of names that devices have in this test alone; there is no driver to ask."""
+    number = f"{os.getpid()}{time.monotonic_ns()}"
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    yield f"GPU-{number}-"
+    for file in FOLDER.glob(f"essential-sparsity-*{number}*"):
+        file.unlink()
 
-    def started(resources: dict[str, int], visible: str = "0,1", rule: str = "rule", then: str = "") -> Job:
-        jobs.append(Job(tmp_path, resources, rule, then, CUDA_VISIBLE_DEVICES=visible))
+
+@pytest.fixture
+def start(device: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Returns what starts a job, which keeps its devices until it is killed, at the latest when the test ends."""
+    jobs: list[subprocess.Popen[str]] = []
+
+    def started(
+        visible: str = "0", gpu: int = 1, percent: int | None = None, before: str = "", then: str = "", **variables: str
+    ) -> subprocess.Popen[str]:
+        resources = json.dumps({"gpu": gpu} | ({} if percent is None else {"gpu_percent": percent}))
+        named = {"CUDA_VISIBLE_DEVICES": ",".join(device + name for name in visible)}
+        command = [sys.executable, "-c", JOB, str(ROOT / "workflow" / "scripts"), resources, before, then]
+        environment = {**os.environ, **named, **variables}
+        jobs.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        )
         return jobs[-1]
 
     yield started
     for job in jobs:
         job.kill()
+        job.wait()
+
+
+def said(job: subprocess.Popen[str]) -> str:
+    """Wait for the next line of a job's log."""
+    assert job.stdout is not None
+    return job.stdout.readline()
 
 
 # --- Under load ---
 
 
-def test_200_jobs_on_4_devices_some_of_them_killed_share_nothing_and_leak_nothing(tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    environment = {"PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, gpu_jobs.__file__, str(journal), "200", "64", "0"]
-    subprocess.run(command, check=True, timeout=600, env=environment)
-    events: dict[str, dict[int, Any]] = {}
-    for event in map(json.loads, journal.read_text().splitlines()):
-        events.setdefault(event["event"], {})[event["job"]] = event
-    started, entered, killed = (events[name].keys() for name in ("start", "enter", "kill"))
+def test_200_jobs_on_4_devices_some_of_them_killed_share_nothing_and_leak_nothing(
+    device: str, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    command = [sys.executable, gpu_jobs.__file__, device, "200", "64", "0"]
+    with open(tmp_path / "journal", "ab") as journal:
+        subprocess.run(command, check=True, timeout=600, stdout=journal)
+    events = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    jobs: dict[str, dict[int, Any]] = {}
+    for event in events:
+        jobs.setdefault(event["event"], {})[event["job"]] = event
+    started, entered, killed = (jobs[name].keys() for name in ("start", "enter", "kill"))
     assert len(started) == 200
     assert entered & killed and killed - entered, "some were killed with devices, and some while they waited"
     # All others had their turn, and what they had asked for.
-    assert events["leave"].keys() >= started - killed
-    for job, event in entered.mapping.items():
-        wanted = gpu_jobs.KINDS[events["start"][job]["kind"]]
-        assert len(set(event["devices"])) == wanted["gpu"]
-    uses = gpu_jobs.uses_of(journal)
-    assert most_in_use(uses) == dict.fromkeys("0123", 100)
-    assert {use.percent for use in uses} == {25, 50, 100}
-    # Nothing is left behind: one job gets all devices at once, and no ticket remains.
-    folder = next(tmp_path.glob("essential-sparsity-gpus-*"))
-    wait_for_devices(folder, list("0123"), 4, 100, "the last").release()
-    assert not list(folder.glob("waiting-*"))
+    assert jobs["leave"].keys() >= started - killed
+    for job, event in jobs["enter"].items():
+        assert len(set(event["devices"])) == gpu_jobs.KINDS[jobs["start"][job]["kind"]]["gpu"]
+    assert {event["percent"] for event in jobs["enter"].values()} == {25, 50, 100}
+    assert most_in_use(events) == {f"{device}{number}": 100 for number in range(4)}
+    assert said(start("0123", 4)).startswith("GPUs:"), "nothing is left behind: one job gets all devices at once"
 
 
-@pytest.mark.parametrize(("second", "most"), [(range(10, 20), 100), (range(9, 20), 200)])
-def test_the_measure_of_shared_devices_sees_one_moment_of_it(second: range, most: int) -> None:
-    uses = [Use("0", 1, 100, 0, 10), Use("0", 2, 100, second.start, second.stop), Use("1", 3, 25, 0, 30)]
-    assert most_in_use(uses) == {"0": most, "1": 25}
+@pytest.mark.parametrize(("left", "most"), [(10, 100), (11, 200)])
+def test_the_measure_of_shared_devices_sees_one_moment_of_it(left: int, most: int) -> None:
+    one, two = ({"job": job, "event": "enter", "devices": ["0"], "percent": 100} for job in (1, 2))
+    events = [{**two, "time": 10.5}, {"job": 1, "event": "kill", "time": left}, {**one, "time": 0}]
+    assert most_in_use(events) == {"0": most}
 
 
-# --- How a lease ends ---
+# --- What a lease is, and how it ends ---
 
 
-def test_a_killed_job_gives_its_device_back_whatever_it_started(start: Callable[..., Job]) -> None:
-    # A forked process has the job's open files, as workers that read data do; a started one has none of them.
-    then = (
-        "import subprocess, time\n"
-        "other = subprocess.Popen(['/bin/sleep', '60'], close_fds=False)\n"
-        "child = os.fork()\n"
-        "if not child: time.sleep(60); os._exit(0)\n"
-        "print(child, other.pid, flush=True)"
-    )
-    first = start({"gpu": 1}, "0", "first", then)
-    assert first.devices() == ["0"]
-    assert first.process.stdout is not None
-    children = [int(number) for number in first.process.stdout.readline().split()]
-    second = start({"gpu": 1}, "0", "second")
-    assert f"process {first.process.pid}, first" in second.words("Waiting")
-    first.kill()
-    assert second.devices() == ["0"]
-    for child in children:
-        os.kill(child, signal.SIGKILL)  # Both outlived it.
-
-
-def test_no_process_that_a_job_forks_gives_its_device_back(start: Callable[..., Job]) -> None:
-    then = (
-        "child = os.fork()\nif not child: sys.exit(0)\nos.waitpid(child, 0)\n"
-        "child = os.fork()\nif not child: leases._held[0].release(); os._exit(0)\nos.waitpid(child, 0)\n"
-        "print('forked', flush=True)"
-    )
-    first = start({"gpu": 1}, "0", "first", then)
-    assert first.devices() == ["0"]
-    assert first.devices() == ["forked"]
-    second = start({"gpu": 1}, "0", "second")
-    assert "first" in second.words("Waiting")
-    first.end()
-    assert second.devices() == ["0"]
-
-
-def test_nobody_is_overtaken_by_those_who_want_less_and_nobody_waits_for_other_devices(
-    start: Callable[..., Job],
+def test_a_device_is_a_killed_jobs_no_longer_and_a_living_ones_whatever_its_children_do(
+    device: str, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    first = start({"gpu": 1})
-    assert first.devices() == ["0"]
-    both = start({"gpu": 2}, rule="both")
-    both.words("Waiting")
-    late = start({"gpu": 1}, rule="late")
-    assert f"before us: process {both.process.pid}, both" in late.words("Waiting")
-    assert start({"gpu": 1}, "2").devices() == ["2"]
-    first.end()
-    assert both.devices() == ["0", "1"]
-    both.end()
-    assert late.devices() == ["0"]
+    # A forked process has the job's open files, as workers that read data do.
+    then = "if not os.fork():\n  os.closerange(3, 100); os._exit(0)\nos.wait()\nif not os.fork(): os.read(0, 1)"
+    first = start(then=f"{then}\nprint('forked', flush=True)")
+    assert said(first).startswith(f"GPUs: {device}0 (100 % of each)")
+    assert said(first) == "forked\n"
+    second = start()
+    assert said(second) == f"Waiting for 1 of these GPUs, 100 % of each: {device}0\n"
+    first.kill()
+    assert said(second).startswith(f"GPUs: {device}0 ")
 
 
-def test_a_job_that_is_killed_while_it_waits_holds_nobody_up(start: Callable[..., Job]) -> None:
-    first = start({"gpu": 1}, "0")
-    assert first.devices() == ["0"]
-    waiting = start({"gpu": 1}, "0", "waiting")
-    waiting.words("Waiting")
-    last = start({"gpu": 1}, "0")
-    last.words("before us")
-    waiting.kill()
-    first.end()
-    assert last.devices() == ["0"]
+def test_shares_are_of_the_first_device_with_room_and_whole_ones_are_shared_with_nobody(
+    device: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    for percent, number in ((60, 0), (50, 1), (40, 0), (50, 1)):
+        assert said(start("01", percent=percent)).startswith(f"GPUs: {device}{number} ({percent} % of each)")
+    assert said(start("01", percent=1)).startswith("Waiting for 1 of")
+    assert said(start("012")).startswith(f"GPUs: {device}2 ")
+    # Nobody who waits for two keeps the one that is free.
+    assert said(start("03", 2)).startswith("Waiting for 2 of")
+    assert said(start("3")).startswith(f"GPUs: {device}3 ")
 
 
-# --- What a lease is of ---
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_two_users_wait_for_each_other_whatever_the_first_one_left(
+    device: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    one, other = (f"os.umask(0o077); os.setuid({user})" for user in USERS)
+    left = start(before=one, TMPDIR="/tmp/one")
+    said(left)
+    left.kill()
+    left.wait()
+    file = FOLDER / f"essential-sparsity-{device}0.lock"
+    assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (USERS[0], 0o666)
+    os.utime(file, (0, 0))
+    second = start(before=other, TMPDIR="/tmp/other")
+    assert said(second).startswith("GPUs:")
+    assert time.time() - file.stat().st_mtime < 600, "or what cleans the folder removes it"
+    third = start(before=one, TMPDIR="/tmp/one")
+    assert said(third).startswith("Waiting")
+    second.kill()
+    assert said(third).startswith("GPUs:")
 
 
-class WaitingError(Exception):
-    """A job would have to wait."""
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No job waits."""
-
-    def refuse(*_: object) -> None:
-        raise WaitingError
-
-    monkeypatch.setattr(device_locks, "_rest", refuse)
-
-
-Request = tuple[int, int]
-REQUESTS = st.one_of(st.tuples(st.integers(1, 3), st.just(100)), st.tuples(st.just(1), st.integers(1, 100)))
-
-
-@given(steps=st.lists(st.one_of(REQUESTS, st.integers(0, 5)), max_size=12))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_leases_are_those_of_a_ledger(impatient: None, steps: list[Request | int]) -> None:
-    # A ledger of what is free, and rules: whole devices from the first, parts where the least is free.
-    free = {"a": 100, "b": 100, "c": 100}
-    leases: list[tuple[Lease, int]] = []
-    with tempfile.TemporaryDirectory() as name:
-        for step in steps:
-            if isinstance(step, int):
-                if step < len(leases):
-                    lease, percent = leases.pop(step)
-                    lease.release()
-                    for device in lease.locks:
-                        free[device] += percent
-                continue
-            count, percent = step
-            expected = sorted((d for d in free if free[d] >= percent), key=lambda d: free[d])[:count]
-            if len(expected) < count:
-                with pytest.raises(WaitingError):
-                    wait_for_devices(Path(name), list(free), count, percent, "job")
-                continue
-            lease = wait_for_devices(Path(name), list(free), count, percent, "job")
-            assert list(lease.locks) == expected
-            leases.append((lease, percent))
-            for device in expected:
-                free[device] -= percent
-        for lease, _ in leases:
-            lease.release()
-
-
-@pytest.mark.parametrize(("count", "percent"), [(0, 100), (3, 100), (1, 0), (1, 101), (2, 50)])
-def test_what_can_never_be_leased_is_not_waited_for(tmp_path: Path, count: int, percent: int) -> None:
-    with pytest.raises(ValueError):
-        wait_for_devices(tmp_path, ["0", "1"], count, percent, "job")
+# --- What a profile gives ---
 
 
 @pytest.mark.parametrize(
     ("resources", "expected"),
     [
         ({}, Wanted(0, 100)),
-        ({"gpu": 0}, Wanted(0, 100)),
         ({"gpu": 2}, Wanted(2, 100)),
         ({"gpu": 1, "gpu_percent": 25}, Wanted(1, 25)),
-        ({"gpu": 1, "gpu_percent": 100}, Wanted(1, 100)),
         ({"gpu": 3, "gpu_percent": 300}, Wanted(3, 100)),
     ],
 )
@@ -263,8 +185,7 @@ def test_what_a_profile_gives(resources: dict[str, int], expected: Wanted) -> No
     "resources",
     [
         {"gpu": -1}, {"gpu": "one"}, {"gpu": 1, "gpu_percent": 0}, {"gpu": 1, "gpu_percent": 101},
-        {"gpu": 1, "gpu_percent": "a quarter"}, {"gpu": 2, "gpu_percent": 50}, {"gpu": 2, "gpu_percent": 100},
-        {"gpu": 0, "gpu_percent": 25}, {"gpu_percent": 25},
+        {"gpu": 1, "gpu_percent": "a quarter"}, {"gpu": 2, "gpu_percent": 50}, {"gpu_percent": 25},
     ],
 )  # fmt: skip
 def test_what_a_profile_cannot_give(resources: dict[str, Any]) -> None:
@@ -272,48 +193,75 @@ def test_what_a_profile_cannot_give(resources: dict[str, Any]) -> None:
         wanted_gpus(resources, "finetune_model")
 
 
-def test_more_devices_than_there_are_is_an_error_and_no_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(UserError, match=r"gpu=2, but 1 GPUs to use \(CUDA_VISIBLE_DEVICES=0\)"):
+@pytest.mark.parametrize(("visible", "there"), [("0", r"1 GPUs to use \(CUDA_VISIBLE_DEVICES=0\)"), ("", "no GPUs")])
+def test_more_devices_than_there_are_is_an_error_and_no_wait(
+    device: str, monkeypatch: pytest.MonkeyPatch, visible: str, there: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UserError, match=f"gpu=2, but {there}"):
         lease_gpus({"gpu": 2}, "rule")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(UserError, match="gpu=1, but no GPUs to use"):
-        lease_gpus({"gpu": 1}, "rule")
 
 
-# --- The folder ---
+# --- Which devices there are, by every name that they have, without CUDA ---
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Returns what installs a driver whose ``nvidia-smi -L`` prints a text, and names devices as a user does."""
+
+    def install(text: str, named: str | None, status: int = 0) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n[ \"$*\" = -L ] || exit 9\n/bin/cat <<'END'\n{text}END\nexit {status}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if named is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+
+    return install
 
 
-def test_other_users_can_take_turns(temporary: Path) -> None:
-    before = os.umask(0o077)
-    try:
-        folder = lock_folder()
-        wait_for_devices(folder, ["0"], 1, 100, "job").release()
-    finally:
-        os.umask(before)
-    assert lock_folder() == folder and folder.parent == temporary
-    # Everybody may make files there, and remove none of others.
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o1777
-    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o666}
+@pytest.mark.parametrize(
+    ("text", "named", "expected"),
+    [
+        (ALIKE, None, ["GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000"]),
+        (ALIKE, "2,0", ["GPU-bbbb3333-0000", "GPU-aaaa1111-0000"]),
+        (ALIKE, " 1 , 2", ["GPU-aaaa2222-0000", "GPU-bbbb3333-0000"]),
+        (ALIKE, "GPU-bbbb,GPU-aaaa2", ["GPU-bbbb3333-0000", "GPU-aaaa2222-0000"]),
+        # One device has one name, whatever it is called.
+        (ALIKE, "1,GPU-aaaa2222-0000", ["GPU-aaaa2222-0000"]),
+        # As for CUDA, what is no device ends the list.
+        (ALIKE, "0,3,1", ["GPU-aaaa1111-0000"]),
+        (ALIKE, "0,-1,1", ["GPU-aaaa1111-0000"]),
+        (ALIKE, "", []),
+        (ALIKE, "NoDevFiles", []),
+        # Of a GPU that is divided, the parts are the devices, and the GPU's own names mean the first.
+        (DIVIDED, None, ["MIG-part1", "MIG-part2", "GPU-aaaa2222-0000"]),
+        (DIVIDED, "0,1", ["MIG-part1", "GPU-aaaa2222-0000"]),
+        (DIVIDED, "GPU-aaaa1,MIG-part2", ["MIG-part1", "MIG-part2"]),
+        ("".join(f"GPU {n}: NVIDIA (UUID: GPU-{n})\n" for n in range(16)), "1,12", ["GPU-1", "GPU-12"]),
+    ],
+)
+def test_devices_are_those_that_cuda_would_see_by_names_that_all_runs_share(
+    driver: Callable[..., None], text: str, named: str | None, expected: list[str]
+) -> None:
+    driver(text, named)
+    assert usable_gpus() == expected
 
 
-@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path.parent)])
-def test_a_folder_that_is_none_is_said(temporary: Path, make: Callable[[Path], object]) -> None:
-    lock_folder().rmdir()
-    make(temporary / lock_folder_name(temporary))
-    with pytest.raises(UserError, match="locks of this machine's GPUs"):
-        lock_folder()
+@pytest.mark.parametrize("named", [None, "0"])
+def test_a_driver_that_fails_is_an_error_since_other_jobs_may_have_had_its_names(
+    driver: Callable[..., None], named: str | None
+) -> None:
+    driver("Driver/library version mismatch\n", named, 18)
+    with pytest.raises(UserError, match=r"status 18 \(Driver/library version mismatch\)"):
+        usable_gpus()
 
 
-def lock_folder_name(temporary: Path) -> str:
-    """Return what the folder is called."""
-    folder = lock_folder()
-    folder.rmdir()
-    return folder.name
+def test_without_a_driver_to_ask_numbers_are_a_machines_or_those_of_a_slurm_job(
+    device: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    number = device.split("-")[1]
+    for job in ({}, {"SLURM_JOB_ID": device + "1"}, {"SLURM_JOB_ID": device + "2"}):
+        assert said(start(CUDA_VISIBLE_DEVICES=number, **job)).startswith(f"GPUs: {number} ")
+        assert said(start(CUDA_VISIBLE_DEVICES=number, **job)).startswith("Waiting")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.run import processes
 from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.run.processes import run_in_processes
 from waiting import is_running, until
@@ -64,6 +65,14 @@ def test_another_failure_keeps_its_traceback() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
+def test_a_process_whose_parent_has_ended_before_it_began_does_nothing(tmp_path: Path) -> None:
+    if not (child := os.fork()):
+        processes._work(0, partial(add_up, tmp_path), tmp_path, 1, parent=-1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
 def test_no_process_outlives_the_one_that_waits_for_it(tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(
         "import os, pathlib, signal, time\n"
@@ -72,7 +81,11 @@ def test_no_process_outlives_the_one_that_waits_for_it(tmp_path: Path) -> None:
         "    pathlib.Path(f'{rank}.pid').write_text(str(os.getpid()))\n"
         "    time.sleep(600)\n"
     )
-    code = "import stubborn; from essential_sparsity.run import processes; processes.run_in_processes(stubborn.work, 2)"
+    code = (
+        "import stubborn\n"
+        "from essential_sparsity.run.processes import run_in_processes\n"
+        "run_in_processes(stubborn.work, 2)"
+    )
     library = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([library, str(tmp_path)])}
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)

@@ -8,51 +8,39 @@ from pathlib import Path
 import pytest
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.run.slurm_queue import comment_of, parse_queue, queued_jobs, refuse_to_submit_twice
+from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
 
-COMMENT = "rule_finetune_model_wildcards_bert_final_dense_0.000_sst2_0"
-
-
-def queue(folder: Path) -> str:
-    other = f"8\tPENDING\t{folder}\trule_find_knees_wildcards_tiny\n9_3\tPENDING\t/\t(null)\n"
-    return f"7\tRUNNING\t{folder}\t{COMMENT}\n{other}"
+PREFIX = "essential-sparsity"
 
 
-def test_a_comment_is_that_of_the_executor(tmp_path: Path) -> None:
-    # As snakemake-executor-plugin-slurm forms it; tests/slurm compares with the plugin itself.
-    assert comment_of("finetune_model", ["bert", "final", "dense", "0.000", "sst2", "0"]) == COMMENT
-    assert comment_of("download_repository", ["models/bert"]) == "rule_download_repository_wildcards_models_bert"
-    assert comment_of("all", []) == "rule_all"
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of which jobs are in the queue, beside those of other folders."""
+    named = f"{PREFIX}_0b2f"
+    rows = [("7", "here", named), ("8", "here", "my shell"), ("9_3", "here/a b", named), ("11", "here", named)]
+    text = "".join(f"{number}\t{tmp_path}/{where}\t{name}\n" for number, where, name in rows)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, stdout=text))
+    return tmp_path / "here"
 
 
-def test_only_what_would_run_twice_here_stops_a_run(tmp_path: Path) -> None:
-    jobs = parse_queue(queue(tmp_path))
-    assert [job.number for job in jobs] == ["7", "8", "9_3"]
-    refuse_to_submit_twice(jobs, tmp_path, {"rule_all"})
-    refuse_to_submit_twice(jobs, tmp_path / "another", {COMMENT})
-    with pytest.raises(UserError) as stopped:
-        refuse_to_submit_twice(jobs, tmp_path, {COMMENT, "rule_all"})
-    assert f"jobs of an earlier run still in Slurm's queue: 7 ({COMMENT}, running);" in str(stopped.value)
-    assert "scancel 7)" in str(stopped.value)
+def test_only_jobs_of_snakemake_in_this_folder_stop_a_run(here: Path) -> None:
+    refuse_to_submit_twice(here / "another", PREFIX)
+    refuse_to_submit_twice(here, "another")
+    with pytest.raises(UserError, match=r"jobs of another run in Slurm's queue \(1\); .*\(scancel 9_3\)"):
+        refuse_to_submit_twice(here / "a b", PREFIX)
+    with pytest.raises(UserError, match=r"queue \(2\); .*\(scancel 7 11\)"):
+        refuse_to_submit_twice(here, PREFIX)
+    # Without a prefix any job of the folder may be Snakemake's.
+    with pytest.raises(UserError, match=r"scancel 7 8 11\)"):
+        refuse_to_submit_twice(here, "")
 
 
-def test_where_not_all_jobs_are_known_any_of_the_folder_stops_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"scancel 7 8\)"):
-        refuse_to_submit_twice(parse_queue(queue(tmp_path)), tmp_path, None)
-
-
-def test_a_folder_is_the_same_by_whatever_name(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path)
+def test_a_folder_is_the_same_by_whatever_name(here: Path) -> None:
+    here.mkdir()
+    link = here.with_name("link")
+    link.symlink_to(here)
     with pytest.raises(UserError):
-        refuse_to_submit_twice(parse_queue(queue(tmp_path / "link")), tmp_path, {COMMENT})
-
-
-def test_a_long_queue_is_named_in_part_and_cancelled_as_a_whole(tmp_path: Path) -> None:
-    jobs = parse_queue("".join(f"{n}\tPENDING\t{tmp_path}\t{COMMENT}\n" for n in range(100, 125)))
-    with pytest.raises(UserError) as stopped:
-        refuse_to_submit_twice(jobs, tmp_path, {COMMENT})
-    assert "109 (" in str(stopped.value) and "110 (" not in str(stopped.value) and "15 more" in str(stopped.value)
-    assert f"scancel {' '.join(map(str, range(100, 125)))})" in str(stopped.value)
+        refuse_to_submit_twice(link, PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -69,5 +57,5 @@ def test_a_queue_that_cannot_be_read_stops_a_run(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(UserError, match="squeue --me") as stopped:
-        queued_jobs()
+        refuse_to_submit_twice(Path(), PREFIX)
     assert said in str(stopped.value)

@@ -22,13 +22,8 @@ from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of
 from essential_sparsity.job_needs import need_of
-from essential_sparsity.run.slurm_queue import (
-    comment_of,
-    queued_jobs,
-    refuse_to_submit_twice,
-)
-from essential_sparsity.run.gpus import visible_gpus
-from essential_sparsity.run.leases import check_enough, wanted_gpus
+from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
+from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
 from essential_sparsity.object_storage import StudyElsewhere, check_study
 from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.resources import AROUND_MB
@@ -527,18 +522,10 @@ def plot_paths(study, kind, suffix):
 
 
 def refuse_to_run_beside_orphans():
-    """Stop a run on Slurm if jobs of an earlier one, whose main process was killed, are still there and would run twice."""
-    if not workflow.is_main_process or workflow.executor_plugin.name != "slurm":
-        return
-    jobs = list(workflow.dag.needrun_jobs())
-    planned = {comment_of(job.rule.name, job.wildcards) for job in jobs}
-    # What follows a checkpoint is not planned yet: then any job of this folder may be one of this run's.
-    unknown = any(job.is_checkpoint for job in jobs)
-    or_stop(
-        lambda: refuse_to_submit_twice(
-            queued_jobs(), Path.cwd(), None if unknown else planned
-        )
-    )
+    """Stop a run on Slurm if jobs of an earlier one, whose main process was killed, are still there and may run twice."""
+    if workflow.is_main_process and workflow.executor_plugin.name == "slurm":
+        prefix = workflow.executor_settings.jobname_prefix or ""
+        or_stop(lambda: refuse_to_submit_twice(Path.cwd(), prefix))
 
 
 def given_gpus(rules):
@@ -561,7 +548,7 @@ def check_gpus():
     given = given_gpus({job.rule for job in workflow.dag.needrun_jobs()})
     wanted = {name: gpus for name, gpus in given.items() if gpus.gpus}
     if wanted and workflow.local_exec and not workflow.touch:
-        usable = len(or_stop(lambda: visible_gpus(os.environ)))
+        usable = len(or_stop(usable_gpus))
         for name in sorted(wanted):
             or_stop(lambda: check_enough(wanted[name], usable, name))
 

@@ -1,4 +1,4 @@
-"""What a job lacked when memory, room or permission to write ran out, as a message instead of a traceback."""
+"""What a job lacked when memory, room or permission ran out, as a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.run.usage import peak_resident_mb
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Less than this counts as nothing: libraries that write files themselves do not say why they failed.
 _LEAST_FREE = 1 << 20
 
@@ -29,12 +29,12 @@ def explain(error: Exception, results: Path, given: Mapping[str, Any]) -> UserEr
     if any(map(is_out_of_memory, _causes(error))):
         return _out_of_memory(error, given)
     refused = next((cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno), None)
-    if refused is not None and refused.errno in _NO_WRITING:
+    if refused is not None and refused.errno in _NO_PERMISSION:
         return UserError(
             where=str(refused.filename or results),
             found=f"no permission ({refused.strerror})",
-            expected="a folder that this user may write to, on a file system that is not read-only",
-            mend="correct the permissions or the mount, then run again",
+            expected="permission to read what the job reads, and to write its results and its log",
+            mend="correct the permissions, or mount the file system for writing, then run again",
         )
     free = shutil.disk_usage(results).free if results.exists() else 0
     if (refused is not None and refused.errno in _NO_ROOM) or (results.exists() and free < _LEAST_FREE):

@@ -40,11 +40,11 @@ def run_in_processes(work: Callable[[int], None], processes: int) -> None:
         RuntimeError: One of them failed otherwise; its traceback is in the message.
     """
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": _HOST, "MASTER_PORT": str(_free_port())}
-    threads = max(1, torch.get_num_threads() // processes)
+    threads, parent = max(1, torch.get_num_threads() // processes), os.getpid()
     with tempfile.TemporaryDirectory() as name, _environment(shared):
         folder = Path(name)
         try:
-            spawn(_work, (work, folder, threads), processes)
+            spawn(_work, (work, folder, threads, parent), processes)
         except ProcessException as error:
             # The one that failed first wrote why; those that were stopped because of it may say something else.
             for file in sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
@@ -55,11 +55,13 @@ def run_in_processes(work: Callable[[int], None], processes: int) -> None:
             raise RuntimeError(str(error)) from error
 
 
-def _work(rank: int, work: Callable[[int], None], folder: Path, threads: int) -> None:
+def _work(rank: int, work: Callable[[int], None], folder: Path, threads: int, parent: int) -> None:
     """Do the work of one process; write down what an exception's text would lose."""
     if sys.platform == "linux":
         # Torch asks for an interrupt, which waits for compiled code. States may not be written beside the next job's.
         ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # It has ended already.
+            os._exit(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(threads)
     # The other processes would say the same things again.
