@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.benchmark import evaluate_benchmark
-from essential_sparsity.run.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
-from essential_sparsity.run.job import run_job
 from essential_sparsity.loading import load_tokenizer
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.perplexity import load_causal
+from essential_sparsity.run.devices import choose_device
+from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:
