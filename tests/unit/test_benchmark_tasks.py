@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 import tiny
 from essential_sparsity import benchmark_tasks
 from essential_sparsity.benchmark import evaluate_benchmark
-from essential_sparsity.benchmark_files import split_files, staged_folder
+from essential_sparsity.benchmark_files import split_files
 from essential_sparsity.errors import UserError
 from essential_sparsity.outcomes import Outcome
 
@@ -37,6 +38,9 @@ HUMANITIES = {
     "international_law": 2, "jurisprudence": 4, "logical_fallacies": 2, "moral_disputes": 2, "moral_scenarios": 2,
     "philosophy": 3, "prehistory": 2, "professional_law": 7, "world_religions": 2,
 }  # fmt: skip
+
+# Where the harness defines the tasks of the comparison.
+HOMES = ("arc", "super_glue/boolq", "winogrande", "lambada", "gsm8k", "wikitext", "mmlu/default")
 
 # What each task of the comparison reads, as the command line is told to read it too: configuration and shots.
 READS = {
@@ -62,39 +66,10 @@ def arc_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def boolq_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"passage": sentence(draw), "question": sentence(draw, 4), "label": int(draw.integers(2))} for _ in range(rows)
-    )
-
-
-def winogrande_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "sentence": f"{sentence(draw, 4)} _ {sentence(draw, 3)}",
-            "option1": sentence(draw, 1),
-            "option2": sentence(draw, 1),
-            "answer": str(int(draw.integers(1, 3))),
-        }
-        for _ in range(rows)
-    )
-
-
 def mmlu_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "question": sentence(draw),
-            "choices": [sentence(draw, 2) for _ in range(4)],
-            "answer": int(draw.integers(4)),
-        }
-        for _ in range(rows)
-    )
-
-
-def arithmetic_rows(draw: np.random.Generator, rows: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"question": sentence(draw), "answer": f"{sentence(draw)} #### {int(draw.integers(9))}"} for _ in range(rows)
-    )
+    choices = [[sentence(draw, 2) for _ in range(4)] for _ in range(rows)]
+    questions = [sentence(draw) for _ in range(rows)]
+    return pd.DataFrame({"question": questions, "choices": choices, "answer": draw.integers(4, size=rows)})
 
 
 def write_split(rows: pd.DataFrame, folder: Path, config: str, split: str) -> None:
@@ -109,12 +84,18 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, draw = tmp_path_factory.mktemp("staged"), np.random.default_rng(0)
     write_split(arc_rows(draw, 15), folder, "ARC-Easy", "test")
     write_split(arc_rows(draw, 9), folder, "ARC-Easy", "validation")
-    for split, rows in {"train": 12, "validation": 11}.items():
-        write_split(boolq_rows(draw, rows), folder, "boolq", split)
-    write_split(winogrande_rows(draw, 9), folder, "winogrande_xl", "validation")
-    write_split(pd.DataFrame({"text": [sentence(draw) for _ in range(9)]}), folder, "default", "test")
-    for split, rows in {"train": 4, "test": 3}.items():
-        write_split(arithmetic_rows(draw, rows), folder, "main", split)
+    texts = pd.DataFrame({name: [sentence(draw) for _ in range(12)] for name in ("text", "passage", "question")})
+    boolq = texts.assign(label=draw.integers(2, size=12))
+    write_split(boolq, folder, "boolq", "train")
+    write_split(boolq[1:], folder, "boolq", "validation")
+    options = {f"option{i}": [sentence(draw, 1) for _ in range(12)] for i in (1, 2)}
+    blanks = texts["passage"] + " _ " + texts["text"]
+    answers = draw.integers(1, 3, size=12).astype(str)
+    write_split(pd.DataFrame({"sentence": blanks, **options, "answer": answers}), folder, "winogrande_xl", "validation")
+    write_split(texts[:9], folder, "default", "test")
+    sums = texts.assign(answer=[f"{text} #### {draw.integers(9)}" for text in texts["text"]])
+    write_split(sums[:4], folder, "main", "train")
+    write_split(sums[4:7], folder, "main", "test")
     pages = pd.DataFrame({"page": [sentence(draw, n) for n in (5, 200, 17)]})
     (folder / "wikitext-2-raw-v1").mkdir()
     pages.to_parquet(folder / "wikitext-2-raw-v1" / "wikitext-2-raw-v1-test.parquet", index=False)
@@ -161,22 +142,6 @@ def evaluate(model: nn.Module, tokenizer: Any, staged: Path) -> Callable[..., Ou
     return run
 
 
-def own_yaml(name: str) -> Path:
-    """The harness's own definition of a task."""
-    import lm_eval.tasks
-
-    folder = {"mmlu": "mmlu/default", "boolq": "super_glue/boolq", "lambada": "lambada", "arc": "arc"}
-    home = Path(lm_eval.tasks.__file__).parent / folder.get(name.split("_")[0], name)
-    return next(
-        path for path in sorted(home.glob("*.yaml")) if yaml_says(path, "task") == name and "seq2seq" not in path.name
-    )
-
-
-def yaml_says(path: Path, key: str) -> str:
-    lines = (line.replace('"', "").partition(":") for line in path.read_text(encoding="utf-8").splitlines())
-    return next((value.strip() for name, _, value in lines if name == key), "")
-
-
 @pytest.fixture(scope="module")
 def command_line(staged: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Returns the results and samples of the harness's own command line, by task, on the same files and checkpoint."""
@@ -185,17 +150,19 @@ def command_line(staged: Path, checkpoint: Path, tmp_path_factory: pytest.TempPa
     if MMLU.exists():
         reads["mmlu_abstract_algebra"] = (MMLU, "abstract_algebra", 0)
     (folder / "tasks").mkdir()
+    theirs = Path(lm_eval.tasks.__file__).parent
+    index = lm_eval.tasks.TaskManager(include_defaults=False, include_path=[theirs / home for home in HOMES]).task_index
     for name, (data, config, shots) in reads.items():
         splits = {"train", "validation", "test", "dev"}
         files = {split: [str(f) for f in sorted((data / config).glob(f"*{split}*.parquet"))] for split in splits}
         definition: dict[str, Any] = {
-            "include": str(own_yaml(name)), "dataset_path": "parquet", "dataset_name": None, "num_fewshot": shots,
+            "include": str(index[name].yaml_path), "dataset_path": "parquet", "dataset_name": None,
+            "num_fewshot": shots,
             "dataset_kwargs": {"data_files": {split: found for split, found in files.items() if found}},
         }  # fmt: skip
-        if not files["train"]:
-            definition["training_split"] = None
-        if not files["validation"]:
-            definition["validation_split"] = None
+        definition |= {
+            f"{kind}_split": None for kind in ("validation", "training") if not files[kind.removesuffix("ing")]
+        }
         (folder / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
     names = [name for name in reads if name.removeprefix("mmlu_") not in HUMANITIES]
     finished = subprocess.run(
@@ -262,8 +229,7 @@ def test_generated_answers_are_those_of_the_command_line(
 def test_the_loss_is_that_of_the_right_choice_and_the_prediction_the_likeliest(
     command_line: Mapping[str, Any], evaluate: Callable[..., Outcome], name: str
 ) -> None:
-    outcome = evaluate(name, shots=READS[name][1])
-    table = outcome.examples.set_index("id")
+    table = evaluate(name, shots=READS[name][1]).examples.set_index("id")
     for sample in command_line["samples"][name]:
         likelihoods = [float(answer[0]) for answer in sample["filtered_resps"]]
         row = table.loc[sample["doc_id"]]
@@ -273,10 +239,8 @@ def test_the_loss_is_that_of_the_right_choice_and_the_prediction_the_likeliest(
 
 
 def test_the_prediction_is_the_one_that_the_metric_counts(evaluate: Callable[..., Outcome]) -> None:
-    plain, normed = (evaluate("arc_easy", metric=metric).examples for metric in ("accuracy", "accuracy_norm"))
-    for table in (plain, normed):
-        np.testing.assert_array_equal(table["score"] == 1, table["prediction"] == table["label"])
-    assert (plain["prediction"] != normed["prediction"]).any()
+    table = evaluate("arc_easy", metric="accuracy_norm").examples
+    np.testing.assert_array_equal(table["score"] == 1, table["prediction"] == table["label"])
 
 
 def test_a_group_in_memory_is_that_of_the_command_line(
@@ -349,23 +313,13 @@ def test_a_model_of_zeros_takes_the_first_choice_everywhere(
     assert even.value == pytest.approx(even.chance, rel=1e-4)
 
 
-def test_what_is_removed_in_memory_is_felt(evaluate: Callable[..., Outcome], model: nn.Module) -> None:
-    dense = evaluate("arc_easy")
-    with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight[:, ::2] = 0.0
-    pruned = evaluate("arc_easy")
-    assert not np.allclose(dense.examples["loss"], pruned.examples["loss"])
-    assert int((model.model.layers[0].mlp.down_proj.weight == 0).sum()) == 16 * 16, "removed weights stay removed"
-
-
 def test_another_split_can_be_evaluated(evaluate: Callable[..., Outcome]) -> None:
     assert evaluate("arc_easy", split="validation").n == 9
     assert evaluate("arc_easy", limit=4).n == 4
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_out_of_memory_halves_the_batch_and_changes_nothing(
-    evaluate: Callable[..., Outcome], model: nn.Module, most: int, monkeypatch: pytest.MonkeyPatch,
+def test_out_of_memory_makes_batches_smaller_and_changes_nothing(
+    evaluate: Callable[..., Outcome], model: nn.Module, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     before = evaluate("boolq", shots=2)
@@ -373,7 +327,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
 
     def small(ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         sizes.append(len(ids))
-        if len(ids) > most:
+        if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(ids, *args, **kwargs)
 
@@ -381,35 +335,29 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
     with caplog.at_level(logging.WARNING):
         after = evaluate("boolq", shots=2)
     assert max(sizes) == 4
-    assert f"starting over with batches of {most}" in caplog.text
+    assert "starting over with batches of 2" in caplog.text
     assert after.value == before.value
     pd.testing.assert_frame_equal(after.examples, before.examples, rtol=1e-4)
 
 
-def test_out_of_memory_with_a_single_sequence_is_the_users_to_mend(
-    evaluate: Callable[..., Outcome], model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*args: Any, **kwargs: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr(model, "forward", never)
-    with pytest.raises(UserError, match=r"batch_size and max_length: found too little memory for a single sequence"):
-        evaluate("boolq")
-
-
-def test_other_errors_of_a_model_are_not_taken_for_want_of_memory(
-    evaluate: Callable[..., Outcome], model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
+@pytest.mark.parametrize(
+    ("error", "seen", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), UserError,
+         r"batch_size and max_length: found too little memory for a single sequence"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError, "mat1"),
+    ],
+)  # fmt: skip
+def test_only_want_of_memory_is_the_users_to_mend(
+    evaluate: Callable[..., Outcome], model: nn.Module, monkeypatch: pytest.MonkeyPatch, error: Exception,
+    seen: type[Exception], message: str,
+) -> None:  # fmt: skip
     def broken(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        raise error
 
     monkeypatch.setattr(model, "forward", broken)
-    with pytest.raises(RuntimeError, match="mat1"):
+    with pytest.raises(seen, match=message):
         evaluate("boolq")
-    assert len(calls) == 1
 
 
 def test_nothing_reaches_for_the_network(evaluate: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +370,6 @@ def test_nothing_reaches_for_the_network(evaluate: Callable[..., Outcome], monke
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert evaluate("arc_easy").n == 15
-    assert evaluate("mmlu_humanities").n == sum(HUMANITIES.values())
     assert asked == []
 
 
@@ -457,17 +404,15 @@ def test_requests_that_are_cut_are_counted(evaluate: Callable[..., Outcome], sta
         ("arc_eesy", {}, r"lm_eval_task arc_eesy: found the name 'arc_eesy'.*write 'arc_easy' instead"),
         ("arc_easy", {"repository": "cais/mmlu"}, r"reads the repository allenai/ai2_arc.*write `repository: "),
         ("arc_challenge", {}, r"no files of the split 'test' of the configuration 'ARC-Challenge'.*ARC-Challenge/test"),
-        ("arc_easy", {"split": "dev"}, r"no files of the split 'dev' of the configuration 'ARC-Easy'"),
         ("arc_easy", {"shots": 1}, r"no files of the split 'train' of the configuration 'ARC-Easy'"),
         ("arc_easy", {"metric": "f1"}, r"key metric: found 'f1'; expected one of 'accuracy', 'accuracy_norm'"),
-        ("boolq", {"metric": "accuracy_norm"}, r"found 'accuracy_norm'; expected one of 'accuracy'\. To mend: write"),
         ("wikitext", {"metric": "accuracy"}, r"found 'accuracy'; expected one of 'word_perplexity'"),
-        ("mmlu_humanities", {"shots": 9}, r"9 shots and 3 examples.*write `shots: 3`"),
+        ("mmlu_philosophy", {"shots": 9}, r"9 shots and 3 examples.*write `shots: 3`"),
         ("boolq", {"shots": 2, "split": "train"}, r"key split: found 'train', from which the examples"),
         ("arc_easy", {"max_length": 513}, r"key max_length: found 513 tokens; expected at most 512"),
-        ("arc_easy", {"max_length": 3}, r"key max_length: found a choice of \d+ tokens; expected at most 3"),
         ("gsm8k", {"metric": "exact_match", "shots": 0}, r"one of 'exact_match,strict-match', 'exact_match,flexible-"),
         ("squad_completion", {}, r"found a task whose data are not simply a split of a dataset.*choose another task"),
+        ("humaneval", {}, r"found a task that runs what the model writes as a program.*choose another task"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_its_mend(
@@ -516,16 +461,6 @@ def test_an_answer_that_is_not_a_number_is_refused(
         evaluate("arc_easy")
 
 
-def test_a_perplexity_beyond_all_numbers_is_infinite(evaluate: Callable[..., Outcome], model: nn.Module) -> None:
-    """The harness itself would stop, although nobody asked for the perplexity."""
-    with torch.no_grad():
-        model.lm_head.weight.mul_(1e4)
-    outcome = evaluate("lambada_openai")
-    assert outcome.others["perplexity"] == math.inf
-    assert outcome.examples["loss"].mean() > 709
-    assert 0 <= outcome.value <= 1
-
-
 def test_a_tokenizer_without_a_first_token_is_refused(model: nn.Module, staged: Path, tmp_path: Path) -> None:
     tiny.write_llama(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -533,11 +468,10 @@ def test_a_tokenizer_without_a_first_token_is_refused(model: nn.Module, staged: 
         evaluate_benchmark(model, tokenizer, {**TASK, "lm_eval_task": "arc_easy"}, staged, None, WHERE)
 
 
-def test_a_task_is_found_without_reading_all_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_is_found_without_reading_all_definitions() -> None:
     manager = benchmark_tasks._manager("hellaswag")
     assert "hellaswag" in manager.all_subtasks
     assert len(manager.all_tasks) < 100
-    assert len(benchmark_tasks._manager("mmlu").all_tasks) > 1000
 
 
 @pytest.mark.parametrize(
@@ -571,8 +505,9 @@ def test_the_readme_decides_over_the_layout(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\n{head}---\n\nText.\n", encoding="utf-8")
     assert [p.name for p in split_files(tmp_path, "one", "test", WHERE)] == ["a.parquet", "b.parquet"]
     assert [p.name for p in split_files(tmp_path, None, "train", WHERE)] == ["c.parquet"]
-    with pytest.raises(UserError, match="no files of the split 'test' of the configuration 'three'"):
-        split_files(tmp_path, "three", "test", WHERE)
+    (tmp_path / "README.md").write_text("---\n- a list\n---\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"README.md: found a head that cannot be read.*or delete the file"):
+        split_files(tmp_path, "one", "test", WHERE)
 
 
 def test_several_configurations_are_not_mixed(tmp_path: Path) -> None:
@@ -581,9 +516,3 @@ def test_several_configurations_are_not_mixed(tmp_path: Path) -> None:
         (tmp_path / name / "test.parquet").touch()
     with pytest.raises(UserError, match="the split 'test' of several configurations, 'one', 'two'"):
         split_files(tmp_path, None, "test", WHERE)
-
-
-def test_a_download_says_its_repository(tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"repository": "cais/mmlu"}), encoding="utf-8")
-    assert staged_folder(str(tmp_path / "index.json"), "") == (tmp_path / "files", "cais/mmlu")
-    assert staged_folder(None, "data/mmlu") == (Path("data/mmlu"), None)

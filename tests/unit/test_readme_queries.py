@@ -13,7 +13,6 @@ import frames
 from tiny import ROOT
 
 AXES = ["model", "checkpoint", "task", "method"]
-AXES_OF_MASKS = ["model", "checkpoint", "method"]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.benchmark import evaluate_benchmark
-from essential_sparsity.benchmark_files import staged_folder
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.loading import load_tokenizer
 from essential_sparsity.masks import Pruning
@@ -20,7 +19,8 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
-    folder, repository = staged_folder(inputs.get("index"), snakemake.params.folder)
+    folder = Path(inputs["index"]).parent / "files" if "index" in inputs else Path(snakemake.params.folder)
+    repository = snakemake.params.repository or None
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
         model, tokenizer = load_causal(checkpoint, device, where), load_tokenizer(checkpoint, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import tempfile
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from essential_sparsity.benchmark_tasks import LoadedTasks, answers, check_answers, load_tasks, offline
-from essential_sparsity.errors import UserError, did_you_mean, first_line, quoted
+from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.loading import check_length
 from essential_sparsity.outcomes import Outcome
 
@@ -67,7 +65,6 @@ def evaluate_benchmark(
         tasks = load_tasks(task, folder, repository, Path(scratch), where)
         metric, chosen_filter = _metric_of(tasks, task["metric"], where)
         check_answers(tasks, task["limit"], where)
-        _let_overflow(tasks)
         results, cut = _answered(model, tokenizer, tasks, task, where)
         samples = [
             (name, sample)
@@ -142,22 +139,6 @@ def _our_name(metric: str, chosen_filter: str) -> str:
     return _OURS.get(metric, metric) + ("" if chosen_filter == "none" else f",{chosen_filter}")
 
 
-def _let_overflow(tasks: LoadedTasks) -> None:
-    """Let a perplexity beyond the largest number be infinite, where the harness would stop."""
-
-    def bounded(aggregation: Callable[..., float]) -> Callable[..., float]:
-        def aggregate(items: Sequence[Any]) -> float:
-            try:
-                return aggregation(items)
-            except OverflowError:
-                return math.inf
-
-        return aggregate
-
-    for task in tasks.tasks.values():
-        task.aggregation().update({name: bounded(how) for name, how in task.aggregation().items()})
-
-
 def _answered(
     model: nn.Module, tokenizer: Any, tasks: LoadedTasks, task: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], int]:
@@ -167,40 +148,34 @@ def _answered(
         What the harness returns, and how many of its requests were cut at the start to fit the model.
 
     Raises:
-        UserError: Memory does not suffice for a single sequence, or a choice is longer than the model's sequences.
+        UserError: Memory does not suffice for a single sequence.
     """
-    from accelerate.utils.memory import should_reduce_batch_size
+    from accelerate.utils.memory import find_executable_batch_size
     from lm_eval.evaluator import evaluate
 
-    batch_size = task["batch_size"]
-    while True:
+    def answer(batch_size: int) -> tuple[dict[str, Any], int]:
+        if batch_size < task["batch_size"]:
+            logging.warning("out of memory: starting over with batches of %d", batch_size)
         cut: list[int] = []
-        harness_model = _harness_model(model, tokenizer, batch_size, task["max_length"], cut, where)
+        harness_model = _harness_model(model, tokenizer, batch_size, task["max_length"], cut)
         tasks.seed()
-        try:
-            return evaluate(harness_model, tasks.loaded, limit=task["limit"], bootstrap_iters=0), sum(cut)
-        except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
-                raise
-            if batch_size == 1:
-                raise UserError(
-                    where=f"{where}, keys batch_size and max_length",
-                    found=f"too little memory for a single sequence ({first_line(error)})",
-                    expected="memory for a batch of one",
-                    mend="lower `max_length`, give the job more memory, or use another device",
-                ) from error
-            logging.warning("out of memory with batches of %d (%s)", batch_size, first_line(error))
-        # Outside the handler: the error holds the frames that hold the tensors.
-        batch_size //= 2
-        logging.warning("starting over with batches of %d", batch_size)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return evaluate(harness_model, tasks.loaded, limit=task["limit"], bootstrap_iters=0), sum(cut)
+
+    try:
+        answered: tuple[dict[str, Any], int] = find_executable_batch_size(answer, task["batch_size"])()
+    except RuntimeError as error:
+        if "No executable batch size" not in str(error):
+            raise
+        raise UserError(
+            where=f"{where}, keys batch_size and max_length",
+            found="too little memory for a single sequence",
+            expected="memory for a batch of one",
+            mend="lower `max_length`, give the job more memory, or use another device",
+        ) from error
+    return answered
 
 
-def _harness_model(
-    model: nn.Module, tokenizer: Any, batch_size: int, max_length: int | None, cut: list[int], where: str
-) -> Any:
+def _harness_model(model: nn.Module, tokenizer: Any, batch_size: int, max_length: int | None, cut: list[int]) -> Any:
     """Return the harness's view of a model; it adds to ``cut`` the number of requests that it had to cut."""
     from lm_eval.models.huggingface import HFLM
 
@@ -210,14 +185,6 @@ def _harness_model(
     longest, ask = harness_model.max_length, harness_model._loglikelihood_tokens
 
     def counting(requests: Sequence[tuple[Any, list[int], list[int]]], **options: Any) -> Any:
-        too_long = max((len(continuation) for _, _, continuation in requests), default=0)
-        if too_long > longest:
-            raise UserError(
-                where=f"{where}, key max_length",
-                found=f"a choice of {too_long} tokens",
-                expected=f"at most {longest}, the tokens of a sequence",
-                mend="use a model with longer sequences, or another task",
-            )
         # A sequence may be one token longer: the last one is predicted and not read.
         cut.append(sum(len(context) + len(continuation) > longest + 1 for _, context, continuation in requests))
         return ask(requests, **options)
@@ -303,10 +270,7 @@ def _summed_up(table: pd.DataFrame, column: str, metric: str) -> float:
     if metric != WORD_PERPLEXITY:
         return float(table[column].sum() / len(table))
     nats = float((table[column] * table["n"]).sum() / table["n"].sum())
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf
+    return math.exp(nats)
 
 
 def _others(own: Mapping[str, Any], headline: str) -> dict[str, float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,9 @@ def offline() -> Iterator[None]:
     import datasets.config
     import huggingface_hub.constants
 
-    # lm-eval imports it where a task needs it; it reads the environment then.
-    imported = sys.modules.get("evaluate.config")
     with (
+        # Where a task needs that package, lm-eval imports it, and it reads the environment.
         patch.dict(os.environ, HF_EVALUATE_OFFLINE="1"),
-        patch.object(imported, "HF_EVALUATE_OFFLINE", True) if imported else nullcontext(),
         patch.object(datasets.config, "HF_HUB_OFFLINE", True),
         patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
     ):
@@ -166,26 +163,23 @@ def _leaves(name: str, index: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _check_redirectable(leaf: str, entry: Any, repository: str | None, where: str) -> None:
-    """Check that a task reads a dataset of the hub, and the one that is staged.
+    """Check that a task reads a dataset of the hub, the one that is staged, and runs nothing.
 
     Raises:
         UserError: It does not.
     """
-    reads = (entry.cfg or {}).get("dataset_path")
-    options = set((entry.cfg or {}).get("dataset_kwargs") or {}) - {"trust_remote_code"}
-    if entry.kind.name != "TASK" or not reads or options or (entry.cfg or {}).get("custom_dataset"):
+    reads = entry.cfg.get("dataset_path")
+    options = set(entry.cfg.get("dataset_kwargs") or {}) - {"trust_remote_code"}
+    why = None
+    if entry.kind.name != "TASK" or not reads or options or entry.cfg.get("custom_dataset"):
+        why = "whose data are not simply a split of a dataset"
+    elif entry.cfg.get("unsafe_code"):
+        why = "that runs what the model writes as a program"
+    if why:
         raise UserError(
             where=f"{where}, task {leaf}",
-            found="a task whose data are not simply a split of a dataset"
-            + (f" (dataset_kwargs: {quoted(sorted(options))})" if options else ""),
-            expected="a task in YAML with `dataset_path` and no options of its own for loading it",
-            mend="choose another task",
-        )
-    if (entry.cfg or {}).get("unsafe_code"):
-        raise UserError(
-            where=f"{where}, task {leaf}",
-            found="a task that runs what the model writes as a program",
-            expected="a task that reads answers: nothing that a model writes is run",
+            found=f"a task {why}",
+            expected="a task in YAML with `dataset_path`, no options of its own for loading it, and nothing to run",
             mend="choose another task",
         )
     if repository is not None and reads.lower() != repository.lower():
@@ -225,10 +219,9 @@ def _redirected(
         # Their split would be loaded all the same.
         changes |= {"fewshot_split": None, "fewshot_config": None}
     files = {split: split_files(folder, config.get("dataset_name"), split, where) for split in sorted(splits)}
-    reader = _one_reader({path.suffix for found in files.values() for path in found}, folder, where)
     data_files = {split: [str(path.resolve()) for path in found] for split, found in files.items()}
     changes |= {
-        "dataset_path": reader,
+        "dataset_path": READERS[files[evaluated][0].suffix],
         "dataset_name": None,
         "dataset_kwargs": {"data_files": data_files, "cache_dir": str(scratch / "cache")},
     }
@@ -262,23 +255,6 @@ def _shots_split(config: Mapping[str, Any]) -> tuple[str, str | None]:
     if named or inner.get("samples"):
         return "fewshot_split", named
     return next((key, config[key]) for key in _SPLITS if config.get(key))
-
-
-def _one_reader(suffixes: set[str], folder: Path, where: str) -> str:
-    """Return the reader for files with these suffixes.
-
-    Raises:
-        UserError: They need several.
-    """
-    readers = {READERS[suffix] for suffix in suffixes}
-    if len(readers) > 1:
-        raise UserError(
-            where=f"{where}, folder {folder}",
-            found=f"files of several kinds, {quoted(sorted(suffixes))}",
-            expected="files of one kind",
-            mend="name those of one kind only in `files` of the dataset's entry",
-        )
-    return readers.pop()
 
 
 def _check_shots(tasks: Mapping[str, Any], shots: int | None, where: str) -> None:

@@ -257,17 +257,6 @@ def span_loss(
 # --- the best span --------------------------------------------------------------------------------------------------
 
 
-def unpadded(logits: Tensor, attention_mask: Tensor) -> list[Floats]:
-    """Return the logits of each sequence without those of its padding, on whichever side it is.
-
-    Args:
-        logits: (batch, length).
-        attention_mask: (batch, length), 0 at padding.
-    """
-    values, kept = logits.detach().float().cpu().numpy(), attention_mask.bool().cpu().numpy()
-    return [value[keep] for value, keep in zip(values, kept, strict=True)]
-
-
 def best_spans(
     start_logits: Sequence[Floats], end_logits: Sequence[Floats], features: Features, rows: pd.DataFrame, where: str,
     n_best: int = 20, max_answer_length: int = 30, null_threshold: float | None = None,
