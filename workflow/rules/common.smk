@@ -17,8 +17,7 @@ from essential_sparsity.claims import (
     parts_of,
     places_of,
 )
-from essential_sparsity.digest_cache import script_digests
-from essential_sparsity.digests import canonical
+from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of
 from essential_sparsity.job_needs import need_of
@@ -41,7 +40,6 @@ STARTED = time.time()
 # Room for the tables and plots of a study.
 TABLES_MB = 200
 SCRIPTS = ROOT / "workflow" / "scripts"
-CODE = script_digests(SCRIPTS, Path(".snakemake/essential-sparsity/digests.json"))
 TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
     for suffix in ("html.j2", "css", "js")
@@ -119,7 +117,7 @@ def task_entry(task):
 
 def code(script):
     """Return the digest of a rule's script and of all modules that it imports: a change in it reruns the rule."""
-    return CODE[script]
+    return code_digest(SCRIPTS / script, SCRIPTS)
 
 
 def side_files(folder, *others):

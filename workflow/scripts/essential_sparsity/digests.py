@@ -44,21 +44,24 @@ def code_digest(script: str | Path, root: str | Path) -> str:
         path = pending.pop()
         if path in seen:
             continue
-        tree, imports = _parse(path, Path(root), path.stat().st_mtime_ns)
-        seen[path] = tree
+        digest, imports = _parse(path, Path(root), path.stat().st_mtime_ns)
+        seen[path] = digest
         pending.extend(imports)
     # The script first, then the modules by their place in the package: independent of where the clone lies.
     parts = [str(NUMBERS), seen.pop(Path(script)), *(f"{p.relative_to(root)}\n{seen[p]}" for p in sorted(seen))]
-    text = "\n".join(parts)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest("\n".join(parts))[:12]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
 def _parse(path: Path, root: Path, _modified: int) -> tuple[str, tuple[Path, ...]]:
-    """Return the syntax tree of a file as text and the package's files that it imports; cached, as modules recur."""
+    """Return the digest of a file's syntax tree and the package's files that it imports; cached, as modules recur."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     imports = tuple(sorted(_imported_files(tree, root)))
-    return ast.dump(_without_docstrings(tree)), imports
+    return _digest(ast.dump(_without_docstrings(tree))), imports
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
