@@ -584,6 +584,7 @@ def test_several_configurations_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_a_download_says_its_repository(tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"repository": "cais/mmlu"}), encoding="utf-8")
-    assert staged_folder(str(tmp_path / "index.json"), "") == (tmp_path / "files", "cais/mmlu")
-    assert staged_folder(None, "data/mmlu") == (Path("data/mmlu"), None)
+    index, files = tmp_path / "index.json", tmp_path / "files"
+    index.write_text(json.dumps({"repository": "cais/mmlu"}), encoding="utf-8")
+    assert staged_folder({"index": str(index), "dataset": str(files)}, "") == (files, "cais/mmlu")
+    assert staged_folder({"files": "data/mmlu/a.csv"}, "data/mmlu") == (Path("data/mmlu"), None)

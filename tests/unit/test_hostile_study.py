@@ -35,7 +35,9 @@ def config(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[di
 
 
 def plan(config: dict[str, Any], *files: Path) -> Study:
-    return Study(config, tiny.ROOT, "study.yaml", Permissions.of_run(files))
+    found = Study(config, tiny.ROOT, "study.yaml", Permissions.of_run(files))
+    found.check_sources()
+    return found
 
 
 def refused(config: dict[str, Any], *says: str) -> None:

@@ -99,7 +99,9 @@ def changed(keys: Keys, value: Any) -> dict[str, Any]:
 
 
 def build(content: dict[str, Any] | None = None) -> Study:
-    return Study(content if content is not None else config(), REPOSITORY, FILE)
+    found = Study(content if content is not None else config(), REPOSITORY, FILE)
+    found.check_sources()
+    return found
 
 
 def fault(content: dict[str, Any]) -> UserError:

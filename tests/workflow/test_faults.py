@@ -338,8 +338,8 @@ def test_two_runs_in_one_folder_train_once(new: Any, whole: Any) -> None:
             first.wait(timeout=PATIENCE)
             assert second.wait(timeout=PATIENCE) == 0, second.log.read_text()
     training = Path("results/pretraining/tiny-bert")
-    for path in sorted((whole.work / training).iterdir()):
-        assert (new.work / training / path.name).read_bytes() == path.read_bytes()
+    for path in sorted((whole.work / training).rglob("*.*")):
+        assert (new.work / path.relative_to(whole.work)).read_bytes() == path.read_bytes()
 
 
 def test_a_job_without_memory_is_tried_again_with_more(study: Any, whole: Any, tmp_path: Path) -> None:

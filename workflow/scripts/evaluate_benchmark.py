@@ -20,7 +20,7 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
-    folder, repository = staged_folder(inputs.get("index"), snakemake.params.folder)
+    folder, repository = staged_folder(inputs, snakemake.params.folder)
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
         model, tokenizer = load_causal(checkpoint, device, where), load_tokenizer(checkpoint, where)

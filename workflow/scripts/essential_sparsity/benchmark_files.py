@@ -19,16 +19,16 @@ READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "cs
 _PLAIN = ("", "data", "default")
 
 
-def staged_folder(index: str | None, path: str) -> tuple[Path, str | None]:
+def staged_folder(inputs: Mapping[str, str], path: str) -> tuple[Path, str | None]:
     """Return the folder with a dataset's files, and the repository that they are of, if that is known.
 
     Args:
-        index: The ``index.json`` of a download from the hub; None for a local folder.
+        inputs: Paths: of a download from the hub ``index`` and ``dataset``, the folder.
         path: The local folder, if there is no index.
     """
-    if index is None:
+    if "index" not in inputs:
         return Path(path), None
-    return Path(index).parent / "files", str(read_json(Path(index))["repository"])
+    return Path(inputs["dataset"]), str(read_json(inputs["index"])["repository"])
 
 
 def split_files(folder: Path, config: str | None, split: str, where: str) -> list[Path]:

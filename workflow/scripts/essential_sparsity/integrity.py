@@ -48,7 +48,7 @@ def note_outputs(outputs: Iterable[Path], inputs: Iterable[Path], note: Mapping[
         note: What else to write on the tickets.
     """
     newest = max((_time_of(path) for path in inputs if path.exists()), default=0)
-    for path in filter(Path.exists, outputs):
+    for path in filter(Path.is_file, outputs):
         ticket, found = ticket_of(path), {"path": str(path), "checksum": checksum(path)}
         before = read_note(ticket).get("before", {})
         written = modified(path)

@@ -21,7 +21,6 @@ from essential_sparsity.run.exhaustion import explain
 from essential_sparsity.integrity import check_inputs
 from essential_sparsity.run.leases import lease_gpus
 from essential_sparsity.progress import draw_bars_on
-from essential_sparsity.side_files import pack, unpack
 from essential_sparsity.sole_writer import Turn, sole_writer
 from essential_sparsity.tickets import results_of
 from essential_sparsity.run.usage import write_cost
@@ -115,10 +114,8 @@ def _work(main: Callable[[Any], None], snakemake: Any) -> None:
         inputs = list(map(Path, snakemake.input))
         await_inputs(inputs, file_system_time(results_of(Path(snakemake.output[0]))))
         check_inputs(inputs)
-        unpack(inputs)
     lease_gpus(snakemake.resources, snakemake.rule)
     main(snakemake)
-    pack(map(Path, snakemake.output))
     if cost := snakemake.output.get("cost"):
         write_cost(Path(cost), snakemake.resources)
 
