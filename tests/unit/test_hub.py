@@ -68,6 +68,11 @@ def get(folder: Path, kind: str = "model", trusted: bool = False, **source: Any)
     return folder / "files"
 
 
+def made(folder: Path) -> list[Path]:
+    """Return what the download's rule declares."""
+    return [folder / "index.json", folder / "files"]
+
+
 def fault(folder: Path, kind: str = "model", **source: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         get(folder, kind, **source)
@@ -420,7 +425,7 @@ def test_a_changed_download_is_not_used(hub: Hub, tmp_path: Path) -> None:
     file.unlink()
     file.write_bytes(b"changed")
     with pytest.raises(UserError, match=r"model\.safetensors.*delete .*index\.json and run again"):
-        fetch({"kind": "hub"}, [tmp_path / "out" / "index.json", tmp_path / "out" / "files"], tmp_path / "source", WHERE)
+        fetch({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "source", WHERE)
 
 
 TABLES = {
@@ -434,7 +439,7 @@ def test_the_tables_of_a_dataset_come_by_their_split(hub: Hub, tmp_path: Path) -
     files = {"train": ["sst2/train-*.parquet"], "test": ["sst2/test-0.parquet"]}
     get(tmp_path / "out", "dataset", files=files)
     assert sorted(hub.fetched()) == ["sst2/test-0.parquet", "sst2/train-0.parquet", "sst2/train-1.parquet"]
-    splits = table_splits({"kind": "hub"}, [tmp_path / "out" / "index.json", tmp_path / "out" / "files"], tmp_path / "tables", WHERE)
+    splits = table_splits({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "tables", WHERE)
     assert {split: [p.read_bytes() for p in paths] for split, paths in splits.items()} == {
         "train": [b"t0", b"t1"], "test": [b"e"],
     }  # fmt: skip
@@ -519,7 +524,7 @@ def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
     hub.add_folder("nyu-mll/glue", SHARED / "datasets" / "nyu-mll" / "glue", kind="datasets")
     files = {"train": ["cola/train-*.parquet"], "test": ["cola/validation-*.parquet"]}
     get(tmp_path / "out", "dataset", repository="nyu-mll/glue", files=files)
-    splits = table_splits({"kind": "hub"}, [tmp_path / "out" / "index.json", tmp_path / "out" / "files"], tmp_path / "tables", WHERE)
+    splits = table_splits({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "tables", WHERE)
     classes = {"0": "unacceptable", "1": "acceptable"}
     entry = {"format": "parquet", "text": "sentence", "label": "label", "classes": classes}
     rows = prepare_rows(splits, entry, WHERE)

@@ -99,9 +99,7 @@ def changed(keys: Keys, value: Any) -> dict[str, Any]:
 
 
 def build(content: dict[str, Any] | None = None) -> Study:
-    found = Study(content if content is not None else config(), REPOSITORY, FILE)
-    found.check_sources()
-    return found
+    return Study(content if content is not None else config(), REPOSITORY, FILE)
 
 
 def fault(content: dict[str, Any]) -> UserError:

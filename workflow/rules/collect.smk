@@ -45,7 +45,8 @@ rule find_knees:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt * (2000 + resampling_mb(input)),
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (2000 + resampling_mb(input.examples)),
         disk_mb=TABLES_MB,
         runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
     params:

@@ -68,9 +68,6 @@ try:
         ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
         Permissions.of_run(STUDY_FILES),
     )
-    # Jobs may run where the user's own files are not.
-    if workflow.is_main_process:
-        study.check_sources()
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -126,11 +123,6 @@ def checkpoint_inputs(folder):
     }
 
 
-def user_files(paths):
-    """Return files of the user as inputs: they are where Snakemake was started, wherever results are."""
-    return [local(str(path)) for path in paths]
-
-
 def source_inputs(kind, name, checkpoint=None):
     """Return the files that the source of a registry entry is read from."""
     source = getattr(study, kind)[name]["source"]
@@ -140,14 +132,11 @@ def source_inputs(kind, name, checkpoint=None):
         return [f"{folder}/index.json", f"{folder}/files"]
     if source["kind"] == "wheel":
         return [f"results/sources/{source['package']}-{source['version']}.whl"]
-    if source["kind"] == "path" and not Path(source["path"]).expanduser().exists():
-        # The main process has seen them: this is a job on a machine that has no need of them.
-        return []
     if source["kind"] == "path" and kind == "datasets":
         found = local_tables(source, study.where(kind, name))
-        return user_files(list(chain.from_iterable(found.values())))
+        return list(map(str, chain.from_iterable(found.values())))
     if source["kind"] == "path":
-        return user_files(local_files(source, study.where(kind, name)))
+        return list(map(str, local_files(source, study.where(kind, name))))
     folder = f"results/pretraining/{name}"
     return [f"{folder}/index.json", f"{folder}/files"]
 
@@ -204,14 +193,16 @@ def growing(megabytes):
 
 def resampling_mb(files):
     """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
+    # While a checkpoint is waited for, its file stands here alone.
+    files = [files] if isinstance(files, str) else files
     # A compressed row takes 20 bytes or more.
-    rows = max(files.size_files) // 20
+    rows = max(map(os.path.getsize, files), default=0) // 20
     # A draw counts a row in one byte, and twelve levels of five seeds hold 16 each.
     return rows * (study.config["knees"]["draws"] + 2000) // 1_000_000
 
 
 def opened_json(path):
-    """Return what an output of a checkpoint says; opened like this, it may be anywhere."""
+    """Return what an output of a checkpoint says; opened like this, it may be in any storage."""
     with path.open(encoding="utf-8") as file:
         return json.load(file)
 
@@ -579,7 +570,7 @@ def or_stop(function):
 
 
 def print_summary():
-    """Print the knees and where the report is, if this run wrote the report on this machine."""
+    """Print the knees and where the report is, if this run wrote the report."""
     summary = Path(f"results/studies/{study.name}/summary.txt")
     if summary.is_file() and summary.stat().st_mtime >= STARTED:
         print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)

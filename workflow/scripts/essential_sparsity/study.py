@@ -86,6 +86,7 @@ class Study:
         self.evaluations = sorted(set(self._enumerate()))
         self.weights = sorted(set(self._enumerate_weights()))
         self._check_similarities()
+        self._check_sources()
         self._check_calibration_texts()
         self.claims = checked_claims(self, WEIGHTS.columns)
         check_finite(config, file)
@@ -427,12 +428,8 @@ class Study:
         counts = Counter((model, task) for model, task, checkpoint in steps if checkpoint != FINAL)
         return sorted(pair for pair, count in counts.items() if count > 1)
 
-    def check_sources(self) -> None:
-        """Look for local files before any job starts.
-
-        Raises:
-            UserError: What is missing, or not to be read.
-        """
+    def _check_sources(self) -> None:
+        """Look for local files before any job starts."""
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "path":
