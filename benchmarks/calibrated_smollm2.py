@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, measure, report, run, timed
+from harness import ROOT, checkpoint_inputs, measure, report, run, timed
 
 MODEL = "smollm2-135m-instruct"
 SEQUENCES, LENGTH, BATCH = 64, 512, 1
@@ -38,7 +38,7 @@ def tokens(folder: Path) -> dict[str, Any]:
 
     rows = pd.read_parquet(folder / "results/datasets/rotten-tomatoes-plots-by-film.parquet")
     settings = {"sequences": SEQUENCES, "length": LENGTH, "batch_size": SEQUENCES, "seed": 0}
-    batches = calibration_batches(rows, _checkpoint(folder), nn.Module(), settings, "benchmark")
+    batches = calibration_batches(rows, _checkpoint(folder) / "companions", nn.Module(), settings, "benchmark")
     save_file({"tokens": torch.cat(batches)}, _tokens(folder))
     return {}
 
@@ -66,7 +66,7 @@ def ours(score: str, scope: str, update: str, precision: str, folder: Path) -> d
         batches = _batches(folder, BATCH)
         targets = {m.name: SPARSITY for m in matrices if m.pruned}
         with open_weights(_checkpoint(folder)) as files:
-            model = streamed_model(_checkpoint(folder))
+            model = streamed_model(_checkpoint(folder) / "companions")
             found = prune_by_block(
                 model, files, matrices, batches, torch.device("cpu"), None, method, targets, 0, precision
             )
@@ -97,7 +97,7 @@ def ours_dense(levels: list[float], folder: Path) -> dict[str, Any]:
     def work() -> None:
         batches = _batches(folder, BATCH)
         with open_weights(_checkpoint(folder)) as files, tempfile.TemporaryDirectory() as name:
-            model = streamed_model(_checkpoint(folder))
+            model = streamed_model(_checkpoint(folder) / "companions")
             path = Path(name) / "statistics.safetensors"
             found = dense_statistics(model, files, matrices, batches, torch.device("cpu"), None, with_gram=False)
             write_statistics(path, found, [m.name for m in prunable])
@@ -116,12 +116,15 @@ def published(prune_layer: Callable[..., None], with_hessian: bool, folder: Path
     from torch import nn
     from transformers import AutoModelForCausalLM
 
+    from essential_sparsity.checkpoint_files import checkpoint_folder
+
     kept: dict[str, Any] = {}
 
     @torch.no_grad()
     def work() -> None:
         batches = _batches(folder, 1)
-        model = AutoModelForCausalLM.from_pretrained(_checkpoint(folder), dtype=torch.float32)
+        with checkpoint_folder(checkpoint_inputs(_checkpoint(folder))) as checkpoint:
+            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         model.config.use_cache = False
         layers = model.model.layers
         inputs = torch.zeros(SEQUENCES, LENGTH, model.config.hidden_size)

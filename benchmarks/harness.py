@@ -29,6 +29,12 @@ def resident_mb(key: str) -> float:
     raise RuntimeError(f"no {key} in /proc/self/status")
 
 
+def checkpoint_inputs(folder: Path) -> dict[str, str]:
+    """Return what a checkpoint consists of, as a job's inputs name it."""
+    parts = {"weights": "model.safetensors", "companions": "companions", "provenance": "provenance.json"}
+    return {name: str(folder / part) for name, part in parts.items()}
+
+
 def timed(work: Callable[[], Any]) -> float:
     """Return the seconds that a call takes."""
     began = time.perf_counter()

@@ -18,12 +18,14 @@ START = """
 import sys
 from types import SimpleNamespace
 snakemake = SimpleNamespace(log=[sys.argv[5]], rule="benchmark", output={}, resources={})
-sys.path.insert(0, "workflow/scripts")
+sys.path[:0] = ["workflow/scripts", "benchmarks"]
 import json
 import shutil
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from harness import checkpoint_inputs
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.evaluation import evaluate_to_files
 from essential_sparsity.files import sha256_of
@@ -35,10 +37,11 @@ from essential_sparsity.prepared import Prepared
 from essential_sparsity.task_kinds import TASK_KINDS
 def main(snakemake):
     choose_device(0, 1)
-    checkpoint, manifest, mask, inputs = map(Path, sys.argv[1:5])
+    folder, manifest, mask, inputs = map(Path, sys.argv[1:5])
     data = Prepared(inputs)
     kind = TASK_KINDS[data.about["kind"]]
-    model, encoder = HEADS["sequence_classification"](checkpoint, kind.model_options(data.about), "benchmark")
+    with checkpoint_folder(checkpoint_inputs(folder)) as checkpoint:
+        model, encoder = HEADS["sequence_classification"](checkpoint, kind.model_options(data.about), "benchmark")
     read_pruning(mask, read_manifest(manifest)).apply(encoder)
     kind.batch(data, np.arange(32))
 run_job(main, snakemake)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from harness import ROOT, report
+from harness import ROOT, checkpoint_inputs, report
 
 MODEL, TASK = "all-minilm-l6-v2", "plot-or-review"
 PAIRS, BATCH = 24, 32
@@ -16,6 +16,7 @@ def main() -> None:
     import numpy as np
     import torch
 
+    from essential_sparsity.checkpoint_files import checkpoint_folder
     from essential_sparsity.finetune import HEADS
     from essential_sparsity.manifest import read_manifest
     from essential_sparsity.masks import Pruning, read_pruning
@@ -34,7 +35,8 @@ def main() -> None:
     for side, pruning in (("ours", half), ("peer", Pruning({}, {}))):
         torch.manual_seed(0)
         options = kind.model_options(data.about)
-        model, encoder = HEADS["sequence_classification"](results / f"checkpoints/{MODEL}/final", options, "benchmark")
+        with checkpoint_folder(checkpoint_inputs(results / f"checkpoints/{MODEL}/final")) as checkpoint:
+            model, encoder = HEADS["sequence_classification"](checkpoint, options, "benchmark")
         optimiser = adamw(model, task)
         if side == "ours":
             hold_in_step(optimiser, pruning.apply(encoder), 1.0)

@@ -31,8 +31,7 @@ def plan(study: Path, profile: Path) -> subprocess.CompletedProcess[str]:
 def main() -> int:
     """Return the exit status: 1 if a study cannot be planned."""
     studies = [STUDY, *sorted((ROOT / "config" / "studies").rglob("*.yaml"))]
-    # Planning asks the object storage what is there: that of the profile `kubernetes` does not exist.
-    others = sorted(path for path in (ROOT / "config" / "profiles").iterdir() if path.name != "kubernetes")
+    others = sorted((ROOT / "config" / "profiles").iterdir())
     pairs = [*((study, PROFILE) for study in studies), *((STUDY, profile) for profile in others)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(plan, *zip(*pairs, strict=True)))

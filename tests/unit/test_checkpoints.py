@@ -169,12 +169,10 @@ def test_extracting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_the_tokenizer_comes_along_and_a_stale_one_goes(tmp_path: Path) -> None:
+def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     save(bert(), tmp_path / "in", "safetensors")
     (tmp_path / "in" / "vocab.txt").write_text("[PAD]\nword\n")
     (tmp_path / "in" / "README.md").write_text("not needed")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "tokenizer.json").write_text("of another source")
     extract(tmp_path / "in", tmp_path / "out", "float32", WHERE)
     assert (tmp_path / "out" / "vocab.txt").read_text() == "[PAD]\nword\n"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
@@ -310,8 +308,6 @@ def test_a_folder_without_weights_says_what_is_there(tmp_path: Path, files: list
 def test_weights_without_a_configuration_are_refused(tmp_path: Path) -> None:
     folder = save(bert(), tmp_path / "in", "safetensors")
     (folder / "config.json").unlink()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("{}")  # of an earlier source: not to be taken for this one's
     assert "without a config.json" in refused(folder, tmp_path / "out").found
 
 

@@ -66,6 +66,11 @@ def get(folder: Path, kind: str = "model", trusted: bool = False, **source: Any)
     return folder / "files"
 
 
+def made(folder: Path) -> list[Path]:
+    """Return what the download's rule declares."""
+    return [folder / "index.json", folder / "files"]
+
+
 def fault(folder: Path, kind: str = "model", **source: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         get(folder, kind, **source)
@@ -369,7 +374,7 @@ def test_a_model_is_read_by_the_next_stage(hub: Hub, tmp_path: Path) -> None:
     get(tmp_path / "out")
     index = tmp_path / "out" / "index.json"
     source = {"kind": "hub", "repository": NAME, "revision": "main"}
-    fetch(source, [index], tmp_path / "source", WHERE)
+    fetch(source, [index, index.parent / "files"], tmp_path / "source", WHERE)
     before, after = (families.stored_tensors(tmp_path / name) for name in ("model", "source"))
     assert before.keys() == after.keys()
     assert all(bool((before[name] == after[name]).all()) for name in before)
@@ -382,7 +387,7 @@ def test_a_changed_download_is_not_used(hub: Hub, tmp_path: Path) -> None:
     file.unlink()
     file.write_bytes(b"changed")
     with pytest.raises(UserError, match=r"model\.safetensors.*delete .*index\.json and run again"):
-        fetch({"kind": "hub"}, [tmp_path / "out" / "index.json"], tmp_path / "source", WHERE)
+        fetch({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "source", WHERE)
 
 
 TABLES = {
@@ -396,7 +401,7 @@ def test_the_tables_of_a_dataset_come_by_their_split(hub: Hub, tmp_path: Path) -
     files = {"train": ["sst2/train-*.parquet"], "test": ["sst2/test-0.parquet"]}
     get(tmp_path / "out", "dataset", files=files)
     assert sorted(hub.fetched()) == ["sst2/test-0.parquet", "sst2/train-0.parquet", "sst2/train-1.parquet"]
-    splits = table_splits({"kind": "hub"}, [tmp_path / "out" / "index.json"], tmp_path / "tables", WHERE)
+    splits = table_splits({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "tables", WHERE)
     assert {split: [p.read_bytes() for p in paths] for split, paths in splits.items()} == {
         "train": [b"t0", b"t1"], "test": [b"e"],
     }  # fmt: skip
@@ -475,7 +480,7 @@ def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
     hub.add_folder("nyu-mll/glue", SHARED / "datasets" / "nyu-mll" / "glue", kind="datasets")
     files = {"train": ["cola/train-*.parquet"], "test": ["cola/validation-*.parquet"]}
     get(tmp_path / "out", "dataset", repository="nyu-mll/glue", files=files)
-    splits = table_splits({"kind": "hub"}, [tmp_path / "out" / "index.json"], tmp_path / "tables", WHERE)
+    splits = table_splits({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "tables", WHERE)
     classes = {"0": "unacceptable", "1": "acceptable"}
     entry = {"format": "parquet", "text": "sentence", "label": "label", "classes": classes}
     rows = prepare_rows(splits, entry, WHERE)

@@ -195,8 +195,13 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     tiny.write_llama(tmp_path / "dense")
     (tmp_path / "dense" / "pytorch_model.bin").write_bytes(b"the same weights, in an older format")
     write_masks(tmp_path / "mask", random_masks(families.manifest(tmp_path / "dense"), 0.5))
+    # As in a checkpoint of the workflow.
+    (tmp_path / "dense" / "companions").mkdir()
+    for path in (tmp_path / "dense").glob("*.json"):
+        path.rename(path.parent / "companions" / path.name)
     apply_mask(tmp_path / "dense", tmp_path / "mask", tmp_path / "pruned")
-    assert load_tokenizer(tmp_path / "pruned", "here").get_vocab() == load_tokenizer(tmp_path / "dense", "").get_vocab()
+    before, after = (load_tokenizer(tmp_path / name, "here") for name in ("dense/companions", "pruned"))
+    assert after.get_vocab() == before.get_vocab()
     assert not (tmp_path / "pruned" / "pytorch_model.bin").exists()
 
 

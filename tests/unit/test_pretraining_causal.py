@@ -84,7 +84,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last step, as the workflow makes a checkpoint of it."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    fetch({"kind": "pretrain", "step": "step000012"}, [whole / "index.json"], folder / "source", WHERE)
+    fetch({"kind": "pretrain", "step": "step000012"}, [whole / "index.json", whole], folder / "source", WHERE)
     extract(folder / "source", folder / "checkpoint", "float32", WHERE)
     return folder / "checkpoint"
 

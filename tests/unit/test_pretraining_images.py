@@ -72,7 +72,9 @@ def restored(folder: Path, files: dict[str, bytes]) -> Path:
 def checkpoint(tmp_path: Path, whole: dict[str, bytes]) -> Path:
     """The last step, as the workflow makes a checkpoint of it."""
     index = restored(tmp_path / "training", whole) / "index.json"
-    fetch({"kind": "pretrain", "step": "step000012", "recipe": RECIPE}, [index], tmp_path / "source", WHERE)
+    fetch(
+        {"kind": "pretrain", "step": "step000012", "recipe": RECIPE}, [index, index.parent], tmp_path / "source", WHERE
+    )
     extract(tmp_path / "source", tmp_path / "checkpoint", "float32", WHERE)
     return tmp_path / "checkpoint"
 

@@ -71,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def checkpoint_of(training: Path, folder: Path) -> Path:
     """Return the last step, as the workflow makes a checkpoint of it."""
-    fetch({"kind": "pretrain", "step": "step000012"}, [training / "index.json"], folder / "source", WHERE)
+    fetch({"kind": "pretrain", "step": "step000012"}, [training / "index.json", training], folder / "source", WHERE)
     extract(folder / "source", folder / "checkpoint", "float32", WHERE)
     return folder / "checkpoint"
 

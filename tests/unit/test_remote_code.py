@@ -95,14 +95,6 @@ def test_code_in_another_repository_is_refused(tmp_path: Path) -> None:
         check_remote_code(tmp_path / "config.json", True, WHERE)
 
 
-def test_code_of_an_earlier_extraction_does_not_stay(tmp_path: Path) -> None:
-    source = own_model(tmp_path / "source", tmp_path / "was-run")
-    checkpoint = checkpoint_of(source, tmp_path / "checkpoint", True)
-    assert list(checkpoint.glob("*.py"))
-    checkpoint_of(source, checkpoint, False)
-    assert not list(checkpoint.glob("*.py"))
-
-
 @pytest.mark.parametrize("config", [{"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}, {"model_type": "other"}])
 def test_a_model_that_needs_no_code_is_not_refused(tmp_path: Path, config: dict[str, object]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))

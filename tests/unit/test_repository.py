@@ -30,7 +30,7 @@ def rules(root: Path) -> dict[str, str]:
 
 def test_every_requirement_is_pinned(root: Path) -> None:
     files = sorted(path.name for path in root.glob("requirements*.txt"))
-    assert len(files) == 4
+    assert len(files) == 3
     for name in files:
         for line in (root / name).read_text().splitlines():
             assert re.fullmatch(r"#.*|-r requirements\.txt|[\w.-]+==[\w.!]+", line), line
@@ -45,15 +45,12 @@ def test_pins_lie_within_the_ranges(root: Path) -> None:
         assert Version(exact[canonicalize_name(requirement.name)]) in requirement.specifier, requirement
 
 
-@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_plugins_are_tested_with_the_pins_that_their_users_install(root: Path, profile: str) -> None:
-    users, tests = pins(root / f"requirements-{profile}.txt"), pins(root / "requirements-dev.txt")
-    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"][profile]
+def test_plugins_are_tested_with_the_pins_that_their_users_install(root: Path) -> None:
+    users, tests = pins(root / "requirements-slurm.txt"), pins(root / "requirements-dev.txt")
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["slurm"]
     assert users.keys() == {canonicalize_name(Requirement(r).name) for r in extra}
-    # The client of Kubernetes is large, and no test has a cluster to use it on.
-    missing = {"snakemake-executor-plugin-kubernetes"} & users.keys()
-    assert all(tests[name] == users[name] for name in users.keys() - missing)
-    assert f"requirements-{profile}.txt" in (root / "config" / "profiles" / profile / "config.yaml").read_text()
+    assert all(tests[name] == users[name] for name in users)
+    assert "requirements-slurm.txt" in (root / "config" / "profiles" / "slurm" / "config.yaml").read_text()
 
 
 def test_the_conda_environment_has_the_pins_of_all_direct_dependencies(root: Path) -> None:
@@ -139,7 +136,7 @@ def profiles(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_there_is_a_profile_for_every_kind_of_machine(root: Path) -> None:
-    assert {"default", "laptop", "workstation", "slurm", "kubernetes"} <= set(profiles(root))
+    assert {"default", "laptop", "workstation", "slurm"} <= set(profiles(root))
 
 
 @pytest.mark.parametrize("key", ["rerun-triggers", "rerun-incomplete", "keep-going", "scheduler"])
@@ -155,21 +152,19 @@ def test_profiles_of_machines_retry_what_fails(root: Path) -> None:
 
 def test_profiles_name_only_what_snakemake_and_its_plugins_know(root: Path) -> None:
     known = set(get_argument_parser()._option_string_actions)
-    installed = {plugin for plugin in ("kubernetes", "storage-s3", "slurm") if any(f"--{plugin}-" in o for o in known)}
     for name, profile in profiles(root).items():
         for key in profile:
-            plugin = next((p for p in ("kubernetes", "storage-s3", "slurm") if key.startswith(f"{p}-")), None)
-            assert f"--{key}" in known or (plugin and plugin not in installed), f"{name}: {key}"
+            assert f"--{key}" in known, f"{name}: {key}"
 
 
 def test_profiles_with_gpus_agree_but_for_where_they_are(root: Path) -> None:
     gpus, threads = {}, {}
-    for name in ("workstation", "slurm", "kubernetes"):
+    for name in ("workstation", "slurm"):
         profile = profiles(root)[name]
         gpus[name] = {rule: resources.get("gpu") for rule, resources in profile["set-resources"].items()}
         threads[name] = profile["set-threads"]
-    assert gpus["workstation"] == gpus["slurm"] == gpus["kubernetes"]
-    assert threads["workstation"] == threads["slurm"] == threads["kubernetes"]
+    assert gpus["workstation"] == gpus["slurm"]
+    assert threads["workstation"] == threads["slurm"]
 
 
 def test_machines_are_named_in_profiles_only(root: Path) -> None:
@@ -186,7 +181,7 @@ def test_every_rule_says_what_it_needs(root: Path) -> None:
         assert all(f"        {resource}" in body for resource in needed), name
 
 
-@pytest.mark.parametrize("profile", ["slurm", "workstation", "kubernetes"])
+@pytest.mark.parametrize("profile", ["slurm", "workstation"])
 def test_profiles_give_a_gpu_to_every_rule_that_can_use_one(root: Path, profile: str) -> None:
     able = {name for name, text in rules(root).items() if re.search(r"^\s+gpu=0,$", text, flags=re.MULTILINE)}
     given = profiles(root)[profile]

@@ -299,7 +299,7 @@ PRETRAIN = {"kind": "pretrain", "step": "step000010", "recipe": {"corpus": "film
 
 def test_a_step_of_a_pretraining_is_linked_under_the_usual_name(tmp_path: Path) -> None:
     index = pretraining(tmp_path / "training")
-    fetch(PRETRAIN, [index], tmp_path / "out", WHERE)
+    fetch(PRETRAIN, [index, index.parent], tmp_path / "out", WHERE)
     assert left(tmp_path / "out") == ["config.json", "model.safetensors"]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"weights"
     found = describe(PRETRAIN, [index])
@@ -316,7 +316,7 @@ def test_a_damaged_step_is_not_used(tmp_path: Path, damage: str) -> None:
     if damage == "changed":
         file.write_bytes(b"weightz")
     with pytest.raises(UserError, match=r"step000010\.safetensors.*delete .*index\.json and run again"):
-        fetch(PRETRAIN, [index], tmp_path / "out", WHERE)
+        fetch(PRETRAIN, [index, index.parent], tmp_path / "out", WHERE)
     assert not (tmp_path / "out").exists()
 
 

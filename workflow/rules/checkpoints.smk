@@ -7,7 +7,7 @@ rule pretrain_model:
     output:
         index="results/pretraining/{model}/index.json",
         loss="results/pretraining/{model}/loss.parquet",
-        beside=side_files("results/pretraining/{model}"),
+        files=directory("results/pretraining/{model}/files"),
         cost="results/costs/pretrain_model/{model}.json",
     log:
         "results/logs/pretrain_model/{model}.log",
@@ -26,6 +26,8 @@ rule pretrain_model:
         code=code("pretrain_model.py"),
         recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
         where=lambda wildcards: study.where("models", wildcards.model),
+        # What a training has written so far: not an output, which Snakemake would remove when the job fails.
+        states="results/states/{model}",
     message:
         "Pre-training {wildcards.model}"
     script:
@@ -37,9 +39,9 @@ rule extract_checkpoint:
         lambda wildcards: source_inputs("models", wildcards.model, wildcards.checkpoint),
     output:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
-        config="results/checkpoints/{model}/{checkpoint}/config.json",
+        # Configuration, tokenizer or processor, and the code of a model that is trusted.
+        companions=directory("results/checkpoints/{model}/{checkpoint}/companions"),
         provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
-        beside=side_files("results/checkpoints/{model}/{checkpoint}"),
         cost="results/costs/extract_checkpoint/{model}/{checkpoint}.json",
     log:
         "results/logs/extract_checkpoint/{model}/{checkpoint}.log",
@@ -67,8 +69,8 @@ rule list_matrices:
     # All checkpoints of a model have the same matrices: one of them is looked at.
     input:
         weights=lambda wildcards: f"{last_checkpoint(wildcards.model)}/model.safetensors",
-        config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
-        beside=lambda wildcards: checkpoint_files(last_checkpoint(wildcards.model)),
+        companions=lambda wildcards: f"{last_checkpoint(wildcards.model)}/companions",
+        provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
     output:
         manifest="results/matrices/{model}.json",
         cost="results/costs/list_matrices/{model}.json",
@@ -125,7 +127,7 @@ rule measure_pretraining:
     # All steps at once, as they were stored: starting a job for each would take longer than the work.
     input:
         index="results/pretraining/{model}/index.json",
-        beside=side_files("results/pretraining/{model}"),
+        files="results/pretraining/{model}/files",
         manifest="results/matrices/{model}.json",
     output:
         matrices="results/weights/{model}.parquet",

@@ -23,10 +23,7 @@ from essential_sparsity.files import sha256_of
 from essential_sparsity.job_needs import need_of
 from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
 from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
-from essential_sparsity.object_storage import StudyElsewhere, check_study
-from essential_sparsity.provenance import workflow_commit
 from essential_sparsity.resources import AROUND_MB
-from essential_sparsity.side_files import PACKED
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import (
@@ -45,31 +42,10 @@ TEMPLATE_PARTS = [
     for suffix in ("html.j2", "css", "js")
 ]
 
-# Where jobs see nothing but the inputs that they declare.
-OBJECT_STORAGE = workflow.storage_settings.default_storage_provider not in (
-    None,
-    "none",
-)
-
-# A job on another machine is sent the study, and not the user's files that the study reads.
-ELSEWHERE = OBJECT_STORAGE and workflow.remote_exec
-# What a user may set, and what jobs elsewhere have no other way to know.
-PASSED_ON = [
-    "ESSENTIAL_SPARSITY_COMMIT",
-    "HF_ENDPOINT",
-    "HF_TOKEN",
-    "PIP_INDEX_URL",
-]
-if OBJECT_STORAGE:
-    if workflow.is_main_process and (commit := workflow_commit(ROOT)):
-        os.environ.update(ESSENTIAL_SPARSITY_COMMIT=commit)
-    workflow.register_envvars(*os.environ.keys() & set(PASSED_ON))
-
 STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
 
 try:
-    read_study = StudyElsewhere if ELSEWHERE else Study
-    study = read_study(
+    study = Study(
         config,
         ROOT,
         ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
@@ -120,19 +96,13 @@ def code(script):
     return code_digest(SCRIPTS / script, SCRIPTS)
 
 
-def side_files(folder, *others):
-    """Return what else is read of a folder of which one file is declared; nothing where files beside it are seen."""
-    return [f"{folder}/{name}" for name in (PACKED, *others)] if OBJECT_STORAGE else []
-
-
-def checkpoint_files(folder):
-    """Return what is read of a checkpoint besides its weights."""
-    return side_files(folder, "config.json", "provenance.json")
-
-
-def user_files(paths):
-    """Return files of the user as inputs; in object storage, too, they are where Snakemake was started."""
-    return [local(str(path)) if OBJECT_STORAGE else str(path) for path in paths]
+def checkpoint_inputs(folder):
+    """Return what a checkpoint consists of, as inputs of a rule that loads it."""
+    return {
+        "weights": f"{folder}/model.safetensors",
+        "companions": f"{folder}/companions",
+        "provenance": f"{folder}/provenance.json",
+    }
 
 
 def source_inputs(kind, name, checkpoint=None):
@@ -141,31 +111,22 @@ def source_inputs(kind, name, checkpoint=None):
     if source["kind"] == "hub":
         place = "/".join(filter(None, (kind, name, checkpoint)))
         folder = f"results/sources/hub/{place}"
-        return [f"{folder}/index.json", *side_files(folder)]
+        return [f"{folder}/index.json", f"{folder}/files"]
     if source["kind"] == "wheel":
         return [f"results/sources/{source['package']}-{source['version']}.whl"]
-    if source["kind"] == "path" and ELSEWHERE:
-        # What is made of them was made where they are.
-        return []
     if source["kind"] == "path" and kind == "datasets":
         found = local_tables(source, study.where(kind, name))
-        return user_files(list(chain.from_iterable(found.values())))
+        return list(map(str, chain.from_iterable(found.values())))
     if source["kind"] == "path":
-        return user_files(local_files(source, study.where(kind, name)))
+        return list(map(str, local_files(source, study.where(kind, name))))
     folder = f"results/pretraining/{name}"
-    return [f"{folder}/index.json", *side_files(folder)]
+    return [f"{folder}/index.json", f"{folder}/files"]
 
 
 def gpus_of(rule_name):
     """Return how many GPUs the profile gives to a job of a rule; a share of one counts as one."""
     given = workflow.get_rule(rule_name).resources.get("gpu")
     return max(0, math.ceil(float(given.value or 0))) if given else 0
-
-
-def check_object_storage():
-    """Stop if jobs could not be asked for, or not run, with results in object storage."""
-    if OBJECT_STORAGE:
-        or_stop(lambda: check_study(study))
 
 
 def check_batches():
@@ -197,9 +158,7 @@ def gpu_memory(rule_name):
 
 def disk(rule_name):
     """Return the function that says how much room the files of a job take, in MB."""
-    # Side files are there twice: as they are, and packed.
-    copies = 2 if OBJECT_STORAGE else 1
-    return lambda wildcards: copies * need_of(study, rule_name, wildcards).disk_mb()
+    return lambda wildcards: need_of(study, rule_name, wildcards).disk_mb()
 
 
 def time_limit(rule_name):
@@ -218,17 +177,14 @@ def resampling_mb(files):
     """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
     # While a checkpoint is waited for, its file stands here alone.
     files = [files] if isinstance(files, str) else files
-    # A compressed row takes 20 bytes or more. What is in object storage is not seen from here: no task of the paper has
-    # half as many examples.
-    rows = (
-        100_000 if OBJECT_STORAGE else max(map(os.path.getsize, files), default=0) // 20
-    )
+    # A compressed row takes 20 bytes or more.
+    rows = max(map(os.path.getsize, files), default=0) // 20
     # A draw counts a row in one byte, and twelve levels of five seeds hold 16 each.
     return rows * (study.config["knees"]["draws"] + 2000) // 1_000_000
 
 
 def opened_json(path):
-    """Return what an output of a checkpoint says; Snakemake brings it from object storage when it is opened like this."""
+    """Return what an output of a checkpoint says; opened like this, it may be in any storage."""
     with path.open(encoding="utf-8") as file:
         return json.load(file)
 
@@ -348,8 +304,7 @@ def pruning_inputs(wildcards):
                 f"results/plans/{wildcards.model}/{wildcards.checkpoint}/{wildcards.method}/{wildcards.seed}.json"
             )
         if slots.by_block:
-            inputs["config"] = f"{folder}/config.json"
-            inputs["beside"] = checkpoint_files(folder)
+            inputs |= checkpoint_inputs(folder)
             inputs["rows"] = (
                 f"results/datasets/{study.calibrations[slots.calibration]['dataset']}.parquet"
             )
@@ -361,11 +316,9 @@ def round_inputs(wildcards):
     folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
     task = study.method(wildcards.method).rounds["task"]
     inputs = {
-        "weights": f"{folder}/model.safetensors",
-        "provenance": f"{folder}/provenance.json",
+        **checkpoint_inputs(folder),
         "manifest": f"results/matrices/{wildcards.model}.json",
         "inputs": f"results/inputs/{wildcards.model}/{task}.arrow",
-        "beside": checkpoint_files(folder),
     }
     before = study.level_before(wildcards.method, wildcards.sparsity)
     if before:
@@ -394,10 +347,8 @@ def evaluation_inputs(wildcards):
     """Return what an evaluation reads: the checkpoint, the prepared inputs, and the mask unless the model is dense."""
     folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
     inputs = {
-        "weights": f"{folder}/model.safetensors",
-        "provenance": f"{folder}/provenance.json",
+        **checkpoint_inputs(folder),
         "manifest": f"results/matrices/{wildcards.model}.json",
-        "beside": checkpoint_files(folder),
     }
     if study.preparation(wildcards.task):
         inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
@@ -407,7 +358,7 @@ def evaluation_inputs(wildcards):
         # Files that are read as they are: those of a folder, or, by their index, of a download.
         files = source_inputs("datasets", study.tasks[wildcards.task]["dataset"])
         if study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
-            inputs["index"], inputs["dataset"] = files[0], files[1:]
+            inputs["index"], inputs["dataset"] = files
         else:
             inputs["files"] = files
     if wildcards.method != "dense":
@@ -560,12 +511,7 @@ def or_stop(function):
 
 
 def print_summary():
-    """Print the knees and where the report is, if this run wrote the report; in object storage, where it is."""
-    made = {job.rule.name for job in workflow.dag.finished_jobs}
-    if OBJECT_STORAGE and "write_report" in made:
-        prefix = workflow.storage_settings.default_storage_prefix
-        folder = f"{prefix.rstrip('/')}/results/studies/{study.name}"
-        print(f"\nReport: {folder}/report.html", file=sys.stderr)
+    """Print the knees and where the report is, if this run wrote the report."""
     summary = Path(f"results/studies/{study.name}/summary.txt")
     if summary.is_file() and summary.stat().st_mtime >= STARTED:
         print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)

@@ -6,8 +6,7 @@ rule prepare_inputs:
     input:
         rows=lambda wildcards: rows_path(wildcards.task),
         provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
-        config=lambda wildcards: f"{last_checkpoint(wildcards.model)}/config.json",
-        beside=lambda wildcards: checkpoint_files(last_checkpoint(wildcards.model)),
+        companions=lambda wildcards: f"{last_checkpoint(wildcards.model)}/companions",
     output:
         inputs="results/inputs/{model}/{task}.arrow",
         cost="results/costs/prepare_inputs/{model}/{task}.json",
@@ -84,7 +83,6 @@ rule evaluate_benchmark:
         code=code("evaluate_benchmark.py"),
         task=lambda wildcards: task_entry(wildcards.task),
         method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
-        # Of a dataset of the hub they lie beside its index.
         folder=lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
             "path", ""
         ),

@@ -4,8 +4,8 @@
 rule calibrate_model:
     input:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
-        config="results/checkpoints/{model}/{checkpoint}/config.json",
-        beside=checkpoint_files("results/checkpoints/{model}/{checkpoint}"),
+        companions="results/checkpoints/{model}/{checkpoint}/companions",
+        provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
         manifest="results/matrices/{model}.json",
         rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
     output:

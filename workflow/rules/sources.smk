@@ -64,7 +64,7 @@ rule download_repository:
     # Together with `find_steps` and `download_package`, the only rules that use the network.
     output:
         index="results/sources/hub/{place}/index.json",
-        beside=side_files("results/sources/hub/{place}"),
+        files=directory("results/sources/hub/{place}/files"),
         cost="results/costs/download_repository/{place}.json",
     log:
         "results/logs/download_repository/{place}.log",

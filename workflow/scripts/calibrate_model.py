@@ -9,6 +9,7 @@ import pandas as pd
 
 from essential_sparsity.calibration import activation_folder, dense_statistics, streamed_model
 from essential_sparsity.calibration_text import calibration_batches
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.inputs import write_statistics
 from essential_sparsity.manifest import read_manifest
 from essential_sparsity.run.devices import choose_device
@@ -22,9 +23,10 @@ def main(snakemake: Any) -> None:
     calibration = json.loads(snakemake.params.calibration)
     weights, output = Path(snakemake.input.weights), Path(snakemake.output.statistics)
     matrices = read_manifest(Path(snakemake.input.manifest))
-    model = streamed_model(weights.parent)
     rows = pd.read_parquet(snakemake.input.rows)
-    batches = calibration_batches(rows, weights.parent, model, calibration, snakemake.params.where)
+    with checkpoint_folder(dict(snakemake.input.items())) as checkpoint:
+        model = streamed_model(checkpoint)
+        batches = calibration_batches(rows, checkpoint, model, calibration, snakemake.params.where)
     with (
         open_weights(weights) as files,
         activation_folder(calibration["activations"], output.parent) as folder,

@@ -9,7 +9,7 @@ from essential_sparsity.run.job import run_job
 
 
 def main(snakemake: Any) -> None:
-    """Put the files beside ``output.index``, which lists them and comes last."""
+    """Put the files into ``output.files``, and at last write ``output.index``, which lists them."""
     wanted = json.loads(snakemake.params.download)
     folder = Path(snakemake.output.index).parent
     download(wanted["source"], wanted["kind"], wanted["trusted"], folder, snakemake.params.where)

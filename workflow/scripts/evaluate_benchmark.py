@@ -19,7 +19,7 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
-    folder = Path(inputs["index"]).parent / "files" if "index" in inputs else Path(snakemake.params.folder)
+    folder = Path(inputs.get("dataset", snakemake.params.folder))
     repository = snakemake.params.repository or None
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:

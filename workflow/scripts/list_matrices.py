@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.checkpoints import empty_model
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.manifest import write_manifest
@@ -14,12 +15,11 @@ from essential_sparsity.weights import open_weights
 
 def main(snakemake: Any) -> None:
     """Write the manifest."""
-    folder = Path(snakemake.input.weights).parent
+    patterns = json.loads(snakemake.params.patterns)
     with open_weights(Path(snakemake.input.weights)) as files:
         shapes = {name: stored.shape for name, stored in files.tensors.items()}
-    matrices = list_matrices(
-        empty_model(folder), shapes, snakemake.params.where, **json.loads(snakemake.params.patterns)
-    )
+    with checkpoint_folder(dict(snakemake.input.items())) as checkpoint:
+        matrices = list_matrices(empty_model(checkpoint), shapes, snakemake.params.where, **patterns)
     pruned = [m for m in matrices if m.pruned]
     total, prunable = sum(m.size for m in matrices), sum(m.size for m in pruned)
     logging.info("%d of %d tensors are prunable: %d of %d weights", len(pruned), len(matrices), prunable, total)

@@ -18,11 +18,12 @@ def main(snakemake: Any) -> None:
     """Write the rows of all steps below each other."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     names = [m.name for m in read_manifest(Path(snakemake.input.manifest)) if m.pruned]
-    index, dtype = Path(snakemake.input.index), DTYPES[snakemake.params.dtype]
+    index, files = Path(snakemake.input.index), Path(snakemake.input.files)
+    dtype = DTYPES[snakemake.params.dtype]
     steps = sorted(read_json(index)["steps"], key=checkpoint_age)
     measured = []
     for checkpoint in progress(steps, "measuring", total=len(steps), unit="steps"):
-        weights = pretrained_weights(index, checkpoint)
+        weights = pretrained_weights(index, files, checkpoint)
         found = measure_checkpoint(weights, names, device, SPECTRA[snakemake.params.spectra], dtype)
         axes = {"model": snakemake.wildcards.model, "checkpoint": checkpoint, "step": step_of(checkpoint)}
         measured.append(found.assign(**axes))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import write_prepared
 from essential_sparsity.run.job import run_job
@@ -14,8 +15,9 @@ from essential_sparsity.run.job import run_job
 
 def main(snakemake: Any) -> None:
     """Write the columns to ``output.inputs``."""
-    task, checkpoint = json.loads(snakemake.params.task), Path(snakemake.input.provenance).parent
-    columns, about = prepare_inputs(pd.read_parquet(snakemake.input.rows), task, checkpoint, snakemake.params.where)
+    task, rows = json.loads(snakemake.params.task), pd.read_parquet(snakemake.input.rows)
+    with checkpoint_folder(dict(snakemake.input.items())) as checkpoint:
+        columns, about = prepare_inputs(rows, task, checkpoint, snakemake.params.where)
     logging.info("%s: %s", task["kind"], {key: value for key, value in about.items() if key != "classes"})
     write_prepared(columns, about, Path(snakemake.output.inputs))
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from essential_sparsity.calibration import activation_folder, prune_by_block, streamed_model
 from essential_sparsity.calibration_text import calibration_batches
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.files import read_json
 from essential_sparsity.manifest import read_manifest
 from essential_sparsity.masks import writing_mask
@@ -31,9 +32,10 @@ def main(snakemake: Any) -> None:
     planned = snakemake.input.get("plan")
     plan = read_json(planned) if planned else {}
     targets = divide(prunable, method, sparsity, plan)
-    model = streamed_model(weights.parent)
     rows = pd.read_parquet(snakemake.input.rows)
-    batches = calibration_batches(rows, weights.parent, model, calibration, snakemake.params.where)
+    with checkpoint_folder(dict(snakemake.input.items())) as checkpoint:
+        model = streamed_model(checkpoint)
+        batches = calibration_batches(rows, checkpoint, model, calibration, snakemake.params.where)
     header = mask_header(axes, method, prunable, sparsity, targets)
     with (
         open_weights(weights) as files,

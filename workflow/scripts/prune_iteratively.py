@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.evaluation import check_mask_is_of
 from essential_sparsity.iterative import prune_round
 from essential_sparsity.manifest import Matrix, read_manifest
@@ -32,8 +33,8 @@ def main(snakemake: Any) -> None:
     training = Training(task, int(axes["seed"]), device, states, key, max(1, snakemake.resources.gpu))
     where = ", ".join([*(f"{name} {value}" for name, value in axes.items()), f"task {method.rounds['task']}"])
     header = mask_header(axes, method, matrices, sparsity, {})
-    checkpoint, data = Path(inputs["weights"]).parent, Prepared(Path(inputs["inputs"]))
-    with writing_mask(Path(snakemake.output.mask), header) as writer:
+    data = Prepared(Path(inputs["inputs"]))
+    with checkpoint_folder(inputs) as checkpoint, writing_mask(Path(snakemake.output.mask), header) as writer:
         for name, packed in prune_round(checkpoint, pruning, data, training, sparsity, where):
             writer.put(name, packed)
         check_counts(header, method, matrices)

@@ -1,9 +1,12 @@
-"""Which files of a folder or a repository make up a checkpoint, by their names alone."""
+"""Which files of a folder or a repository make up a checkpoint."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from essential_sparsity.errors import UserError, quoted
@@ -23,6 +26,23 @@ _WEIGHTS = (
 )  # fmt: skip
 # Other names are taken where there is only one such file.
 _SINGLE = re.compile(r"[^/]+\.(safetensors|gguf)")
+
+
+@contextmanager
+def checkpoint_folder(inputs: Mapping[str, str]) -> Iterator[Path]:
+    """Yield a folder as transformers loads it: links to what a job reads of a checkpoint.
+
+    Args:
+        inputs: Paths: ``provenance``, ``companions``, a folder, and, where weights are read, ``weights``.
+    """
+    files = [Path(inputs[name]) for name in ("provenance", "weights") if name in inputs]
+    with tempfile.TemporaryDirectory() as temporary:
+        # By its name transformers calls the modules of a model that brings code.
+        folder = Path(temporary) / files[0].parent.name
+        folder.mkdir()
+        for file in (*files, *Path(inputs["companions"]).iterdir()):
+            (folder / file.name).symlink_to(file.resolve())
+        yield folder
 
 
 def is_index(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -66,9 +65,6 @@ def extract(folder: Path, destination: Path, dtype: str, where: str) -> None:
             mend="name the file or folder that holds the weights",
         )
     destination.mkdir(parents=True, exist_ok=True)
-    for name in COMPANIONS:
-        # What an earlier extraction from another source left: another model's tokenizer must not be read for this one.
-        (destination / name).unlink(missing_ok=True)
     with convert(files, destination, DTYPES[dtype], where) as weights:
         for name in COMPANIONS:
             if (folder / name).is_file():
@@ -281,7 +277,7 @@ def read_config(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted(folder))
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise UserError(
-            where=str(folder / "config.json"),
+            where=str((folder / "config.json").resolve()),
             found=f"a configuration that transformers {transformers.__version__} cannot read ({first_line(error)})",
             expected="the configuration of a transformer that it knows",
             mend="correct the file; a model that needs code of its own runs only with `trust_remote_code: true`",
@@ -302,7 +298,7 @@ def architecture_class(folder: Path) -> Any:
     found = found or own_class(config, folder)
     if found is None:
         raise UserError(
-            where=f"{folder / 'config.json'}, key architectures",
+            where=f"{(folder / 'config.json').resolve()}, key architectures",
             found=f"{names or 'nothing'}",
             expected=f"the name of a model class of transformers {transformers.__version__}",
             mend="write the class that the weights belong to, such as ['BertForMaskedLM']",
@@ -316,9 +312,3 @@ def empty_model(folder: Path) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = model_class(read_config(folder))
     return model
-
-
-def log_checkpoint(destination: Path) -> None:
-    """Log the size of a finished checkpoint."""
-    size = (destination / WEIGHTS).stat().st_size
-    logging.info("wrote %s: %.1f MB", destination / WEIGHTS, size / 1e6)

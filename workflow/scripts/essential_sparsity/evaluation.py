@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.digests import canonical
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
@@ -143,7 +144,7 @@ def evaluate_to_files(
 
     Args:
         axes: As in :func:`run_evaluation`, and so are the arguments after the files.
-        inputs: Paths: ``weights``, ``manifest`` and, unless the model is dense, ``mask``.
+        inputs: Paths: those of the checkpoint, ``manifest`` and, unless the model is dense, ``mask``.
         outputs: Paths: ``row`` and ``examples``.
         method: The registry's entry; None for the dense model.
         task: The registry's entry.
@@ -151,6 +152,6 @@ def evaluate_to_files(
         device: Where it computes.
     """
     mask = Path(inputs["mask"]) if "mask" in inputs else None
-    checkpoint, manifest = Path(inputs["weights"]).parent, Path(inputs["manifest"])
-    row, outcome = run_evaluation(axes, checkpoint, manifest, mask, method, task, protocol, device)
+    with checkpoint_folder(inputs) as checkpoint:
+        row, outcome = run_evaluation(axes, checkpoint, Path(inputs["manifest"]), mask, method, task, protocol, device)
     write_evaluation(row, outcome, Path(outputs["row"]), Path(outputs["examples"]))

@@ -66,16 +66,16 @@ def load_processor(checkpoint: Path, where: str) -> Any:
     """
     from transformers import AutoImageProcessor
 
-    place, mend = f"{where}, checkpoint {checkpoint}", f"put the model's own {PROCESSOR} into its folder"
+    mend = f"put the model's own {PROCESSOR} into its folder"
     if not (checkpoint / PROCESSOR).is_file():
-        raise UserError(place, f"no {PROCESSOR}", "the settings of the image processor beside the weights", mend)
+        raise UserError(where, f"no {PROCESSOR}", "the settings of the image processor beside the weights", mend)
     try:
         return AutoImageProcessor.from_pretrained(
             checkpoint, backend="pil", local_files_only=True, trust_remote_code=is_trusted(checkpoint)
         )
     except (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError) as error:
         raise UserError(
-            where=place,
+            where=where,
             found=f"a {PROCESSOR} that transformers cannot read ({first_line(error)})",
             expected="the settings of an image processor that runs on PIL",
             mend=mend,

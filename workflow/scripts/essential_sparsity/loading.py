@@ -40,7 +40,7 @@ def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) ->
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(
-            where=f"{where}, checkpoint {checkpoint}",
+            where=where,
             found=f"that {auto_class.__name__} cannot load it ({first_line(error)})",
             expected="a checkpoint whose architecture fits the task's protocol",
             mend="pair this model with a task of another protocol, or correct its config.json",
@@ -48,7 +48,7 @@ def load_model(auto_class: Any, checkpoint: Path, where: str, **options: Any) ->
     inside = tuple(f"{prefix}." for prefix in block_prefixes(model))
     lost = sorted(name for name in report["missing_keys"] if name.startswith(inside))
     if lost:
-        raise missing_weights(f"{where}, checkpoint {checkpoint}", lost)
+        raise missing_weights(where, lost)
     loaded: nn.Module = model
     return loaded
 
@@ -80,7 +80,7 @@ def load_tokenizer(checkpoint: Path, where: str) -> Any:
         return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=is_trusted(checkpoint))
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise UserError(
-            where=f"{where}, checkpoint {checkpoint}",
+            where=where,
             found=f"no tokenizer that can be loaded ({first_line(error)})",
             expected="the tokenizer's files beside the weights",
             mend="put tokenizer.json and tokenizer_config.json into the model's folder",

@@ -111,7 +111,7 @@ def count_mask(path: Path) -> pd.DataFrame:
 def apply_mask(checkpoint: Path, mask: Path, destination: Path) -> None:
     """Write a checkpoint with a mask applied: removed weights zero, kept ones as the method left them.
 
-    Everything else of the folder is copied: configuration and tokenizer, not what lies in folders below. Its
+    Everything else of the folder is copied, and what lies in its folder ``companions``: configuration and tokenizer.
     ``provenance.json`` names the mask besides. One tensor is in memory at a time; the destination appears whole.
 
     Args:
@@ -176,7 +176,7 @@ def _provenance(checkpoint: Path, header: MaskHeader, mask: Path) -> dict[str, A
 
 
 def _others(checkpoint: Path) -> Iterator[Path]:
-    """Yield the files of a folder that are not weights."""
-    for path in sorted(checkpoint.iterdir()):
+    """Yield the files of a checkpoint that are not weights."""
+    for path in sorted([*checkpoint.iterdir(), *checkpoint.glob("companions/[!.]*")]):
         if path.is_file() and path.suffix not in {".safetensors", ".bin"} and path.name != INDEX:
             yield path

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 PROVENANCE = "provenance.json"
-# Jobs that are sent the workflow's files have no clone to ask.
-COMMIT = "ESSENTIAL_SPARSITY_COMMIT"
 
 
 def workflow_commit(folder: str | Path) -> str | None:
     """Return the commit of the workflow's clone, with ``-dirty`` for uncommitted changes; None outside a clone."""
-    if COMMIT in os.environ:
-        return os.environ[COMMIT]
     try:
         top = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "--show-toplevel"],

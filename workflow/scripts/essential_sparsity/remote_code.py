@@ -57,9 +57,7 @@ def check_remote_code(config: Path, trusted: bool, where: str) -> None:
 
 
 def copy_code(folder: Path, checkpoint: Path, trusted: bool) -> None:
-    """Copy a trusted model's Python modules into its checkpoint, and remove what an earlier extraction left."""
-    for old in checkpoint.glob("*.py"):
-        old.unlink()
+    """Copy a trusted model's Python modules into its checkpoint."""
     for module in folder.glob("*.py") if trusted else ():
         shutil.copyfile(module, checkpoint / module.name)
 

@@ -247,30 +247,32 @@ def link_path(source: Source, inputs: list[Path], folder: Path, where: str) -> N
 def link_pretrained(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
     """Link one step of the workflow's own pre-training, with its tokenizer and configuration, into ``folder``.
 
-    ``inputs[0]`` is the training's ``index.json``; ``source['step']`` names the step.
+    ``inputs`` are the training's ``index.json`` and its folder; ``source['step']`` names the step.
 
     Raises:
         UserError: The step's file is missing, or not the one that the training wrote.
     """
-    weights = pretrained_weights(inputs[0], source["step"])
+    index, files = inputs
+    weights = pretrained_weights(index, files, source["step"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").symlink_to(weights.resolve())
-    for name in read_json(inputs[0])["files"]:
-        (folder / name).symlink_to((inputs[0].parent / name).resolve())
+    for name in read_json(index)["files"]:
+        (folder / name).symlink_to((files / name).resolve())
 
 
-def pretrained_weights(index: Path, step: str) -> Path:
+def pretrained_weights(index: Path, files: Path, step: str) -> Path:
     """Return the file of one step of the workflow's own pre-training, after checking it.
 
     Args:
         index: The training's ``index.json``.
+        files: The folder of what it lists.
         step: The step's name.
 
     Raises:
         UserError: The file is missing, or not the one that the training wrote.
     """
     entry = read_json(index)["steps"][step]
-    weights = index.parent / str(entry["file"])
+    weights = files / str(entry["file"])
     found = sha256_of(weights) if weights.is_file() else "no file"
     if found != entry["sha256"]:
         raise UserError(
@@ -285,14 +287,14 @@ def pretrained_weights(index: Path, step: str) -> Path:
 def link_downloaded(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
     """Link the files of a repository of the hub, which an earlier rule downloaded, into ``folder``.
 
-    ``inputs[0]`` is the download's ``index.json``; files keep their path in the repository.
+    ``inputs`` are the download's ``index.json`` and its folder; files keep their path in the repository.
 
     Raises:
         UserError: A file is missing, or not the one that was downloaded.
     """
     index = read_json(inputs[0])
     for name, entry in index["files"].items():
-        file = inputs[0].parent / "files" / name
+        file = inputs[1] / name
         found = sha256_of(file) if file.is_file() else "no file"
         if found != entry["sha256"]:
             raise UserError(
@@ -318,7 +320,7 @@ def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
 
     Args:
         source: The registry's mapping; ``kind`` chooses the function.
-        inputs: The files that earlier rules made for it: the wheel, or the index of a training or of a download.
+        inputs: What earlier rules made for it: the wheel, or the index and the folder of a training or of a download.
         folder: An empty folder to fill.
         where: The registry key, for messages.
 

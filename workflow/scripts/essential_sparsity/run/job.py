@@ -17,7 +17,6 @@ from essential_sparsity.progress import draw_bars_on
 from essential_sparsity.run.exhaustion import explain
 from essential_sparsity.run.leases import lease_gpus
 from essential_sparsity.run.usage import write_cost
-from essential_sparsity.side_files import pack, unpack
 
 
 def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
@@ -96,11 +95,8 @@ def _say(rule: str, error: UserError, log: Path, terminal: TextIO) -> None:
 
 
 def _work(main: Callable[[Any], None], snakemake: Any) -> None:
-    if snakemake.output:
-        unpack(list(map(Path, snakemake.input)))
     lease_gpus(snakemake.resources, snakemake.rule)
     main(snakemake)
-    pack(map(Path, snakemake.output))
     if cost := snakemake.output.get("cost"):
         write_cost(Path(cost), snakemake.resources)
 
