@@ -24,9 +24,25 @@ def pins(path: Path) -> dict[str, str]:
 
 def rules(root: Path) -> dict[str, str]:
     text = "\n".join(path.read_text() for path in sorted((root / "workflow" / "rules").glob("*.smk")))
-    found = re.findall(r"^( *)(?:rule|checkpoint) ?(\w*):\n((?:\1 .*\n|\n)+)", text, flags=re.MULTILINE)
-    # A rule without a name of its own stands in a loop, for all rules that it makes.
-    return {name or re.findall(r'"(\w+)', body)[0]: body.replace(f"\n{indent}", "\n") for indent, name, body in found}
+
+    def unrolled(loop: re.Match[str]) -> str:
+        """Return the rules that a loop over a table makes of its keys, as they would be written one by one."""
+        variable, table, body = loop.groups()
+        entries = re.search(rf"^{table} = {{\n(?:    .*\n)+", text, flags=re.MULTILINE)
+        assert entries is not None
+        written = ""
+        for key in re.findall(r'^    "(\w+)":', entries[0], flags=re.MULTILINE):
+            named = re.sub(rf"\b{variable}\b(?=[,)\n])", f'"{key}"', body.replace(f"{{{variable}}}", key))
+            named = re.sub(r'\bf"', '"', named.replace("\n    ", "\n"))
+            name = re.findall(r"\w+", named)[1]
+            written += f"rule {name}:\n{named}"
+        return written
+
+    loops = r"^for (\w+), .* in (\w+)\.items\(\):\n(?:.*\n)*?    rule:\n((?:     .*\n|\n)+)"
+    parts = re.split(
+        r"^(?:rule|checkpoint) (\w+):\n", re.sub(loops, unrolled, text, flags=re.MULTILINE), flags=re.MULTILINE
+    )
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def test_every_requirement_is_pinned(root: Path) -> None:
@@ -77,7 +93,7 @@ def test_every_rule_is_complete(root: Path) -> None:
     for name, body in found.items():
         for keyword in ("output:", "log:", "threads:", "resources:", "conda:", "message:", "params:", "script:"):
             assert f"    {keyword}" in body, f"{name} has no {keyword}"
-        script = name.rstrip("_")
+        script = "plot" if name.startswith("plot_") else name
         assert f'"../scripts/{script}.py"' in body
         assert f'code=code("{script}.py")' in body
         assert "retries:" not in body
