@@ -38,6 +38,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/adaptive.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/findings.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 

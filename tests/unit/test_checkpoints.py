@@ -236,8 +236,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, form: str, damage: str) -> 
     file.write_bytes({"empty": b"", "garbage": b"\x07not weights" * 9, "truncated": whole[: len(whole) // 2]}[damage])
     error = refused(folder, tmp_path / "out")
     assert file.name in error.where
-    short = (form, damage) == ("safetensors", "truncated")
-    assert ("that its header names" if short else "cannot be read") in error.found
+    assert "cannot be read" in error.found
 
 
 def test_a_missing_shard_is_named_with_a_matrix_that_it_holds(tmp_path: Path) -> None:

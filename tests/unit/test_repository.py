@@ -24,8 +24,25 @@ def pins(path: Path) -> dict[str, str]:
 
 def rules(root: Path) -> dict[str, str]:
     text = "\n".join(path.read_text() for path in sorted((root / "workflow" / "rules").glob("*.smk")))
-    parts = re.split(r"^(?:rule|checkpoint) (\w+):\n", text, flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+    def unrolled(loop: re.Match[str]) -> str:
+        """Return the rules that a loop over a table makes of its keys, as they would be written one by one."""
+        variable, table, body = loop.groups()
+        entries = re.search(rf"^{table} = {{\n(?:    .*\n)+", text, flags=re.MULTILINE)
+        assert entries is not None
+        written = ""
+        for key in re.findall(r'^    "(\w+)":', entries[0], flags=re.MULTILINE):
+            named = re.sub(rf"\b{variable}\b(?=[,)\n])", f'"{key}"', body.replace(f"{{{variable}}}", key))
+            named = re.sub(r'\bf"', '"', named.replace("\n    ", "\n"))
+            name = re.findall(r"\w+", named)[1]
+            written += f"rule {name}:\n{named}"
+        return written
+
+    loops = r"^for (\w+), .* in (\w+)\.items\(\):\n(?:.*\n)*?    rule:\n((?:     .*\n|\n)+)"
+    parts = re.split(
+        r"^(?:rule|checkpoint) (\w+):\n", re.sub(loops, unrolled, text, flags=re.MULTILINE), flags=re.MULTILINE
+    )
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def test_every_requirement_is_pinned(root: Path) -> None:
@@ -73,10 +90,11 @@ def test_every_rule_is_complete(root: Path) -> None:
     for name, body in found.items():
         for keyword in ("output:", "log:", "threads:", "resources:", "conda:", "message:", "params:", "script:"):
             assert f"    {keyword}" in body, f"{name} has no {keyword}"
-        assert f'"../scripts/{name}.py"' in body
-        assert f'code=code("{name}.py")' in body
+        script = "plot" if name.startswith("plot_") else name
+        assert f'"../scripts/{script}.py"' in body
+        assert f'code=code("{script}.py")' in body
         assert "retries:" not in body
-        assert (root / "workflow" / "scripts" / f"{name}.py").is_file()
+        assert (root / "workflow" / "scripts" / f"{script}.py").is_file()
         environment = re.search(r'conda:\s+"\.\./\.\./(envs/\w+\.yaml)"', body)
         assert environment is not None
         assert (root / environment[1]).is_file()

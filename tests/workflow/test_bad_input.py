@@ -157,7 +157,7 @@ def mask(sparsity: str) -> str:
 # What is asked for, the log of the job that is refused, and what it says.
 CASES: dict[str, tuple[str, str, list[str]]] = {
     "cut": (
-        weights("cut"), "extract_checkpoint/cut/final", ["cut.source", "model.safetensors", "that its header names"],
+        weights("cut"), "extract_checkpoint/cut/final", ["cut.source", "model.safetensors", "file not fully covered"],
     ),
     "nan": (
         weights("nan"), "extract_checkpoint/nan/final",

@@ -438,38 +438,6 @@ def used_methods():
     }
 
 
-def plot_paths(study, kind, suffix):
-    """Return the plots of a kind, without those that the study has no data for."""
-    folder = f"results/studies/{study.name}/plots/{kind}"
-    if kind == "losses":
-        return [f"{folder}/{model}.{suffix}" for model in study.pretrained_models()]
-    if kind == "emergence":
-        return [f"{folder}/{model}.{suffix}" for model in study.changing_models()]
-    if kind == "ages":
-        return [f"{folder}/{model}/{task}.{suffix}" for model, task in study.ageing()]
-    if kind == "weights":
-        return [
-            f"{folder}/{model}.{suffix}"
-            for model in sorted({model for model, _ in study.weights})
-        ]
-    if kind == "findings":
-        names = dict.fromkeys(claim["finding"] for claim in study.claims)
-        return [f"{folder}/{name}.{suffix}" for name in names]
-    if kind == "similarities":
-        return [
-            f"{folder}/{model}.{suffix}"
-            for model in sorted({pair.model for pair in study.mask_pairs()})
-        ]
-    pairs = sorted(
-        {
-            (e.model, e.task)
-            for e in study.evaluations
-            if kind == "curves" or e.method != "dense"
-        }
-    )
-    return [f"{folder}/{model}/{task}.{suffix}" for model, task in pairs]
-
-
 def refuse_to_run_beside_orphans():
     """Stop a run on Slurm if jobs of an earlier one, whose main process was killed, are still there and may run twice."""
     if workflow.is_main_process and workflow.executor_plugin.name == "slurm":

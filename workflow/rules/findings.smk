@@ -1,4 +1,4 @@
-"""Findings: the verdicts on the claims of a study, and their figures; a study without claims has neither."""
+"""Findings: the verdicts on the claims of a study; one without claims has none."""
 
 
 rule judge_findings:
@@ -38,42 +38,3 @@ rule judge_findings:
         "Judging the findings of {wildcards.study}"
     script:
         "../scripts/judge_findings.py"
-
-
-rule plot_findings:
-    input:
-        findings="results/studies/{study}/tables/findings.parquet",
-        curves="results/studies/{study}/tables/curves.parquet",
-        knees="results/studies/{study}/tables/knees.parquet",
-    output:
-        report(
-            "results/studies/{study}/plots/findings/{finding}.svg",
-            caption="../report/findings.rst",
-            category="Findings",
-            labels={"finding": "{finding}"},
-        ),
-        "results/studies/{study}/plots/findings/{finding}.pdf",
-        "results/studies/{study}/plots/findings/{finding}.png",
-    log:
-        "results/studies/{study}/logs/plot_findings/{finding}.log",
-    conda:
-        "../../envs/workflow.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
-    params:
-        code=code("plot_findings.py"),
-        claims=lambda wildcards: canonical(
-            [c for c in study.claims if c["finding"] == wildcards.finding]
-        ),
-        last=canonical(last_checkpoints(study)),
-        methods=lambda wildcards: canonical(used_methods()),
-        tasks=lambda wildcards: canonical(
-            {name: study.tasks[name]["label"] for name in study.used_tasks()}
-        ),
-    message:
-        "Plotting the finding {wildcards.finding}"
-    script:
-        "../scripts/plot_findings.py"

@@ -19,8 +19,6 @@ from essential_sparsity.tables import FINDINGS, stack
 from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes, same_notes
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
-# Drawn figures come by an input named as their kind, unless a table has that name.
-INPUTS = {"layers": "matrices", "weights": "statistics"}
 
 
 def main(snakemake: Any) -> None:
@@ -35,7 +33,7 @@ def main(snakemake: Any) -> None:
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
         provenance=provenance,
         notes=[*steps, *weights, *change_notes(pd.read_parquet(snakemake.input.changes))],
-        plots={kind: [Path(path) for path in snakemake.input.get(INPUTS.get(kind, kind), [])] for kind in CAPTIONS},
+        plots={kind: [Path(path) for path in snakemake.input.plots if f"/plots/{kind}/" in path] for kind in CAPTIONS},
     )  # fmt: skip
     environment = environment_lines()
     rows = study.rows(tables)

@@ -1,21 +1,19 @@
 """Reading weights from safetensors, one file or shards, part by part, without mapping files into memory.
 
-A mapped file counts as resident memory page by page; reading into a buffer keeps memory at the size of the buffer.
+A mapped file counts as resident memory page by page; reading into a buffer keeps memory at the size of the buffer. The
+safetensors library reads the headers; of tensors that it does not map, it reads the whole for every slice.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from essential_sparsity.checkpoint_files import shards_of
@@ -32,7 +30,6 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu, "U16": torch.uint16,
     "U32": torch.uint32, "U64": torch.uint64, "C64": torch.complex64,
 }  # fmt: skip
-_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,8 @@ class WeightFiles:
 
     def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
         self.tensors = dict(tensors)
-        self._descriptors: dict[Path, int] = {}
-        self._lock = Lock()
+        files = {stored.file for stored in self.tensors.values()}
+        self._descriptors = {file: os.open(file, os.O_RDONLY) for file in files}
 
     def __enter__(self) -> WeightFiles:
         return self
@@ -93,9 +90,6 @@ class WeightFiles:
         width = stored.dtype.itemsize
         # Torch's memory is aligned as its kernels like it.
         values = torch.empty((stop - start) * width, dtype=torch.uint8)
-        with self._lock:
-            if stored.file not in self._descriptors:
-                self._descriptors[stored.file] = os.open(stored.file, os.O_RDONLY)
         _read_into(
             self._descriptors[stored.file], memoryview(values.numpy().data), stored.begin + start * width, stored.file
         )
@@ -121,29 +115,19 @@ def file_tensors(file: Path) -> dict[str, StoredTensor]:
     Raises:
         UserError: It is missing or damaged.
     """
+    tensors = {}
     try:
         with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > _LARGEST_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-        tensors = {
-            name: StoredTensor(
-                file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-            )
-            for name, entry in entries
-        }
-        for name, entry in entries:
-            if entry["data_offsets"][1] - entry["data_offsets"][0] != tensors[name].size * tensors[name].dtype.itemsize:
-                raise ValueError(f"offsets of {name} that do not fit its shape and type")
-        expected = 8 + length + max((entry["data_offsets"][1] for _, entry in entries), default=0)
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error,
-    ) as error:  # fmt: skip
+            begin = 8 + int.from_bytes(stream.read(8), "little")
+        # Without mapping the file, of which the header alone is read. The library refuses tensors that share bytes or
+        # leave some out: each begins where the one before ends.
+        with safe_open(file, "pt", backend="pread") as header:
+            for name in header.offset_keys():
+                entry = header.get_slice(name)
+                tensors[name] = StoredTensor(file, DTYPES[entry.get_dtype()], tuple(entry.get_shape()), begin)
+                begin += tensors[name].size * tensors[name].dtype.itemsize
+    except (OSError, SafetensorError, KeyError) as error:
         raise _damaged(file, f"a file that cannot be read ({type(error).__name__}: {first_line(error)})") from error
-    if file.stat().st_size != expected:
-        raise _damaged(file, f"{file.stat().st_size} bytes, of {expected} that its header names")
     return tensors
 
 
