@@ -27,13 +27,6 @@ def study(model: dict[str, Any], dataset: dict[str, Any], prepared: bool) -> Any
     )
 
 
-def test_the_size_of_a_model_has_to_be_known() -> None:
-    check_study(study({"source": HUB, "parameters": 110_000_000}, HUB, prepared=True))
-    for source in (HUB, LOCAL):
-        with pytest.raises(UserError, match=r"models\.model: found no `parameters`"):
-            check_study(study({"source": source}, HUB, prepared=True))
-
-
 def test_evaluations_cannot_read_a_local_folder() -> None:
     known = {"source": HUB, "parameters": 110_000_000}
     check_study(study(known, LOCAL, prepared=True))

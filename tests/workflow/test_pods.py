@@ -39,7 +39,6 @@ def shrink(config: dict[str, Any]) -> None:
     adaptive = {"start": [0.6], "budget": 3, "per_round": 1}
     placed.update(methods=["magnitude-global"], sparsities={"adaptive": adaptive})
     one.update(methods=["magnitude-global"], sparsities=[0.5], seeds=[0])
-    config["registries"]["models"]["tiny-llama"]["parameters"] = 3000
     config.update(weights=[], curves=[placed, one] if ALL else [one])
 
 

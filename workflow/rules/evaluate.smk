@@ -10,16 +10,14 @@ rule prepare_inputs:
         beside=lambda wildcards: checkpoint_files(last_checkpoint(wildcards.model)),
     output:
         inputs="results/inputs/{model}/{task}.arrow",
-        cost="results/costs/prepare_inputs/{model}/{task}.json",
+        cost="results/costs/inputs/{model}/{task}.json",
     log:
         "results/logs/prepare_inputs/{model}/{task}.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("prepare_inputs"),
-        disk_mb=disk("prepare_inputs"),
-        runtime=time_limit("prepare_inputs"),
+        **needs("prepare_inputs"),
     params:
         code=code("prepare_inputs.py"),
         task=lambda wildcards: canonical(study.preparation(wildcards.task)),
@@ -36,20 +34,16 @@ rule evaluate_language_model:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
-        cost="results/costs/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
+        cost="results/costs/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/evaluate_language_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
     wildcard_constraints:
-        task=evaluated_by("evaluate_language_model"),
+        task=one_of(study.tasks_with("perplexity", "masked_tokens")),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("evaluate_language_model"),
-        gpu_mem_mb=gpu_memory("evaluate_language_model"),
-        disk_mb=disk("evaluate_language_model"),
-        runtime=time_limit("evaluate_language_model"),
+        **needs("evaluate_language_model", of_task),
     params:
         code=code("evaluate_language_model.py"),
         task=lambda wildcards: task_entry(wildcards.task),
@@ -66,20 +60,16 @@ rule evaluate_benchmark:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
-        cost="results/costs/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
+        cost="results/costs/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/evaluate_benchmark/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
     wildcard_constraints:
-        task=evaluated_by("evaluate_benchmark"),
+        task=one_of(study.tasks_with("lm_eval")),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("evaluate_benchmark"),
-        gpu_mem_mb=gpu_memory("evaluate_benchmark"),
-        disk_mb=disk("evaluate_benchmark"),
-        runtime=time_limit("evaluate_benchmark"),
+        **needs("evaluate_benchmark", of_task),
     params:
         code=code("evaluate_benchmark.py"),
         task=lambda wildcards: task_entry(wildcards.task),
@@ -103,20 +93,16 @@ rule evaluate_representation:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
-        cost="results/costs/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
+        cost="results/costs/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/evaluate_representation/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
     wildcard_constraints:
-        task=evaluated_by("evaluate_representation"),
+        task=one_of(study.tasks_with("linear_probe", "knn")),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("evaluate_representation"),
-        gpu_mem_mb=gpu_memory("evaluate_representation"),
-        disk_mb=disk("evaluate_representation"),
-        runtime=time_limit("evaluate_representation"),
+        **needs("evaluate_representation", of_task),
     params:
         code=code("evaluate_representation.py"),
         task=lambda wildcards: task_entry(wildcards.task),
@@ -133,20 +119,16 @@ rule finetune_model:
     output:
         row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
         examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
-        cost="results/costs/finetune_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
+        cost="results/costs/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
     log:
         "results/logs/finetune_model/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.log",
     wildcard_constraints:
-        task=evaluated_by("finetune_model"),
+        task=one_of(study.tasks_with("finetune")),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("finetune_model"),
-        gpu_mem_mb=gpu_memory("finetune_model"),
-        disk_mb=disk("finetune_model"),
-        runtime=time_limit("finetune_model"),
+        **needs("finetune_model", of_task),
     params:
         code=code("finetune_model.py"),
         task=lambda wildcards: task_entry(wildcards.task),

@@ -21,9 +21,7 @@ rule plot_curves:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_curves.py"),
         methods=lambda wildcards: canonical(used_methods()),
@@ -54,9 +52,7 @@ rule plot_layers:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_layers.py"),
         methods=lambda wildcards: canonical(used_methods()),
@@ -86,9 +82,7 @@ rule plot_weights:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_weights.py"),
     message:
@@ -115,9 +109,7 @@ rule plot_similarities:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_similarities.py"),
         methods=lambda wildcards: canonical(used_methods()),
@@ -145,9 +137,7 @@ rule plot_losses:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_losses.py"),
         objective=lambda wildcards: study.recipe(wildcards.model)["objective"],
@@ -178,9 +168,7 @@ rule plot_emergence:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_emergence.py"),
     message:
@@ -208,9 +196,7 @@ rule plot_ages:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("plot_ages.py"),
         methods=lambda wildcards: canonical(used_methods()),
@@ -264,9 +250,7 @@ rule write_report:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("write_report.py"),
         template=[sha256_of(part) for part in TEMPLATE_PARTS],

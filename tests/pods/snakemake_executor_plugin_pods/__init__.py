@@ -42,7 +42,7 @@ class Executor(RemoteExecutor):
 
     def run_job(self, job: JobExecutorInterface) -> None:
         """Start a job, if a pod could be asked for: what it needs are numbers."""
-        needed = {name: job.resources.get(name) for name in ("mem_mb", "disk_mb", "runtime")}
+        needed = {name: job.resources.get(name) for name in ("mem_mb", "runtime")}
         if not all(isinstance(value, int) for value in needed.values()):
             raise WorkflowError(f"{job.name}: {needed}")
         folder = tempfile.TemporaryDirectory(prefix="pod-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.model_size import registered_size
 from essential_sparsity.study import Study
 
 
@@ -15,22 +14,14 @@ class StudyElsewhere(Study):
 
 
 def check_study(study: Study) -> None:
-    """Check that every job can be asked for, and run where the others do.
+    """Check that every job can run where the others do.
 
     A job that reads a file of the user's is one that Snakemake runs where it was started itself: right for what
     prepares rows or a checkpoint once, wrong for an evaluation.
 
     Raises:
-        UserError: Nothing says how large a model is, or evaluations read a local folder.
+        UserError: Evaluations read a local folder.
     """
-    for name in sorted({model for model, _ in study.used_checkpoints()}):
-        if registered_size(study.models[name]) is None:
-            raise UserError(
-                where=study.where("models", name),
-                found="no `parameters`",
-                expected="the model's number of weights: with results in object storage, memory is asked for by it",
-                mend="add `parameters: NUMBER`",
-            )
     for task in study.used_tasks():
         if study.preparation(task) is None and study.dataset_of(task)["source"]["kind"] == "path":
             raise UserError(

@@ -120,7 +120,7 @@ def _work(main: Callable[[Any], None], snakemake: Any) -> None:
     main(snakemake)
     pack(map(Path, snakemake.output))
     if cost := snakemake.output.get("cost"):
-        write_cost(Path(cost), snakemake.resources)
+        write_cost(Path(cost), snakemake.rule, snakemake.resources)
 
 
 def _turn_of(snakemake: Any, terminal: TextIO) -> AbstractContextManager[Turn]:
