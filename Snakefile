@@ -63,7 +63,6 @@ include: "workflow/rules/planning.smk"
 
 if workflow.is_main_process:
     given_gpus(workflow.rules)
-    check_batches()
     check_object_storage()
     check_sources()
     set_back_times()

@@ -176,10 +176,9 @@ def check_object_storage():
         or_stop(lambda: check_study(study))
 
 
-def check_batches():
-    """Stop if the GPUs that the profile gives cannot share the study's batches."""
-    given = {name: gpus_of(name) for name in ("finetune_model", "prune_iteratively")}
-    or_stop(lambda: study.check_batches(given))
+def check_batches(rule_name, tasks):
+    """Stop if the GPUs that the profile gives to a rule cannot share the batches of tasks."""
+    or_stop(lambda: study.check_batches(rule_name, tasks, gpus_of(rule_name)))
 
 
 def needs(rule_name="tables", settings=lambda wildcards: {}):

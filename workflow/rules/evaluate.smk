@@ -139,3 +139,6 @@ rule finetune_model:
         "Fine-tuning {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} at {wildcards.sparsity} on {wildcards.task}, seed {wildcards.seed}"
     script:
         "../scripts/finetune_model.py"
+
+
+check_batches("finetune_model", {*study.used_tasks()} & {*study.tasks_with("finetune")})

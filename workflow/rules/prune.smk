@@ -143,3 +143,6 @@ rule prune_iteratively:
         "Training {wildcards.model}, {wildcards.checkpoint}, and pruning it to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
     script:
         "../scripts/prune_iteratively.py"
+
+
+check_batches("prune_iteratively", [task for _, task in study.trained_in_rounds()])

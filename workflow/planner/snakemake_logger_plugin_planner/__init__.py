@@ -22,7 +22,11 @@ class LogHandler(LogHandlerBase):
         """Write a record that is a job or a warning; of others nothing."""
         fields: dict[str, Any] = record.__dict__
         if fields.get("event") == LogEvent.JOB_INFO:
-            job = {"threads": fields["threads"], "output": fields["output"], "resources": dict(fields["resources"].items())}
+            job = {
+                "threads": fields["threads"],
+                "output": fields["output"],
+                "resources": dict(fields["resources"].items()),
+            }
             print(json.dumps({"rule": fields["rule_name"], **job}, default=str))
         elif record.levelno >= WARNING:
             print(record.getMessage(), file=sys.stderr)
