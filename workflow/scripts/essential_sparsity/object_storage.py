@@ -1,4 +1,4 @@
-"""What a study must say where its results are in object storage, and jobs see nothing but what they declare."""
+"""What a study may read where its results are in object storage, and jobs see nothing but what they declare."""
 
 from __future__ import annotations
 
