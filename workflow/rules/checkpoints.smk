@@ -8,7 +8,7 @@ rule pretrain_model:
         index="results/pretraining/{model}/index.json",
         loss="results/pretraining/{model}/loss.parquet",
         files=directory("results/pretraining/{model}/files"),
-        cost="results/costs/pretrain_model/{model}.json",
+        cost="results/costs/pretraining/{model}.json",
     log:
         "results/logs/pretrain_model/{model}.log",
     # The longest chain of jobs starts here: run it first, beside whatever else can run.
@@ -17,11 +17,7 @@ rule pretrain_model:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("pretrain_model"),
-        gpu_mem_mb=gpu_memory("pretrain_model"),
-        disk_mb=disk("pretrain_model"),
-        runtime=time_limit("pretrain_model"),
+        **needs("pretrain_model", lambda wildcards: study.recipe(wildcards.model)),
     params:
         code=code("pretrain_model.py"),
         recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
@@ -42,7 +38,7 @@ rule extract_checkpoint:
         # Configuration, tokenizer or processor, and the code of a model that is trusted.
         companions=directory("results/checkpoints/{model}/{checkpoint}/companions"),
         provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
-        cost="results/costs/extract_checkpoint/{model}/{checkpoint}.json",
+        cost="results/costs/checkpoints/{model}/{checkpoint}.json",
     log:
         "results/logs/extract_checkpoint/{model}/{checkpoint}.log",
     priority: 90
@@ -50,9 +46,10 @@ rule extract_checkpoint:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("extract_checkpoint"),
-        disk_mb=disk("extract_checkpoint"),
-        runtime=time_limit("extract_checkpoint"),
+        **needs(
+            "extract_checkpoint",
+            lambda wildcards: study.models[wildcards.model]["source"],
+        ),
     params:
         code=code("extract_checkpoint.py"),
         model=lambda wildcards: canonical(
@@ -73,7 +70,7 @@ rule list_matrices:
         provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
     output:
         manifest="results/matrices/{model}.json",
-        cost="results/costs/list_matrices/{model}.json",
+        cost="results/costs/matrices/{model}.json",
     log:
         "results/logs/list_matrices/{model}.log",
     priority: 90
@@ -81,9 +78,7 @@ rule list_matrices:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("list_matrices"),
-        disk_mb=disk("list_matrices"),
-        runtime=time_limit("list_matrices"),
+        **needs("list_matrices"),
     params:
         code=code("list_matrices.py"),
         patterns=lambda wildcards: canonical(study.patterns(wildcards.model)),
@@ -102,18 +97,14 @@ rule measure_weights:
         matrices="results/weights/{model}/{checkpoint}.parquet",
         pooled="results/weights/{model}/{checkpoint}.pooled.parquet",
         histograms="results/weights/{model}/{checkpoint}.histogram.parquet",
-        cost="results/costs/measure_weights/{model}/{checkpoint}.json",
+        cost="results/costs/weights/{model}/{checkpoint}.json",
     log:
         "results/logs/measure_weights/{model}/{checkpoint}.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("measure_weights"),
-        gpu_mem_mb=gpu_memory("measure_weights"),
-        disk_mb=disk("measure_weights"),
-        runtime=time_limit("measure_weights"),
+        **needs("measure_weights"),
     params:
         code=code("measure_weights.py"),
         spectra=lambda wildcards: study.models[wildcards.model]["spectra"],
@@ -133,7 +124,7 @@ rule measure_pretraining:
         matrices="results/weights/{model}.parquet",
         pooled="results/weights/{model}.pooled.parquet",
         histograms="results/weights/{model}.histogram.parquet",
-        cost="results/costs/measure_pretraining/{model}.json",
+        cost="results/costs/weights/{model}.json",
     log:
         "results/logs/measure_pretraining/{model}.log",
     wildcard_constraints:
@@ -142,11 +133,7 @@ rule measure_pretraining:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("measure_pretraining"),
-        gpu_mem_mb=gpu_memory("measure_pretraining"),
-        disk_mb=disk("measure_pretraining"),
-        runtime=time_limit("measure_pretraining"),
+        **needs("measure_pretraining"),
     params:
         code=code("measure_pretraining.py"),
         dtype=lambda wildcards: study.models[wildcards.model]["dtype"],

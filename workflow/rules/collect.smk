@@ -23,9 +23,7 @@ rule collect_evaluations:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("collect_evaluations.py"),
     message:
@@ -51,10 +49,7 @@ rule find_knees:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (2000 + resampling_mb(input.examples)),
-        disk_mb=TABLES_MB,
-        runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
+        **needs("find_knees"),
     params:
         code=code("find_knees.py"),
         knees=canonical(study.config["knees"]),
@@ -81,9 +76,7 @@ rule collect_layers:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("collect_layers.py"),
         masks=lambda wildcards: canonical(present().masks()),
@@ -111,9 +104,7 @@ rule compare_masks:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=60,
+        **needs(),
     params:
         code=code("compare_masks.py"),
         pairs=lambda wildcards: canonical(
@@ -140,9 +131,7 @@ rule collect_weights:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("collect_weights.py"),
         checkpoints=lambda wildcards: canonical(existing().weights),
@@ -166,9 +155,7 @@ rule collect_losses:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("collect_losses.py"),
     message:
@@ -189,9 +176,7 @@ rule find_changes:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000),
-        disk_mb=TABLES_MB,
-        runtime=240,
+        **needs("find_changes"),
     params:
         code=code("find_changes.py"),
     message:
@@ -202,7 +187,7 @@ rule find_changes:
 
 rule collect_costs:
     input:
-        lambda wildcards: cost_paths(present()),
+        lambda wildcards: cost_files(present()),
     output:
         table="results/studies/{study}/tables/costs.parquet",
     log:
@@ -211,9 +196,7 @@ rule collect_costs:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("collect_costs.py"),
     message:

@@ -1,6 +1,5 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
-import json
 import math
 import os
 import re
@@ -19,23 +18,15 @@ from essential_sparsity.claims import (
 )
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
-from essential_sparsity.files import sha256_of
-from essential_sparsity.job_needs import need_of
+from essential_sparsity.files import read_json, sha256_of
+from essential_sparsity.needs import AROUND_MB, NEEDS, Read, read_by
 from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
 from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
-from essential_sparsity.resources import AROUND_MB
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
-from essential_sparsity.study_jobs import (
-    EVALUATORS,
-    measuring_jobs,
-    pruner,
-    study_jobs,
-)
+from essential_sparsity.study_jobs import cost_files, measured_places
 
 STARTED = time.time()
-# Room for the tables and plots of a study.
-TABLES_MB = 200
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
@@ -58,20 +49,16 @@ if workflow.is_main_process and study.sweeps:
     logger.info(study.worst_case())
 
 
-def evaluated_by(rule_name):
-    """Return the pattern of the tasks that a rule evaluates."""
-    protocols = [protocol for protocol, rule in EVALUATORS.items() if rule == rule_name]
-    return one_of(study.tasks_with(*protocols))
-
-
 def one_of(names):
     """Return the pattern of a wildcard that takes one of these values; one that matches nothing if there are none."""
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
-def pruned_by(rule_name):
-    """Return the pattern of the methods whose masks a rule makes."""
-    return one_of(name for name in study.methods if pruner(study, name) == rule_name)
+def methods_with(rounds=False, by_block=False):
+    """Return the pattern of the methods that prune in rounds or in one shot, block by block or by scores alone."""
+    slots = {name: study.method(name) for name in study.methods}
+    kinds = {name: (bool(s.rounds), s.by_block) for name, s in slots.items()}
+    return one_of(name for name, kind in kinds.items() if kind == (rounds, by_block))
 
 
 def mask_path(model, checkpoint, method, seed, sparsity):
@@ -125,73 +112,57 @@ def source_inputs(kind, name, checkpoint=None):
 
 def gpus_of(rule_name):
     """Return how many GPUs the profile gives to a job of a rule; a share of one counts as one."""
-    given = workflow.get_rule(rule_name).resources.get("gpu")
-    return max(0, math.ceil(float(given.value or 0))) if given else 0
+    given = workflow.resource_settings.overwrite_resources.get(rule_name, {}).get("gpu")
+    return max(0, math.ceil(float(getattr(given, "value", given) or 0)))
 
 
-def check_batches():
-    """Stop if the GPUs that the profile gives cannot share the study's batches."""
-    given = {name: gpus_of(name) for name in ("finetune_model", "prune_iteratively")}
-    or_stop(lambda: study.check_batches(given))
+def check_batches(rule_name, tasks):
+    """Stop if the GPUs that the profile gives to a rule cannot share the batches of tasks."""
+    or_stop(lambda: study.check_batches(rule_name, tasks, gpus_of(rule_name)))
 
 
-def memory(rule_name):
-    """Return the function that says how much memory a rule's jobs need, in MB: more in each attempt."""
-    return lambda wildcards, attempt: attempt * (
-        need_of(study, rule_name, wildcards).mem_mb(gpus_of(rule_name)) + around_mb()
-    )
+def needs(rule_name="tables", settings=lambda wildcards: {}):
+    """Return the resources of a rule: functions of what a job reads, and twice as much when it is tried again.
+
+    Settings are what else needs depend on (needs.py): the task, calibration, recipe or source that wildcards stand for.
+    """
+    need, gpus = NEEDS[rule_name], gpus_of(rule_name)
+
+    def read(input):
+        return read_by(input, input.get("weights")) if need.times else Read(0)
+
+    def memory(wildcards, input, attempt):
+        own = need.memory(settings(wildcards), read(input), gpus)
+        return attempt * (own + AROUND_MB * (not workflow.local_exec))
+
+    def gpu_memory(wildcards, input, attempt):
+        return attempt * need.gpu_memory(settings(wildcards), read(input))
+
+    def runtime(wildcards, input, attempt, threads):
+        return attempt * need.runtime(read(input), threads, gpus)
+
+    return {
+        "mem_mb": memory,
+        "runtime": runtime,
+        **({"gpu": 0} if need.gpu else {}),
+        **({"gpu_mem_mb": gpu_memory} if gpus else {}),
+    }
 
 
-def around_mb():
-    """Return what a job holds besides itself, in MB: on a cluster, Snakemake starts it by others of its kind."""
-    return 0 if workflow.local_exec else AROUND_MB
+def of_task(wildcards):
+    """Return the task of an evaluation."""
+    return study.tasks[wildcards.task]
 
 
-def gpu_memory(rule_name):
-    """Return the function that says how much of a GPU's memory a job needs, in MB; none where it has no GPU."""
-    return lambda wildcards, attempt: (
-        attempt * need_of(study, rule_name, wildcards).gpu_mem_mb()
-        if gpus_of(rule_name)
-        else 0
-    )
-
-
-def disk(rule_name):
-    """Return the function that says how much room the files of a job take, in MB."""
-    return lambda wildcards: need_of(study, rule_name, wildcards).disk_mb()
-
-
-def time_limit(rule_name):
-    """Return the function that says how many minutes a job may take: more in each attempt."""
-    return lambda wildcards, attempt, threads: attempt * need_of(
-        study, rule_name, wildcards
-    ).runtime(gpus_of(rule_name), threads)
-
-
-def growing(megabytes):
-    """Return the function that asks for as much memory again in each attempt."""
-    return lambda wildcards, attempt: attempt * (megabytes + around_mb())
-
-
-def resampling_mb(files):
-    """Return what the examples of a curve take beside how often each draw has each of them, in MB."""
-    # While a checkpoint is waited for, its file stands here alone.
-    files = [files] if isinstance(files, str) else files
-    # A compressed row takes 20 bytes or more.
-    rows = max(map(os.path.getsize, files), default=0) // 20
-    # A draw counts a row in one byte, and twelve levels of five seeds hold 16 each.
-    return rows * (study.config["knees"]["draws"] + 2000) // 1_000_000
-
-
-def opened_json(path):
-    """Return what an output of a checkpoint says; opened like this, it may be in any storage."""
-    with path.open(encoding="utf-8") as file:
-        return json.load(file)
+def of_calibration(wildcards):
+    """Return the calibration of statistics, or of a method."""
+    name = wildcards.get("calibration") or study.method(wildcards.method).calibration
+    return study.calibrations[name]
 
 
 def missing_steps(model):
     """Return the checkpoints of a trajectory that the hub does not have; Snakemake plans anew once they are known."""
-    steps = opened_json(checkpoints.find_steps.get(model=model).output.steps)
+    steps = read_json(checkpoints.find_steps.get(model=model).output.steps)
     return {(model, name) for name in steps["missing"]}
 
 
@@ -207,10 +178,7 @@ def present():
     if not found.sweeps:
         return found
     table = checkpoints.collect_levels.get(study=study.name).output.table
-    with table.open("rb") as file:
-        placed = pd.read_parquet(file).groupby(
-            ["model", "checkpoint", "method", "task"]
-        )
+    placed = pd.read_parquet(table).groupby(["model", "checkpoint", "method", "task"])
     return found.with_levels(placed["sparsity"].agg(list).to_dict())
 
 
@@ -229,7 +197,7 @@ def last_round(sweep):
         if trajectory and (sweep.model, sweep.checkpoint) in missing_steps(sweep.model):
             return []
         paths = (rounds_path(sweep, number) for number in count(1))
-        return next(path for path in paths if opened_json(path)["reason"])
+        return next(path for path in paths if read_json(path)["reason"])
 
     return asked
 
@@ -262,7 +230,7 @@ def earlier_rounds(wildcards):
 def known_rows(wildcards):
     """Return the evaluations of all levels of a curve that were placed before a round, those of all seeds."""
     sweep = sweep_of(wildcards)
-    rounds = [opened_json(path)["rounds"] for path in earlier_rounds(wildcards)]
+    rounds = [read_json(path)["rounds"] for path in earlier_rounds(wildcards)]
     levels = chain(*rounds[0]) if rounds else map(float, sweep.settings["start"])
     return [evaluation_path(e) for e in study.sweep_evaluations(sweep, levels)]
 
@@ -416,17 +384,10 @@ def finding_table(wildcards):
     return [path] if study.claims else []
 
 
-def cost_paths(study):
-    """Return the file of the cost of every job whose result the study's tables hold."""
-    return sorted(
-        f"results/costs/{rule_name}/{job}.json" for rule_name, job in study_jobs(study)
-    )
-
-
 def measured_paths(study, kind):
     """Return the files of one kind of the study's measurements of weights."""
     return [
-        f"results/weights/{place}{kind}.parquet" for _, place in measuring_jobs(study)
+        f"results/weights/{place}{kind}.parquet" for place in measured_places(study)
     ]
 
 

@@ -9,16 +9,14 @@ rule prepare_inputs:
         companions=lambda wildcards: f"{last_checkpoint(wildcards.model)}/companions",
     output:
         inputs="results/inputs/{model}/{task}.arrow",
-        cost="results/costs/prepare_inputs/{model}/{task}.json",
+        cost="results/costs/inputs/{model}/{task}.json",
     log:
         "results/logs/prepare_inputs/{model}/{task}.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("prepare_inputs"),
-        disk_mb=disk("prepare_inputs"),
-        runtime=time_limit("prepare_inputs"),
+        **needs("prepare_inputs"),
     params:
         code=code("prepare_inputs.py"),
         task=lambda wildcards: canonical(study.preparation(wildcards.task)),
@@ -29,20 +27,32 @@ rule prepare_inputs:
         "../scripts/prepare_inputs.py"
 
 
-# For each rule that evaluates: how its message begins, and what its script is given besides.
+# For each rule that evaluates: its protocols, how its message begins, and what its script is given besides.
 EVALUATIONS = {
-    "evaluate_language_model": ("Language modelling of", {}),
+    "evaluate_language_model": (
+        ["perplexity", "masked_tokens"],
+        "Language modelling of",
+        {},
+    ),
     "evaluate_benchmark": (
+        ["lm_eval"],
         "Benchmark of",
         {
-            "folder": lambda wildcards: source_of(wildcards.task).get("path", ""),
-            "repository": lambda wildcards: source_of(wildcards.task).get(
-                "repository", ""
+            "folder": lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+                "path", ""
             ),
+            "repository": lambda wildcards: study.dataset_of(wildcards.task)[
+                "source"
+            ].get("repository", ""),
         },
     ),
-    "evaluate_representation": ("Representation of", {}),
+    "evaluate_representation": (
+        ["linear_probe", "knn"],
+        "Representation of",
+        {},
+    ),
     "finetune_model": (
+        ["finetune"],
         "Fine-tuning",
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
         {
@@ -51,7 +61,7 @@ EVALUATIONS = {
     ),
 }
 
-for rule, (begin, others) in EVALUATIONS.items():
+for rule, (protocols, begin, others) in EVALUATIONS.items():
 
     rule:
         name:
@@ -61,20 +71,16 @@ for rule, (begin, others) in EVALUATIONS.items():
         output:
             row="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.parquet",
             examples="results/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.examples.parquet",
-            cost=f"results/costs/{rule}/{{model}}/{{checkpoint}}/{{method}}/{{sparsity}}/{{task}}/{{seed}}.json",
+            cost="results/costs/evaluations/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}.json",
         log:
             f"results/logs/{rule}/{{model}}/{{checkpoint}}/{{method}}/{{sparsity}}/{{task}}/{{seed}}.log",
         wildcard_constraints:
-            task=evaluated_by(rule),
+            task=one_of(study.tasks_with(*protocols)),
         conda:
             "../../envs/workflow.yaml"
         threads: 1
         resources:
-            gpu=0,
-            mem_mb=memory(rule),
-            gpu_mem_mb=gpu_memory(rule),
-            disk_mb=disk(rule),
-            runtime=time_limit(rule),
+            **needs(rule, of_task),
         params:
             **others,
             code=code(f"{rule}.py"),
@@ -85,3 +91,6 @@ for rule, (begin, others) in EVALUATIONS.items():
         # Asked again by each job, to which Snakemake gives its rule's name as `rule`, too.
         script:
             f"../scripts/{rule}.py"
+
+
+check_batches("finetune_model", {*study.used_tasks()} & {*study.tasks_with("finetune")})

@@ -18,10 +18,7 @@ rule judge_findings:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * (2000 + resampling_mb(input.examples)),
-        disk_mb=TABLES_MB,
-        runtime=lambda wildcards, input: 15 + len(input.examples) // 40,
+        **needs("judge_findings"),
     params:
         code=code("judge_findings.py"),
         claims=lambda wildcards: canonical(study.claims),

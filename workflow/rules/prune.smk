@@ -10,7 +10,7 @@ rule calibrate_model:
         rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
     output:
         statistics="results/statistics/{model}/{checkpoint}/{calibration}/{statistics}.safetensors",
-        cost="results/costs/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.json",
+        cost="results/costs/statistics/{model}/{checkpoint}/{calibration}/{statistics}.json",
     log:
         "results/logs/calibrate_model/{model}/{checkpoint}/{calibration}/{statistics}.log",
     priority: 80
@@ -18,11 +18,7 @@ rule calibrate_model:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("calibrate_model"),
-        gpu_mem_mb=gpu_memory("calibrate_model"),
-        disk_mb=disk("calibrate_model"),
-        runtime=time_limit("calibrate_model"),
+        **needs("calibrate_model", of_calibration),
     params:
         code=code("calibrate_model.py"),
         calibration=lambda wildcards: canonical(
@@ -41,7 +37,7 @@ rule plan_pruning:
         unpack(pruning_inputs),
     output:
         plan="results/plans/{model}/{checkpoint}/{method}/{seed}.json",
-        cost="results/costs/plan_pruning/{model}/{checkpoint}/{method}/{seed}.json",
+        cost="results/costs/plans/{model}/{checkpoint}/{method}/{seed}.json",
     log:
         "results/logs/plan_pruning/{model}/{checkpoint}/{method}/{seed}.log",
     wildcard_constraints:
@@ -51,11 +47,7 @@ rule plan_pruning:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("plan_pruning"),
-        gpu_mem_mb=gpu_memory("plan_pruning"),
-        disk_mb=disk("plan_pruning"),
-        runtime=time_limit("plan_pruning"),
+        **needs("plan_pruning"),
     params:
         code=code("plan_pruning.py"),
         method=lambda wildcards: method_entry(wildcards.method),
@@ -70,20 +62,16 @@ rule prune_weights:
         unpack(pruning_inputs),
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
-        cost="results/costs/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
+        cost="results/costs/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
     log:
         "results/logs/prune_weights/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
     wildcard_constraints:
-        method=pruned_by("prune_weights"),
+        method=methods_with(),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("prune_weights"),
-        gpu_mem_mb=gpu_memory("prune_weights"),
-        disk_mb=disk("prune_weights"),
-        runtime=time_limit("prune_weights"),
+        **needs("prune_weights"),
     params:
         code=code("prune_weights.py"),
         method=lambda wildcards: method_entry(wildcards.method),
@@ -99,20 +87,16 @@ rule prune_blocks:
         unpack(pruning_inputs),
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
-        cost="results/costs/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
+        cost="results/costs/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
     log:
         "results/logs/prune_blocks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
     wildcard_constraints:
-        method=pruned_by("prune_blocks"),
+        method=methods_with(by_block=True),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("prune_blocks"),
-        gpu_mem_mb=gpu_memory("prune_blocks"),
-        disk_mb=disk("prune_blocks"),
-        runtime=time_limit("prune_blocks"),
+        **needs("prune_blocks", of_calibration),
     params:
         code=code("prune_blocks.py"),
         method=lambda wildcards: method_entry(wildcards.method),
@@ -132,22 +116,23 @@ rule prune_iteratively:
         unpack(round_inputs),
     output:
         mask="results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors",
-        cost="results/costs/prune_iteratively/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
+        cost="results/costs/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.json",
     log:
         "results/logs/prune_iteratively/{model}/{checkpoint}/{method}/{seed}/{sparsity}.log",
     wildcard_constraints:
-        method=pruned_by("prune_iteratively"),
+        method=methods_with(rounds=True),
     # All later rounds wait for it.
     priority: 80
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        gpu=0,
-        mem_mb=memory("prune_iteratively"),
-        gpu_mem_mb=gpu_memory("prune_iteratively"),
-        disk_mb=disk("prune_iteratively"),
-        runtime=time_limit("prune_iteratively"),
+        **needs(
+            "prune_iteratively",
+            lambda wildcards: study.tasks[
+                study.method(wildcards.method).rounds["task"]
+            ],
+        ),
     params:
         code=code("prune_iteratively.py"),
         task=lambda wildcards: task_entry(study.method(wildcards.method).rounds["task"]),
@@ -158,3 +143,6 @@ rule prune_iteratively:
         "Training {wildcards.model}, {wildcards.checkpoint}, and pruning it to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
     script:
         "../scripts/prune_iteratively.py"
+
+
+check_batches("prune_iteratively", [task for _, task in study.trained_in_rounds()])

@@ -26,9 +26,7 @@ for kind, plot in PLOTS.items():
             "../../envs/workflow.yaml"
         threads: 1
         resources:
-            mem_mb=growing(2000),
-            disk_mb=TABLES_MB,
-            runtime=15,
+            **needs(),
         params:
             code=code("plot.py"),
             settings=settings_of(plot),
@@ -73,9 +71,7 @@ rule write_report:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        disk_mb=TABLES_MB,
-        runtime=15,
+        **needs(),
     params:
         code=code("write_report.py"),
         template=[sha256_of(part) for part in TEMPLATE_PARTS],

@@ -4,7 +4,7 @@
 rule download_package:
     output:
         wheel="results/sources/{package}-{version}.whl",
-        cost="results/costs/download_package/{package}-{version}.json",
+        cost="results/costs/sources/{package}-{version}.json",
     log:
         "results/logs/download_package/{package}-{version}.log",
     wildcard_constraints:
@@ -14,9 +14,7 @@ rule download_package:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("download_package"),
-        disk_mb=disk("download_package"),
-        runtime=time_limit("download_package"),
+        **needs("download_package"),
     params:
         code=code("download_package.py"),
         source=lambda wildcards: canonical(
@@ -33,7 +31,7 @@ checkpoint find_steps:
     # Which steps of a trajectory the hub has; those that are missing are left out of the study, and named.
     output:
         steps="results/sources/hub/models/{model}/steps.json",
-        cost="results/costs/find_steps/{model}.json",
+        cost="results/costs/steps/{model}.json",
     log:
         "results/logs/find_steps/{model}.log",
     wildcard_constraints:
@@ -42,9 +40,7 @@ checkpoint find_steps:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("find_steps"),
-        disk_mb=disk("find_steps"),
-        runtime=time_limit("find_steps"),
+        **needs("find_steps"),
     params:
         code=code("find_steps.py"),
         steps=lambda wildcards: canonical(
@@ -65,7 +61,7 @@ rule download_repository:
     output:
         index="results/sources/hub/{place}/index.json",
         files=directory("results/sources/hub/{place}/files"),
-        cost="results/costs/download_repository/{place}.json",
+        cost="results/costs/downloads/{place}.json",
     log:
         "results/logs/download_repository/{place}.log",
     wildcard_constraints:
@@ -74,9 +70,7 @@ rule download_repository:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("download_repository"),
-        disk_mb=disk("download_repository"),
-        runtime=time_limit("download_repository"),
+        **needs("download_repository"),
     params:
         code=code("download_repository.py"),
         download=lambda wildcards: canonical(study.download(wildcards.place)),
@@ -92,16 +86,14 @@ rule prepare_dataset:
         lambda wildcards: source_inputs("datasets", wildcards.dataset),
     output:
         rows="results/datasets/{dataset}.parquet",
-        cost="results/costs/prepare_dataset/{dataset}.json",
+        cost="results/costs/datasets/{dataset}.json",
     log:
         "results/logs/prepare_dataset/{dataset}.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=memory("prepare_dataset"),
-        disk_mb=disk("prepare_dataset"),
-        runtime=time_limit("prepare_dataset"),
+        **needs("prepare_dataset"),
     params:
         code=code("prepare_dataset.py"),
         dataset=lambda wildcards: canonical(study.dataset(wildcards.dataset)),

@@ -22,10 +22,12 @@ class LogHandler(LogHandlerBase):
         """Write a record that is a job or a warning; of others nothing."""
         fields: dict[str, Any] = record.__dict__
         if fields.get("event") == LogEvent.JOB_INFO:
-            job = {key: fields[key] for key in ("threads", "input", "output", "reason", "is_checkpoint")}
-            job |= {"rule": fields["rule_name"], "wildcards": dict(fields["wildcards"])}
-            resources = {name: value for name, value in fields["resources"].items() if not name.startswith("_")}
-            print(json.dumps({**job, "resources": resources}, default=str))
+            job = {
+                "threads": fields["threads"],
+                "output": fields["output"],
+                "resources": dict(fields["resources"].items()),
+            }
+            print(json.dumps({"rule": fields["rule_name"], **job}, default=str))
         elif record.levelno >= WARNING:
             print(record.getMessage(), file=sys.stderr)
 

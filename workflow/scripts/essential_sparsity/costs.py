@@ -11,16 +11,16 @@ import pandas as pd
 
 
 def read_costs(folder: Path, files: Iterable[Path]) -> pd.DataFrame:
-    """Read the files of jobs, whose path below ``folder`` is the rule and then the job's wildcards.
+    """Read the files of jobs, whose path below ``folder`` is the kind of result and then the job's wildcards.
 
     Returns:
         Rows of the table of costs.
     """
     rows = []
     for file in files:
-        rule, *job = file.relative_to(folder).with_suffix("").parts
-        # Of jobs that ended before GPUs were noted, nothing is known of them.
-        cost = {"gpus": None, **json.loads(file.read_text(encoding="utf-8"))}
+        job = file.relative_to(folder).with_suffix("").parts[1:]
+        cost = json.loads(file.read_text(encoding="utf-8"))
+        rule = cost.pop("rule")
         cost = {name: math.nan if value is None else float(value) for name, value in cost.items()}
         load = 100 * cost["cpu_seconds"] / cost["seconds"] if cost["seconds"] > 0 else math.nan
         rows.append({"rule": rule, "job": "/".join(job), **cost, "mean_load": load})

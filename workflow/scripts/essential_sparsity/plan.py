@@ -1,171 +1,129 @@
-"""What a run of a study will cost, before it starts: time, memory and disk of its jobs, and what is shared."""
+"""What a run of a study will cost: the jobs of a dry run, and what jobs like them have cost in this folder."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
 from essential_sparsity.costs import read_costs
-from essential_sparsity.job_needs import need_of
-from essential_sparsity.planned_jobs import PlannedJob, is_done
 from essential_sparsity.study import Study
-from essential_sparsity.study_jobs import Job, study_jobs
+from essential_sparsity.study_jobs import cost_files
 
-DOWNLOADS = ("download_package", "download_repository")
-# How many GPUs a job had, and what it has in common with others.
-_Kind = tuple[float, tuple[str, ...]]
-
-MEASURED, MODELLED, UNKNOWN = "measured", "modelled", "unknown"
+_LIKE = ["rule", "first", "gpus"]
+_BYTES = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one job will cost.
+def planned_jobs(lines: Iterable[str]) -> pd.DataFrame:
+    """Read what Snakemake's log handler ``planner`` wrote, a job a line; targets, which run nothing, are left out.
 
-    Attributes:
-        seconds: Wall time; NaN if it depends on the size of a model that nothing says.
-        output_mb: What it writes, MB.
-        basis: ``measured`` on jobs like it in this folder, ``modelled`` from the sizes of model and task, ``unknown``.
+    Returns:
+        ``rule, cost, gpus, taken, threads, mem_mb``: the file that a job's cost will be, empty of tables and plots; its
+        GPUs, and how many of them it takes, less than one for a share; MB, NaN where its inputs are not there yet.
     """
-
-    seconds: float
-    output_mb: float
-    basis: str
-
-
-def likeness(rule: str, name: str) -> tuple[str, ...]:
-    """Return what jobs of a rule have in common that cost about the same: all but levels, seeds and checkpoints."""
-    parts = name.split("/")
-    if rule.startswith("evaluate_") or rule == "finetune_model":
-        return rule, parts[0], parts[4]
-    if rule.startswith(("plan_", "prune_")):
-        return rule, parts[0], parts[2]
-    if rule == "calibrate_model":
-        return rule, parts[0], *parts[2:]
-    return rule, *(parts[:1] if rule in ("extract_checkpoint", "measure_weights") else parts)
+    rows = []
+    for record in filter(lambda record: record["output"], map(json.loads, lines)):
+        costs = [path for path in record["output"] if path.startswith("results/costs/")]
+        gpus = float(record["resources"].get("gpu", 0))
+        taken = record["resources"].get("gpu_percent", 100 * gpus) / 100
+        memory = pd.to_numeric(record["resources"].get("mem_mb"), errors="coerce")
+        rows.append((record["rule"], *(costs or [""]), gpus, taken, record["threads"], memory))
+    return pd.DataFrame(rows, columns=["rule", "cost", "gpus", "taken", "threads", "mem_mb"])
 
 
-class Measured:
-    """What finished jobs of a folder have cost, by what they have in common.
+def plan_table(jobs: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Return the jobs by rule, with what they will cost if they cost what finished jobs have.
 
     Args:
-        costs: Rows of the table of costs.
+        jobs: As :func:`planned_jobs` returns them.
+        costs: Of the finished jobs of this folder. Alike are those of a rule and a model or dataset, which their names
+            begin with, on as many GPUs.
+
+    Returns:
+        Rows by ``rule``: ``jobs``, of which ``measured`` have others like them, and of those ``core_hours``,
+        ``gpu_hours`` and ``disk_mb``; and ``mem_mb``, the most that one is given as far as that is known.
     """
-
-    def __init__(self, costs: pd.DataFrame) -> None:
-        found: dict[_Kind, list[tuple[float, float]]] = {}
-        for job in costs.to_dict("records"):
-            gpus = 0.0 if math.isnan(job["gpus"]) else float(job["gpus"])
-            found.setdefault((gpus, likeness(job["rule"], job["job"])), []).append((job["seconds"], job["written_mb"]))
-        self._means = {
-            kind: Estimate(fmean(seconds for seconds, _ in values), fmean(mb for _, mb in values), MEASURED)
-            for kind, values in found.items()
-        }
-
-    def like(self, job: PlannedJob) -> Estimate | None:
-        """Return what jobs like this one have cost on as many GPUs, on average; None if there are none."""
-        return self._means.get((job.gpus, likeness(job.rule, job.name)))
+    done = costs.assign(first=costs["job"].str.split("/").str[0])
+    means = done.groupby(_LIKE)[["seconds", "written_mb"]].mean().reset_index()
+    like = jobs.assign(first=jobs["cost"].str.removesuffix(".json").str.split("/").str[3]).merge(
+        means, "left", on=_LIKE
+    )
+    hours = like["seconds"] / 3600
+    like = like.assign(core_hours=hours * like["threads"], gpu_hours=hours * like["taken"])
+    groups = like.groupby("rule")
+    sums = groups[["core_hours", "gpu_hours", "written_mb"]].sum().rename(columns={"written_mb": "disk_mb"})
+    counts = groups.agg(jobs=("seconds", "size"), measured=("seconds", "count"), mem_mb=("mem_mb", "max"))
+    return counts.join(sums).sort_values(["gpu_hours", "core_hours", "jobs"], ascending=False, kind="stable")
 
 
-def measured_costs(results: Path) -> Measured:
-    """Return what finished jobs have cost."""
+def finished_costs(results: Path) -> pd.DataFrame:
+    """Return what the finished jobs of a folder have cost; no rows in an empty one."""
     folder = results / "costs"
-    return Measured(read_costs(folder, sorted(folder.rglob("*.json"))))
+    found = read_costs(folder, sorted(folder.rglob("*.json")))
+    return found if len(found) else pd.DataFrame(columns=["rule", "job", "seconds", "written_mb", "gpus"], dtype=object)
 
 
-def estimated(study: Study, job: PlannedJob, measured: Measured) -> Estimate:
-    """Return what a job will cost: what jobs like it have, or what its needs say."""
-    if found := measured.like(job):
-        return found
-    try:
-        need = need_of(study, job.rule, job.wildcards)
-    except FileNotFoundError:
-        return Estimate(math.nan, math.nan, UNKNOWN)
-    return Estimate(need.duration(math.ceil(job.gpus), job.threads), need.output_mb, MODELLED)
-
-
-def shared_results(study: Study, planned: Collection[Job], results: Path) -> pd.DataFrame:
+def shared_results(study: Study, jobs: pd.DataFrame, results: Path) -> pd.DataFrame:
     """Return the finished results that the study needs, by rule, and the studies whose tables hold them.
 
     Returns:
-        ``rule, jobs, studies``: the names of studies joined by commas; empty where none has finished with them.
+        ``rule, studies, jobs``: the names of studies joined by commas; empty where none has finished with them.
     """
-    holders: dict[Job, list[str]] = {}
+    files = [Path(path) for path in sorted({*cost_files(study)} - {*jobs["cost"]}) if Path(path).is_file()]
+    if not files:
+        return pd.DataFrame(columns=["rule", "studies", "jobs"])
+    done = read_costs(results / "costs", files)
+    held = [done[["rule", "job"]].assign(studies="")[:0]]
     for table in sorted(results.glob("studies/*/tables/costs.parquet")):
-        held = pd.read_parquet(table, columns=["rule", "job"])
-        for job in zip(held["rule"], held["job"], strict=True):
-            holders.setdefault(job, []).append(table.parts[-3])
-    done = [job for job in study_jobs(study) if job not in planned and is_done(job, results)]
-    rows = pd.DataFrame({"rule": [rule for rule, _ in done], "studies": [", ".join(holders.get(j, [])) for j in done]})
-    counted = rows.groupby(["rule", "studies"], as_index=False).size()
-    return counted.rename(columns={"size": "jobs"})[["rule", "jobs", "studies"]]
+        held.append(pd.read_parquet(table, columns=["rule", "job"]).assign(studies=table.parts[-3]))
+    names = pd.concat(held).groupby(["rule", "job"])["studies"].agg(", ".join).reset_index()
+    counted = done.merge(names, "left", on=["rule", "job"]).fillna({"studies": ""})
+    return counted.groupby(["rule", "studies"]).size().rename("jobs").reset_index()
 
 
-def longest_chain(jobs: Sequence[PlannedJob], seconds: Sequence[float]) -> float:
-    """Return the time of the longest chain of jobs that wait for each other."""
-    makers = {path: i for i, job in enumerate(jobs) for path in job.outputs}
-    ends: dict[int, float] = {}
-    for start in range(len(jobs)):
-        pending = [start]
-        while pending:
-            i = pending[-1]
-            before = {makers[path] for path in jobs[i].inputs if path in makers} - {i}
-            if waiting := [j for j in before if j not in ends]:
-                pending += waiting
-                continue
-            ends[i] = seconds[i] + max((ends[j] for j in before), default=0.0)
-            pending.pop()
-    return max(ends.values(), default=0.0)
+def downloads(study: Study, jobs: pd.DataFrame) -> tuple[float, int]:
+    """Return what models to be downloaded take by their registry entries, MB, and the number of other downloads."""
+    kinds = jobs["cost"].str.split("/").str[2]
+    places = jobs["cost"].str.removeprefix("results/costs/downloads/").str.removesuffix(".json")
+    known = 0.0
+    unknown = int((kinds == "sources").sum())
+    for place in places[kinds == "downloads"]:
+        name, checkpoint = study.downloads()[place]
+        model = study.models[name] if checkpoint else {}
+        known += model.get("parameters", 0) * _BYTES[model.get("dtype", "float32")] / 1e6
+        unknown += "parameters" not in model
+    return known, unknown
 
 
-def plan_table(study: Study, jobs: Iterable[PlannedJob], measured: Measured) -> pd.DataFrame:
-    """Return the jobs of a plan with what each will cost.
-
-    Returns:
-        ``rule, job, hidden, threads, gpus, mem_mb, basis, seconds, cpu_hours, gpu_hours, output_mb, download_mb``;
-        ``gpus`` are the GPUs that it takes up, in parts where it has a share of one.
-    """
-    rows: list[Mapping[str, Any]] = []
-    for job in jobs:
-        found = estimated(study, job, measured)
-        rows.append(
-            {
-                "rule": job.rule, "job": job.name, "hidden": job.hidden, "threads": job.threads,
-                "gpus": job.taken_gpus, "mem_mb": math.nan if job.mem_mb is None else job.mem_mb,
-                "basis": found.basis, "seconds": found.seconds,
-                "cpu_hours": job.threads * found.seconds / 3600,
-                "gpu_hours": job.taken_gpus * found.seconds / 3600, "output_mb": found.output_mb,
-                "download_mb": found.output_mb if job.rule in DOWNLOADS else 0.0,
-            }
-        )  # fmt: skip
-    columns = (
-        "rule", "job", "hidden", "threads", "gpus", "mem_mb", "basis", "seconds", "cpu_hours", "gpu_hours", "output_mb",
-        "download_mb",
-    )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(columns))
+def _size(megabytes: float) -> str:
+    return f"{megabytes / 1000:,.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
-def wall_seconds(table: pd.DataFrame, chain: float, cores: int, gpus: float) -> tuple[float, float]:
-    """Return bounds of the wall time of a plan.
+def _time(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.0f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"
 
-    No schedule is faster than the longest chain, or than the work of all jobs shared among all cores or GPUs. While no
-    job of a chain runs, all cores or all GPUs are busy, so one that starts jobs as they come is no slower than the
-    chain and those two together (Graham, Bell System Technical Journal 1966), jobs of several threads and the limit on
-    memory left aside.
 
-    Args:
-        table: The jobs.
-        chain: Seconds of the longest chain.
-        cores: CPU threads there are.
-        gpus: GPUs there are.
-    """
-    work = table["seconds"] * table["threads"]
-    computing = (table["seconds"] * table["gpus"]).sum()
-    shares = [work.sum() / cores, computing / gpus if computing else 0.0]
-    return max(chain, *shares), chain + sum(shares)
+def plan_text(study: Study, table: pd.DataFrame, download: tuple[float, int], shared: pd.DataFrame) -> str:
+    """Return a plan as text for a terminal: a row for each rule, and what is to be said besides."""
+    lines = [f"{'rule':<26}{'jobs':>7}{'core time':>11}{'GPU time':>10}{'disk':>10}{'memory each':>13}"]
+    for rule, row in table.iterrows():
+        spent = f"{_time(row['core_hours']):>11}{_time(row['gpu_hours']):>10}{_size(row['disk_mb']):>10}"
+        memory = "" if pd.isna(row["mem_mb"]) else _size(row["mem_mb"])
+        spent = spent if row["measured"] else f"{'not measured yet':>31}"
+        lines.append(f"{rule:<26}{row['jobs']:>7.0f}{spent}{memory:>13}")
+    sums = table[["jobs", "measured", "core_hours", "gpu_hours", "disk_mb"]].sum()
+    lines += [
+        "",
+        f"Study {study.name}: {sums['jobs']:.0f} jobs. Of {sums['measured']:.0f} the like has run in this folder: "
+        f"{_time(sums['core_hours'])} of cores, {_time(sums['gpu_hours'])} of GPUs, {_size(sums['disk_mb'])} on disk.",
+        f"Download: {_size(download[0])} by `parameters` of config/models.yaml, and {download[1]} of unknown size.",
+    ]
+    lines += [study.worst_case()] if study.sweeps else []
+    for _, held in shared.iterrows():
+        of = f"shared with {held['studies']}" if held["studies"] else "of no finished study"
+        lines.append(f"There already: {held['jobs']} of {held['rule']}, {of}.")
+    return "\n".join(lines)

@@ -430,16 +430,16 @@ class Study:
             if source["kind"] == "path":
                 local_tables(source, f"{self._place('datasets', name)}.source")
 
-    def check_batches(self, given: Mapping[str, int]) -> None:
+    def check_batches(self, rule: str, tasks: Iterable[str], gpus: int) -> None:
         """Refuse a number of GPUs that does not share the batches of what is trained on them.
 
         Args:
-            given: How many GPUs a profile gives to a job, by the name of its rule.
+            rule: The rule that trains.
+            tasks: What it trains on.
+            gpus: How many GPUs a profile gives to a job of it.
         """
-        trained = {("finetune_model", task) for task in self.used_tasks() if self.tasks[task]["protocol"] == "finetune"}
-        trained |= {("prune_iteratively", task) for _, task in self._trained_in_rounds()}
-        for rule, task in sorted(trained):
-            batch, gpus = self.tasks[task]["batch_size"], given.get(rule, 0)
+        for task in tasks:
+            batch = self.tasks[task]["batch_size"]
             if gpus > 1 and batch % gpus:
                 raise UserError(
                     f"{self._place('tasks', task)}.batch_size", f"{batch} rows for {gpus} GPUs",
@@ -467,7 +467,7 @@ class Study:
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
         names = {self.tasks[e.task]["dataset"] for e in self.evaluations}
-        names |= {self.tasks[task]["dataset"] for _, task in self._trained_in_rounds()}
+        names |= {self.tasks[task]["dataset"] for _, task in self.trained_in_rounds()}
         names |= {self.calibrations[name]["dataset"] for name in self.used_calibrations()}
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
@@ -486,9 +486,9 @@ class Study:
     def preparations(self) -> list[tuple[str, str]]:
         """Return the pairs of model and task whose inputs the study prepares."""
         evaluated = {(e.model, e.task) for e in self.evaluations if self.preparation(e.task)}
-        return sorted(evaluated | self._trained_in_rounds())
+        return sorted(evaluated | self.trained_in_rounds())
 
-    def _trained_in_rounds(self) -> set[tuple[str, str]]:
+    def trained_in_rounds(self) -> set[tuple[str, str]]:
         """Return the pairs of model and task that iterative pruning trains on."""
         rounds = ((model, self.method(method).rounds) for model, _, method, _, _ in self.masks())
         return {(model, found["task"]) for model, found in rounds if found}

@@ -98,7 +98,7 @@ def _work(main: Callable[[Any], None], snakemake: Any) -> None:
     lease_gpus(snakemake.resources, snakemake.rule)
     main(snakemake)
     if cost := snakemake.output.get("cost"):
-        write_cost(Path(cost), snakemake.resources)
+        write_cost(Path(cost), snakemake.rule, snakemake.resources)
 
 
 @contextmanager

@@ -64,15 +64,17 @@ def spent() -> dict[str, float | None]:
     }
 
 
-def write_cost(path: Path, resources: Mapping[str, Any]) -> None:
+def write_cost(path: Path, rule: str, resources: Mapping[str, Any]) -> None:
     """Write what this job has spent, and what it was given.
 
     Args:
         path: A JSON file.
+        rule: The job's.
         resources: The job's ``runtime`` (minutes), ``mem_mb`` and ``gpu``.
     """
     runtime, memory = resources.get("runtime"), resources.get("mem_mb")
     given = {
+        "rule": rule,
         "planned_seconds": None if runtime is None else 60 * float(runtime),
         "planned_mb": memory,
         "gpus": float(resources.get("gpu") or 0),
