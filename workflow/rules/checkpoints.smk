@@ -25,6 +25,7 @@ rule pretrain_model:
     params:
         code=code("pretrain_model.py"),
         recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
+        states="results/states/pretraining/{model}",
         where=lambda wildcards: study.where("models", wildcards.model),
     message:
         "Pre-training {wildcards.model}"

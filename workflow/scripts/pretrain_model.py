@@ -6,17 +6,18 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.pretraining import pretrain
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.pretraining import pretrain
 
 
 def main(snakemake: Any) -> None:
-    """Write the checkpoints beside ``output.index``, which lists them."""
+    """Write the checkpoints beside ``output.index``, which lists them; until then all is in ``params.states``."""
     pretrain(
         corpus=pd.read_parquet(snakemake.input.corpus),
         recipe=json.loads(snakemake.params.recipe),
         folder=Path(snakemake.output.index).parent,
+        states=Path(snakemake.params.states),
         device=choose_device(snakemake.resources.gpu, snakemake.threads),
         code=snakemake.params.code,
         where=f"{snakemake.params.where}.source.recipe",
