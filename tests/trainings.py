@@ -28,8 +28,8 @@ def trained(corpus: pd.DataFrame, recipe: Mapping[str, Any], folder: Path, code:
 
 
 @contextmanager
-def acting_in(step: int, act: Callable[[], None]) -> Iterator[list[int]]:
-    """Do something before a step is computed; yields the steps that are taken."""
+def acting_in(step: int = -1, act: Callable[[], Any] = list) -> Iterator[list[int]]:
+    """Do something before a step is computed, or nothing; yields the steps that are taken."""
     real, taken = _PreTrainer.compute_loss, []
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:

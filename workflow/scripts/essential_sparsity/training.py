@@ -383,8 +383,6 @@ def train_from(
     optimiser = adamw(model, task)
     hold_in_step(optimiser, applied, task["clip"])
     stopping = task["early_stopping"]
-    # Several processes would have to agree on the step; they go on from the last state that they saved.
-    caught = saves_states(task) and training.processes == 1
     trainer = MaskedTrainer(
         model=model,
         args=training_arguments(training, micro_batch),
@@ -395,11 +393,11 @@ def train_from(
         optimizers=(optimiser, None),
         callbacks=[EarlyStoppingCallback(stopping["patience"])] if stopping else [],
     )
-    run_trainer(trainer, state, "fine-tuning", where, caught)
+    run_trainer(trainer, state, "fine-tuning", where)
     return model, applied
 
 
-def run_trainer(trainer: Trainer, state: str | None, stage: str, where: str, caught: bool = True) -> None:
+def run_trainer(trainer: Trainer, state: str | None, stage: str, where: str) -> None:
     """Train to the end.
 
     Args:
@@ -407,12 +405,13 @@ def run_trainer(trainer: Trainer, state: str | None, stage: str, where: str, cau
         state: The folder of the state to go on from; None for the first.
         stage: What is reported of.
         where: What is trained, for messages.
-        caught: Whether a state is saved when the process is told to end.
 
     Raises:
         UserError: The process was told to end, and has saved its state.
     """
     trainer.add_callback(_Progress(stage))
+    # Several processes would have to agree on the step; they go on from the last state that they saved.
+    caught = trainer.args.save_strategy != "no" and trainer.args.world_size == 1
     with told_to_end() if caught else nullcontext(bool) as told:
         end = _EndWhenTold(told)
         trainer.add_callback(end)
