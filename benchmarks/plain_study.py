@@ -75,7 +75,7 @@ class Script:
         if entry["source"]["kind"] == "pretrain":
             trained, recipe = self.folder / "trained" / model, self.study.recipe(model)
             if not (trained / "index.json").is_file():
-                pretrain(self.rows[recipe["corpus"]], recipe, trained, CPU, "", model)
+                pretrain(self.rows[recipe["corpus"]], recipe, trained, self.folder / "states", CPU, "", model)
             files = [trained / "index.json"]
         source = self.folder / "sources" / model / checkpoint
         source.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from transformers import (
     DataCollatorWithPadding,
     Trainer,
     TrainingArguments,
+    ViTImageProcessor,
 )
 
 import families
@@ -46,6 +47,7 @@ from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import EXAMPLES
 from essential_sparsity.task_kinds import TASK_KINDS
 from essential_sparsity.training import adamw, hold_in_step
+from pictures import pictures
 
 CPU = torch.device("cpu")
 WHERE = "model m, sparsity 0.500"
@@ -295,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(run: Any, monkeypatch: pyt
         return model, encoder
 
     monkeypatch.setitem(HEADS, "mean_pooling", broken)
-    with pytest.raises(UserError, match=rf"{WHERE}: found a loss of nan in fine-tuning.*learning_rate"):
+    with pytest.raises(UserError, match=rf"{WHERE}: found a loss of nan.*learning_rate"):
         run({})
 
 
@@ -423,10 +425,24 @@ def test_early_stopping_takes_the_best_state_and_never_looks_at_the_test(
     assert outcome.n == (data["split"] == "test").sum()
 
 
-def test_a_training_that_was_cut_off_goes_on_to_the_same_result(
-    run: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    masks, task = masks_at(checkpoint, 0.5), {"save_every": 3, "epochs": 3}
+@pytest.fixture(scope="module")
+def image_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT, which transformers saves under other names than its parameters have."""
+    folder = families.save("vit", tmp_path_factory.mktemp("vit"))
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["classes", "images"])
+def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(
+    run: Any, checkpoint: Path, image_checkpoint: Path, models: list[nn.Module], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, kind: str,
+) -> None:  # fmt: skip
+    folder, task = checkpoint, {"save_every": 3, "epochs": 3}
+    if kind == "images":
+        folder = image_checkpoint
+        task |= {"folder": folder, "kind": kind, "data": pictures(80), "head": "image_classification"}
+    masks = masks_at(folder, 0.5)
     whole, _ = run(masks, **task)
     shutil.rmtree(tmp_path / "states")
     steps, real = [], AppliedMasks.hold_gradients
@@ -441,13 +457,16 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_result(
         patch.setattr(AppliedMasks, "hold_gradients", dying)
         with pytest.raises(KeyboardInterrupt):
             run(masks, **task)
-    assert list((tmp_path / "states").glob("checkpoint-6"))
+    # As a process that ends while it saves leaves it.
+    (tmp_path / "states" / "checkpoint-8").mkdir()
     counted: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(AppliedMasks, "hold_gradients", lambda self: (counted.append(1), real(self))[1])
         again, _ = run(masks, **task)
     assert len(counted) == 12 - 6, "from the last state, not from the beginning"
     pd.testing.assert_frame_equal(whole.examples, again.examples)
+    trained, found = models[1].state_dict(), models[-1].state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in trained.items())
 
 
 @pytest.mark.parametrize("saving", [{"save_every": 100}, {"early_stopping": {"every": 4, "patience": 9}}])

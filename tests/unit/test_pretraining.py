@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from essential_sparsity import pretraining, pretraining_text
+import tiny
+from essential_sparsity import pretraining_text
+from essential_sparsity.digests import code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.pretraining import INDEX, learning_rate_factor, pretrain
+from essential_sparsity.pretraining import INDEX, learning_rate_factor
 from essential_sparsity.pretraining_text import (
     SPECIAL_TOKENS,
     held_out_loss,
@@ -33,9 +34,8 @@ from essential_sparsity.pretraining_text import (
     train_tokenizer,
 )
 from essential_sparsity.trajectory import checkpoint_steps, step_name, step_of
+from trainings import WHERE, acting_in, killed_in, states_of, trained
 
-CPU = torch.device("cpu")
-WHERE = "config/models.yaml, m.source.recipe"
 RECIPE: dict[str, Any] = {
     "corpus": "texts",
     "architecture": {
@@ -76,57 +76,13 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 def train(folder: Path, code: str = "code", rows: pd.DataFrame | None = None, **changes: Any) -> dict[str, bytes]:
-    """Train and return the content of every file."""
-    pretrain(corpus() if rows is None else rows, recipe(**changes), folder, CPU, code, WHERE)
-    return contents(folder)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return trained(corpus() if rows is None else rows, recipe(**changes), folder, code)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a training that nothing interrupted."""
     return train(tmp_path_factory.mktemp("whole"))
-
-
-class KilledError(Exception):
-    """What a killed job looks like from inside."""
-
-
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, int], None]]:
-    """Return a function that trains into a folder and dies in the given step."""
-
-    def run(folder: Path, step: int, **changes: Any) -> None:
-        real, calls = pretraining.learning_rate_factor, []
-
-        def dying(now: int, *rest: Any) -> float:
-            if now == step:
-                raise KilledError
-            calls.append(now)
-            return real(now, *rest)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(pretraining, "learning_rate_factor", dying)
-            with pytest.raises(KilledError):
-                train(folder, **changes)
-
-    yield run
-
-
-@pytest.fixture
-def steps_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the steps that a training computes."""
-    real, ran = pretraining.learning_rate_factor, []
-
-    def recording(now: int, *rest: Any) -> float:
-        ran.append(now)
-        return real(now, *rest)
-
-    monkeypatch.setattr(pretraining, "learning_rate_factor", recording)
-    return ran
 
 
 def test_two_trainings_give_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -138,80 +94,72 @@ def test_a_training_writes_its_checkpoints_and_no_state(whole: dict[str, bytes])
     assert steps == [0, 4, 12]
     assert {n for n in whole if n.endswith(".safetensors")} == {f"{step_name(s)}.safetensors" for s in steps}
     assert {"index.json", "loss.parquet", "config.json", "tokenizer.json"} <= set(whole)
-    assert not [name for name in whole if name.startswith("resume")]
 
 
-@pytest.mark.parametrize("step", [0, 2, 4, 9, 11])
-def test_a_training_that_was_cut_off_ends_in_the_same_bytes(
-    whole: dict[str, bytes], tmp_path: Path, interrupt: Callable[[Path, int], None], steps_run: list[int], step: int
-) -> None:
-    interrupt(tmp_path, step)
-    assert not (tmp_path / "index.json").exists(), "the index says that a training is complete"
-    steps_run.clear()
-    assert train(tmp_path) == whole
-    assert steps_run == list(range(4 if step >= 4 else 0, 12)), "it goes on from the last checkpoint"
-
-
-@pytest.mark.parametrize("step", [2, 6])
-def test_a_training_that_is_told_to_end_loses_no_step(
-    whole: dict[str, bytes], tmp_path: Path, steps_run: list[int], monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    real = pretraining.learning_rate_factor
-
-    def telling(now: int, *rest: Any) -> float:
-        if now == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(now, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "learning_rate_factor", telling)
-        with pytest.raises(UserError, match=rf"SIGTERM\) after step {step + 1} of 12.*goes on from there"):
+@pytest.mark.parametrize("step", [0, 4, 9, 11])
+def test_a_training_that_was_cut_off_ends_in_the_same_bytes(whole: dict[str, bytes], tmp_path: Path, step: int) -> None:
+    for at in (step // 2, step):
+        with killed_in(at):
             train(tmp_path)
+    assert not (tmp_path / "index.json").exists(), "the index says that a training is complete"
+    with acting_in() as taken:
+        assert train(tmp_path) == whole
+    assert taken == list(range(step - step % 2, 12)), "it goes on from the last state, one for a tenth of the steps"
+    assert not states_of(tmp_path).exists()
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_training_that_is_told_to_end_loses_no_step(whole: dict[str, bytes], tmp_path: Path, step: int) -> None:
+    says = rf"SIGTERM\) after step {step + 1} of 12.*goes on from there"
+    with acting_in(step, lambda: signal.raise_signal(signal.SIGTERM)) as before, pytest.raises(UserError, match=says):
+        train(tmp_path)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert train(tmp_path) == whole
-    assert steps_run == list(range(12)), "no step is taken twice, though none of these is a checkpoint"
-
-
-def test_twice_cut_off_is_the_same(
-    whole: dict[str, bytes], tmp_path: Path, interrupt: Callable[[Path, int], None]
-) -> None:
-    interrupt(tmp_path, 3)
-    interrupt(tmp_path, 7)
-    assert train(tmp_path) == whole
-
-
-@pytest.mark.parametrize("change", ["code", "recipe", "corpus"])
-def test_another_training_is_not_continued(
-    tmp_path: Path, interrupt: Callable[[Path, int], None], steps_run: list[int], change: str
-) -> None:
-    interrupt(tmp_path / "cut", 9)
-    steps_run.clear()
-    arguments: dict[str, Any] = {
-        "code": {"code": "another"}, "recipe": {"learning_rate": 0.02}, "corpus": {"rows": corpus(seed=1)},
-    }[change]  # fmt: skip
-    found = train(tmp_path / "cut", **arguments)
-    assert steps_run == list(range(12)), "from the beginning"
-    assert found == train(tmp_path / "anew", **arguments)
+    with acting_in() as after:
+        assert train(tmp_path) == whole
+    assert before + after == list(range(12)), "no step is taken twice"
 
 
 @pytest.mark.parametrize(
-    "damage", ["step changed", "step missing", "state truncated", "state garbage", "state empty", "state flipped"]
+    "arguments",
+    [{"code": "another"}, {"learning_rate": 0.02}, {"rows": corpus(seed=1)}],
+    ids=lambda given: next(iter(given)),
 )
-def test_a_damaged_training_starts_anew(
-    whole: dict[str, bytes], tmp_path: Path, interrupt: Callable[[Path, int], None], steps_run: list[int], damage: str
+def test_another_training_is_not_continued(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    with killed_in(9):
+        train(tmp_path / "cut")
+    with acting_in() as taken:
+        found = train(tmp_path / "cut", **arguments)
+    assert taken == list(range(12)), "from the beginning"
+    assert found == train(tmp_path / "anew", **arguments)
+
+
+@pytest.mark.parametrize("script", ["pretrain_model.py", "finetune_model.py"])
+def test_an_edited_lock_or_message_throws_no_state_away(tmp_path: Path, script: str) -> None:
+    scripts = shutil.copytree(tiny.ROOT / "workflow" / "scripts", tmp_path / "scripts")
+    before = code_digest(scripts / script, scripts)
+    package = scripts / "essential_sparsity"
+    for file in [*(package / "run").glob("*.py"), package / "errors.py"]:
+        if file.name != "__init__.py":
+            file.write_text(file.read_text() + "\nEDITED = 1\n")
+    assert code_digest(scripts / script, scripts) == before, "it is what states are known by"
+    (package / "training.py").write_text("EDITED = 1\n")
+    assert code_digest(scripts / script, scripts) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("trainer_state.json", None), ("trainer_state.json", b"{"), ("optimizer.pt", b""), ("pytorch_model.bin", b"PK")],
+)
+def test_a_training_whose_state_was_not_written_to_its_end_starts_anew(
+    whole: dict[str, bytes], tmp_path: Path, file: str, content: bytes | None
 ) -> None:
-    interrupt(tmp_path, 9)
-    part, what = damage.split()
-    file = tmp_path / ("step000000.safetensors" if part == "step" else "resume.pt")
-    if what == "missing":
-        file.unlink()
-    else:
-        content = file.read_bytes()
-        flipped = bytes([*content[:5000], content[5000] ^ 1, *content[5001:]])
-        file.write_bytes({"truncated": content[:1000], "empty": b"", "flipped": flipped}.get(what, b"garbage"))
-    steps_run.clear()
-    assert train(tmp_path) == whole
-    assert steps_run == list(range(12))
+    with killed_in(9):
+        train(tmp_path)
+    damaged = states_of(tmp_path) / "trainer" / "checkpoint-8" / file
+    damaged.unlink() if content is None else damaged.write_bytes(content)
+    with acting_in() as taken:
+        assert train(tmp_path) == whole
+    assert taken == list(range(12))
 
 
 def test_checkpoints_of_an_earlier_recipe_are_removed(tmp_path: Path, whole: dict[str, bytes]) -> None:
@@ -377,8 +325,9 @@ def test_weights_for_measuring_leave_the_training_and_its_loss_curve_as_they_are
     assert len(json.loads(found[INDEX])["steps"]) == 5
 
 
-def test_steps_for_measuring_are_kept_when_a_training_goes_on(tmp_path: Path, interrupt: Callable[..., None]) -> None:
-    interrupt(tmp_path / "cut", 10, checkpoint_every=5)
+def test_steps_for_measuring_are_kept_when_a_training_goes_on(tmp_path: Path) -> None:
+    with killed_in(10):
+        train(tmp_path / "cut", checkpoint_every=5)
     assert train(tmp_path / "cut", checkpoint_every=5) == train(tmp_path / "whole", checkpoint_every=5)
 
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from essential_sparsity import pretraining
 from essential_sparsity.calibration import dense_statistics, streamed_model
 from essential_sparsity.checkpoints import empty_model, extract
 from essential_sparsity.errors import UserError
@@ -25,7 +24,7 @@ from essential_sparsity.methods import Method
 from essential_sparsity.perplexity import evaluate_documents, load_causal
 from essential_sparsity.preparation import prepare_inputs
 from essential_sparsity.prepared import Prepared, write_prepared
-from essential_sparsity.pretraining import pretrain
+from essential_sparsity.pretraining import make_optimiser
 from essential_sparsity.pretraining_causal import (
     END_OF_TEXT,
     CausalLanguageModelling,
@@ -38,9 +37,9 @@ from essential_sparsity.pruning import PrunableModel, prune_levels
 from essential_sparsity.sources import fetch
 from essential_sparsity.validation import validate
 from essential_sparsity.weights import open_weights
+from trainings import WHERE, killed_in, trained
 
 CPU = torch.device("cpu")
-WHERE = "config/models.yaml, m.source.recipe"
 RECIPE: dict[str, Any] = {
     "objective": "causal-language-modelling", "corpus": "texts",
     "architecture": {
@@ -67,9 +66,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 def train(folder: Path, **changes: Any) -> dict[str, bytes]:
-    """Train and return the content of every file."""
-    pretrain(corpus(), recipe(**changes), folder, CPU, "code", WHERE)
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return trained(corpus(), recipe(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +86,9 @@ def checkpoint(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "checkpoint"
 
 
-def test_a_training_that_was_cut_off_ends_in_the_same_bytes(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = pretraining.learning_rate_factor
-
-    def dying(now: int, *rest: Any) -> float:
-        if now == 6:
-            raise KeyboardInterrupt
-        return real(now, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "learning_rate_factor", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path)
+def test_a_training_that_was_cut_off_ends_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    with killed_in(6):
+        train(tmp_path)
     assert not (tmp_path / "index.json").exists()
     assert train(tmp_path) == {p.name: p.read_bytes() for p in whole.iterdir()}
 
@@ -242,6 +228,6 @@ def test_the_registry_fills_in_the_recipe(root: Path) -> None:
 def test_only_matrices_and_embeddings_decay() -> None:
     model: nn.Module = CausalLanguageModelling(corpus(), RECIPE, WHERE).build()
     names = {id(p): name for name, p in model.named_parameters()}
-    decayed, _ = pretraining.make_optimiser(model, 0.1, 0.05).param_groups
+    decayed, _ = make_optimiser(model, 0.1, 0.05).param_groups
     assert not [names[id(p)] for p in decayed["params"] if "ln_" in names[id(p)] or names[id(p)].endswith("bias")]
     assert sum(p.ndim == 2 for p in model.parameters()) == len(decayed["params"])

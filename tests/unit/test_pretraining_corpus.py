@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.pretraining import pretrain
 from essential_sparsity.pretraining_corpus import WITHHELD, withhold
 from essential_sparsity.recipes import check_recipe
 from essential_sparsity.validation import validate
 from pictures import pictures
+from trainings import WHERE, trained
 
-WHERE = "config/models.yaml, m.source.recipe"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 BASE: dict[str, Any] = {
     "steps": 4, "batch_size": 8, "learning_rate": 0.01, "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.0,
@@ -72,18 +70,13 @@ def test_the_seed_draws_the_share() -> None:
     assert seen(corpus, 0.5, 0) != seen(corpus, 0.5, 1)
 
 
-def train(folder: Path, corpus: pd.DataFrame, recipe: dict[str, Any]) -> dict[str, bytes]:
-    pretrain(corpus, recipe, folder, torch.device("cpu"), "code", WHERE)
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
-
-
 def test_a_share_is_trained_on_as_if_the_others_were_not_there(tmp_path: Path) -> None:
     corpus = pictures()
-    found = train(tmp_path / "share", corpus, {**IMAGES, "corpus_share": 0.5})
+    found = trained(corpus, {**IMAGES, "corpus_share": 0.5}, tmp_path / "share")
     kept = withhold(corpus, 0.5, IMAGES["seed"])["split"] != WITHHELD
-    assert found == train(tmp_path / "rows", corpus[kept], IMAGES)
-    whole = train(tmp_path / "whole", corpus, IMAGES)
-    assert whole == train(tmp_path / "one", corpus, {**IMAGES, "corpus_share": 1.0})
+    assert found == trained(corpus[kept], IMAGES, tmp_path / "rows")
+    whole = trained(corpus, IMAGES, tmp_path / "whole")
+    assert whole == trained(corpus, {**IMAGES, "corpus_share": 1.0}, tmp_path / "one")
     assert whole["step000004.safetensors"] != found["step000004.safetensors"]
 
 
@@ -93,7 +86,7 @@ def test_all_shares_have_the_vocabulary_of_the_whole(tmp_path: Path) -> None:
     texts = [" ".join(draw.choice(words, size=6)) for _ in range(60)]
     corpus = pd.DataFrame({"text": texts, "split": ["test" if i % 5 == 0 else "train" for i in range(60)]})
     whole, share = (
-        train(tmp_path / str(part), corpus, {**TEXTS, "corpus_share": part}) for part in (1.0, 0.5)
+        trained(corpus, {**TEXTS, "corpus_share": part}, tmp_path / str(part)) for part in (1.0, 0.5)
     )  # fmt: skip
     assert whole["tokenizer.json"] == share["tokenizer.json"]
     assert whole["step000000.safetensors"] == share["step000000.safetensors"]

@@ -18,21 +18,20 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification, ViTForImageClassification
 
-from essential_sparsity import pretraining
 from essential_sparsity.checkpoints import empty_model, extract
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json
 from essential_sparsity.image_corpus import random_crops, random_flips
 from essential_sparsity.images import load_processor, normalise, pixel_settings, prepare_pixels
 from essential_sparsity.layers import list_matrices
-from essential_sparsity.pretraining import make_optimiser, pretrain
+from essential_sparsity.pretraining import make_optimiser
 from essential_sparsity.pretraining_images import SupervisedImages
 from essential_sparsity.sources import fetch
 from essential_sparsity.validation import validate
 from pictures import COLOURS, pictures
+from trainings import WHERE, killed_in, trained
 
 CPU = torch.device("cpu")
-WHERE = "config/models.yaml, m.source.recipe"
 RECIPE: dict[str, Any] = {
     "objective": "supervised-images", "corpus": "colours",
     "architecture": {
@@ -50,9 +49,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 def train(folder: Path, rows: pd.DataFrame | None = None, **changes: Any) -> dict[str, bytes]:
-    """Train and return the content of every file."""
-    pretrain(pictures() if rows is None else rows, recipe(**changes), folder, CPU, "code", WHERE)
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return trained(pictures() if rows is None else rows, recipe(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +89,9 @@ def test_two_trainings_give_the_same_bytes(whole: dict[str, bytes], tmp_path: Pa
     }
 
 
-@pytest.mark.parametrize("step", [2, 6, 11])
-def test_a_training_that_was_cut_off_ends_in_the_same_bytes(
-    whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    real = pretraining.learning_rate_factor
-
-    def dying(now: int, *rest: Any) -> float:
-        if now == step:
-            raise KeyboardInterrupt
-        return real(now, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "learning_rate_factor", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path)
+def test_a_training_that_was_cut_off_ends_in_the_same_bytes(whole: dict[str, bytes], tmp_path: Path) -> None:
+    with killed_in(6):
+        train(tmp_path)
     assert not (tmp_path / "index.json").exists()
     assert train(tmp_path) == whole
 

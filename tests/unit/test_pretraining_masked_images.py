@@ -18,14 +18,12 @@ from transformers import (
     ViTForMaskedImageModeling,
 )
 
-from essential_sparsity import pretraining
 from essential_sparsity.checkpoints import empty_model, extract
 from essential_sparsity.errors import UserError
 from essential_sparsity.finetune import HEADS
 from essential_sparsity.images import normalise
 from essential_sparsity.layers import list_matrices
 from essential_sparsity.loading import load_model
-from essential_sparsity.pretraining import pretrain
 from essential_sparsity.pretraining_masked_images import (
     MaskedImageModelling,
     draw_masks,
@@ -36,9 +34,9 @@ from essential_sparsity.sources import fetch
 from essential_sparsity.task_kinds import TASK_KINDS
 from essential_sparsity.validation import validate
 from pictures import pictures
+from trainings import WHERE, killed_in, trained
 
 CPU = torch.device("cpu")
-WHERE = "config/models.yaml, m.source.recipe"
 SIZES = {
     "model": "vit", "image_size": 8, "patch_size": 2, "hidden_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 32,
@@ -56,9 +54,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 def train(folder: Path, rows: pd.DataFrame | None = None, **changes: Any) -> dict[str, bytes]:
-    """Train and return the content of every file."""
-    pretrain(pictures() if rows is None else rows, recipe(**changes), folder, CPU, "code", WHERE)
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return trained(pictures() if rows is None else rows, recipe(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +77,9 @@ def checkpoint(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint_of(whole, tmp_path_factory.mktemp("masked"))
 
 
-def test_a_training_that_was_cut_off_ends_in_the_same_bytes(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = pretraining.learning_rate_factor
-
-    def dying(now: int, *rest: Any) -> float:
-        if now == 6:
-            raise KeyboardInterrupt
-        return real(now, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "learning_rate_factor", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path)
+def test_a_training_that_was_cut_off_ends_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    with killed_in(6):
+        train(tmp_path)
     assert not (tmp_path / "index.json").exists()
     assert train(tmp_path) == {p.name: p.read_bytes() for p in whole.iterdir()}
 
@@ -215,10 +200,8 @@ def test_a_head_stays_only_with_its_own_classes(tmp_path: Path, classes: tuple[s
 
 def test_the_same_matrices_are_pruned_as_of_a_supervised_model(checkpoint: Path, tmp_path: Path) -> None:
     supervised = {k: v for k, v in RECIPE.items() if k != "mask_ratio"}
-    pretrain(
-        pictures(), {**supervised, "objective": "supervised-images", "label_smoothing": 0.0}, tmp_path / "training",
-        CPU, "code", WHERE,
-    )  # fmt: skip
+    supervised |= {"objective": "supervised-images", "label_smoothing": 0.0}
+    trained(pictures(), supervised, tmp_path / "training")
     listed = []
     for folder in (checkpoint, checkpoint_of(tmp_path / "training", tmp_path)):
         shapes = {name: tuple(tensor.shape) for name, tensor in load_file(folder / "model.safetensors").items()}

@@ -15,20 +15,20 @@ from essential_sparsity.run.job import run_job
 def main(snakemake: Any) -> None:
     """Write the checkpoints into ``output.files``, and ``output.index``, which lists them.
 
-    What a training that was cut off has written is in ``params.states``.
+    Until a training has ended, what it has written is in ``params.states``.
     """
-    states = Path(snakemake.params.states)
+    files = Path(snakemake.output.files)
     pretrain(
         corpus=pd.read_parquet(snakemake.input.corpus),
         recipe=json.loads(snakemake.params.recipe),
-        folder=states,
+        folder=files,
+        states=Path(snakemake.params.states),
         device=choose_device(snakemake.resources.gpu, snakemake.threads),
         code=snakemake.params.code,
         where=f"{snakemake.params.where}.source.recipe",
     )
-    os.replace(states / "loss.parquet", snakemake.output.loss)
-    os.replace(states / INDEX, snakemake.output.index)
-    os.replace(states, snakemake.output.files)
+    os.replace(files / "loss.parquet", snakemake.output.loss)
+    os.replace(files / INDEX, snakemake.output.index)
 
 
 if __name__ == "__main__":

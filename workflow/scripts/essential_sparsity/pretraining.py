@@ -1,69 +1,47 @@
-"""Pre-training by a recipe: the loop that all objectives share, with log-spaced checkpoints.
+"""Pre-training by a recipe, on transformers' Trainer: what all objectives share, with log-spaced checkpoints.
 
 Every draw (order of the data, masks, augmentation, dropout) depends on the seed and the step alone, so a training that
-was cut off goes on from its last checkpoint to the same weights.
+was cut off goes on from its last state to the same weights.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import pickle
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
 
 from essential_sparsity.checkpoints import held_weights, save_weights, without_tied
 from essential_sparsity.digests import canonical
-from essential_sparsity.errors import UserError
 from essential_sparsity.files import atomic_path, sha256_of, write_json
-from essential_sparsity.objectives import Objective
+from essential_sparsity.objectives import Batch, Objective
+from essential_sparsity.pretraining_causal import CausalLanguageModelling
 from essential_sparsity.pretraining_corpus import withhold
-from essential_sparsity.progress import progress
-from essential_sparsity.run.preemption import preempted, told_to_end
+from essential_sparsity.pretraining_images import SupervisedImages
+from essential_sparsity.pretraining_masked_images import MaskedImageModelling
+from essential_sparsity.pretraining_text import MaskedLanguageModelling
+from essential_sparsity.training import StateTrainer, check_finite, run_trainer, state_of, trainer_arguments
 from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name
 
 INDEX = "index.json"
+# A state is saved after such a share of the steps.
+STATE_EVERY = 0.1
+_CURVE = ("step", "loss", "held_out_loss", "held_out_accuracy", "learning_rate")
 
-
-def masked_language_modelling(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
-    """Prepare BERT's objective."""
-    from essential_sparsity.pretraining_text import MaskedLanguageModelling
-
-    return MaskedLanguageModelling(corpus, recipe, where)
-
-
-def causal_language_modelling(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
-    """Prepare GPT's objective."""
-    from essential_sparsity.pretraining_causal import CausalLanguageModelling
-
-    return CausalLanguageModelling(corpus, recipe, where)
-
-
-def supervised_images(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
-    """Prepare the classification of images."""
-    from essential_sparsity.pretraining_images import SupervisedImages
-
-    return SupervisedImages(corpus, recipe, where)
-
-
-def masked_image_modelling(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> Objective:
-    """Prepare the reconstruction of masked patches of images."""
-    from essential_sparsity.pretraining_masked_images import MaskedImageModelling
-
-    return MaskedImageModelling(corpus, recipe, where)
-
-
-# Each imports what it alone needs; a further objective is a module and an entry here and in the schema.
+# A further objective is a module and an entry here and in the schema.
 OBJECTIVES: dict[str, Callable[[pd.DataFrame, Mapping[str, Any], str], Objective]] = {
-    "masked-language-modelling": masked_language_modelling,
-    "causal-language-modelling": causal_language_modelling,
-    "supervised-images": supervised_images,
-    "masked-image-modelling": masked_image_modelling,
+    "masked-language-modelling": MaskedLanguageModelling,
+    "causal-language-modelling": CausalLanguageModelling,
+    "supervised-images": SupervisedImages,
+    "masked-image-modelling": MaskedImageModelling,
 }
 
 
@@ -71,18 +49,6 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak learning rate at a step: linear warm-up, then linear decay to zero."""
     ramp = max(1, round(warmup * steps))
     return (step + 1) / ramp if step < ramp else max(0.0, (steps - step) / max(1, steps - ramp))
-
-
-def _batches(n: int, batch_size: int, seed: int, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the step and the rows of its batch, for the steps ``first`` to ``last - 1``."""
-    per_epoch = max(1, n // batch_size)
-    epoch, order = -1, torch.empty(0)
-    for step in range(first, last):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        start = (step % per_epoch) * batch_size
-        yield step, order[start : start + batch_size]
 
 
 def make_optimiser(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -97,9 +63,66 @@ def make_optimiser(model: nn.Module, learning_rate: float, weight_decay: float) 
     )  # fmt: skip
 
 
+class _Batches(Dataset):  # type: ignore[type-arg]
+    """The batch of every step."""
+
+    def __init__(self, objective: Objective, recipe: Mapping[str, Any]) -> None:
+        self._objective, self._recipe = objective, recipe
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        return int(self._recipe["steps"])
+
+    def __getitem__(self, step: int) -> Batch:
+        seed, size = self._recipe["seed"], self._recipe["batch_size"]
+        epoch, place = divmod(step, max(1, self._objective.size // size))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(self._objective.size, generator=generator)
+        rows = self._order[place * size : (place + 1) * size]
+        return self._objective.draw(rows, torch.Generator().manual_seed(seed * 1_000_033 + step))
+
+
+class _PreTrainer(StateTrainer):
+    """A Trainer of an objective; the loss of every step is in its state's history, which a later run goes on with."""
+
+    def __init__(self, objective: Objective, recipe: Mapping[str, Any], folder: Path, where: str, **rest: Any) -> None:
+        super().__init__(train_dataset=_Batches(objective, recipe), **rest)
+        self._objective, self._folder, self._where = objective, folder, where
+        self._checkpoints, self._measured = checkpoints_of(recipe), set(measured_steps(recipe))
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+        step = self.state.global_step
+        self.keep(step)
+        torch.manual_seed(self.args.seed * 1_000_033 + step)  # of dropout
+        loss = self._objective.loss(model, (inputs[self.model.main_input_name], inputs["predicted"]))
+        where = f"{self._where}, training step {step}"
+        value = check_finite(loss, where, "lower `learning_rate` or raise `warmup`: the training diverged")
+        self.state.log_history.append({"step": step + 1, "loss": value})
+        return loss
+
+    def keep(self, step: int) -> None:
+        """Write the weights after a step if they are kept, and note what they lose on held-out rows."""
+        if step in self._measured:
+            # Tied tensors are told by their shared memory, which a copy to the CPU would end.
+            weights = without_tied(self.model.state_dict(), self.model._tied_weights_keys)
+            save_weights(held_weights(weights), self._folder / f"{step_name(step)}.safetensors")
+        if step in self._checkpoints:
+            figures = self._objective.held_out(self.model)
+            shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
+            logging.info("checkpoint %s: %s", step_name(step), shown)
+            self.state.log_history.append({"step": step, **figures})
+
+
+def checkpoints_of(recipe: Mapping[str, Any]) -> list[int]:
+    """Return the steps that are checkpoints."""
+    return checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"])
+
+
 def pretrain(
-    corpus: pd.DataFrame, recipe: Mapping[str, Any], folder: Path, device: torch.device, code: str, where: str
-) -> None:
+    corpus: pd.DataFrame, recipe: Mapping[str, Any], folder: Path, states: Path, device: torch.device, code: str,
+    where: str,
+) -> None:  # fmt: skip
     """Train a model by a recipe, or go on with a training of the same recipe, corpus and code that was cut off.
 
     Writes into ``folder``: the tokenizer or processor, ``config.json``, ``step000000.safetensors`` ... for each
@@ -110,7 +133,8 @@ def pretrain(
     Args:
         corpus: The prepared dataset; training sees only its split ``train``, or the recipe's ``corpus_share`` of it.
         recipe: The registry's recipe; ``objective`` says what is learnt, masked language modelling without it.
-        folder: Where to write.
+        folder: Where to write, once the training has ended.
+        states: Where the state and the weights of a training are until then; removed in the end.
         device: Where to compute.
         code: Digest of the code: a training that other code began is not continued.
         where: The registry key, for messages.
@@ -119,152 +143,58 @@ def pretrain(
         UserError: A loss that is not finite, or a corpus that the objective cannot learn from; or the process was told
             to end, and has saved its state.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     identity = canonical([code, dict(recipe), int(pd.util.hash_pandas_object(corpus).sum())])
     seen = withhold(corpus, recipe.get("corpus_share", 1.0), recipe["seed"])
     objective = OBJECTIVES[recipe.get("objective", "masked-language-modelling")](seen, recipe, where)
-    for stale in folder.glob("*.json"):
+    for stale in (*folder.glob("*.json"), *folder.glob("step*.safetensors")):
         # An earlier recipe's: another model's tokenizer or processor must not become this one's.
         stale.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
     objective.save(folder)
-
     torch.manual_seed(recipe["seed"])
     model = objective.build()
     model.config.save_pretrained(folder)
-    model.to(device).train()
+    model.to(device)
     optimiser = make_optimiser(model, recipe["learning_rate"], recipe["weight_decay"])
+    schedule = LambdaLR(optimiser, lambda step: learning_rate_factor(step, recipe["steps"], recipe["warmup"]))
+    # To Trainer a step's batch is one row.
+    arguments = trainer_arguments(
+        states / "trainer", device, seed=recipe["seed"], num_train_epochs=1, per_device_train_batch_size=1,
+        max_grad_norm=1.0, train_sampling_strategy="sequential", save_strategy="steps", save_steps=STATE_EVERY,
+        save_total_limit=1,
+    )  # fmt: skip
+    trainer = _PreTrainer(
+        objective, recipe, states, where, model=model, args=arguments, optimizers=(optimiser, schedule),
+        data_collator=lambda rows: dict(zip((model.main_input_name, "predicted"), *rows, strict=True)),
+    )  # fmt: skip
+    run_trainer(trainer, state_of(identity, states / "trainer"), "pre-training", where)
+    trainer.keep(recipe["steps"])
 
-    steps = recipe["steps"]
-    kept = checkpoint_steps(steps, recipe["checkpoints"], recipe["first_checkpoint"])
-    measured = set(measured_steps(recipe))
-    first, history, files, running = _resume(folder, identity, model, optimiser, device)
-
-    def store(step: int) -> None:
-        # Tied tensors are told by their shared memory, which a copy to the CPU would end.
-        state = without_tied(model.state_dict(), model._tied_weights_keys)
-        path = folder / f"{step_name(step)}.safetensors"
-        save_weights(held_weights(state), path)
-        files[step_name(step)] = {"file": path.name, "sha256": sha256_of(path)}
-
-    def keep(step: int) -> None:
-        figures = objective.held_out(model)
-        history.append({"step": step, "loss": math.nan, **figures, "learning_rate": math.nan})
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
-        logging.info("checkpoint %s: %s", step_name(step), shown)
-        save(step)
-
-    def save(step: int) -> None:
-        resume = {
-            "identity": identity, "step": step, "history": history, "files": files, "running": running,
-            "model": model.state_dict(), "optimiser": optimiser.state_dict(),
-        }  # fmt: skip
-        with atomic_path(_state_path(folder)) as temporary:
-            torch.save(resume, temporary)
-            # Beside that of the state before, which stays the last one if the process ends here.
-            sums = [sha256_of(temporary), *_checksums(folder)[:1]]
-            with atomic_path(_checksums_path(folder)) as listed:
-                listed.write_text(" ".join(sums), encoding="utf-8")
-
-    def train_step(step: int, rows: Tensor) -> None:
-        nonlocal running
-        generator = torch.Generator().manual_seed(recipe["seed"] * 1_000_033 + step)
-        inputs, labels = objective.draw(rows, generator)
-        torch.manual_seed(recipe["seed"] * 1_000_033 + step)  # of dropout
-        factor = learning_rate_factor(step, steps, recipe["warmup"])
-        for group in optimiser.param_groups:
-            group["lr"] = recipe["learning_rate"] * factor
-        loss = objective.loss(model, (inputs.to(device), labels.to(device)))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        running.append(_finite(float(loss.detach()), step, where))
-        if (step + 1) % recipe["log_every"] == 0 or step + 1 in kept:
-            mean, rate = sum(running) / len(running), recipe["learning_rate"] * factor
-            history.append({"step": step + 1, "loss": mean, "learning_rate": rate})
-            running = []
-
-    if first == 0 and not history:
-        store(0)
-        keep(0)
-    batches = _batches(objective.size, recipe["batch_size"], recipe["seed"], first, steps)
-    with told_to_end() as must_end:
-        for step, rows in progress(batches, "pre-training", total=steps, unit="steps", start=first):
-            train_step(step, rows)
-            if step + 1 in measured:
-                store(step + 1)
-            if step + 1 in kept:
-                keep(step + 1)
-            if must_end() and step + 1 < steps:
-                save(step + 1)
-                raise preempted(where, step + 1, steps)
-    _finish(folder, files, history)
-
-
-def _finite(loss: float, step: int, where: str) -> float:
-    if not math.isfinite(loss):
-        raise UserError(
-            where=f"{where}, training step {step}",
-            found=f"a loss of {loss}",
-            expected="a finite loss",
-            mend="lower `learning_rate` or raise `warmup`: the training diverged",
-        )
-    return loss
-
-
-def _state_path(folder: Path) -> Path:
-    return folder / "resume.pt"
-
-
-def _checksums_path(folder: Path) -> Path:
-    return folder / "resume.xxh3"
-
-
-def _checksums(folder: Path) -> list[str]:
-    """Return the checksums that the state may have; none where there is no state."""
-    path = _checksums_path(folder)
-    return path.read_text(encoding="utf-8").split() if path.is_file() else []
-
-
-def _resume(
-    folder: Path, identity: str, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, list[dict[str, float]], dict[str, dict[str, str]], list[float]]:
-    """Load the last state if it belongs to this training and its files are whole.
-
-    Returns:
-        The step to go on from, the history of the loss, the checkpoints that are written, and the losses since the
-        history's last entry; zero and empty for a training that starts anew.
-    """
-    path = _state_path(folder)
-    if path.is_file():
-        try:
-            # Torch does not look at the sums in its files.
-            if sha256_of(path) not in _checksums(folder):
-                raise ValueError("other bytes than were saved")
-            state = torch.load(path, map_location=device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):
-            state = {"identity": "unreadable", "files": {}}
-        whole = all(
-            (folder / f["file"]).is_file() and sha256_of(folder / f["file"]) == f["sha256"]
-            for f in state["files"].values()
-        )
-        if state["identity"] == identity and whole:
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            logging.info("going on from step %d", state["step"])
-            return int(state["step"]), list(state["history"]), dict(state["files"]), list(state["running"])
-        logging.info("%s is damaged or of another recipe, corpus or code, or its checkpoints are: starting anew", path)
-    for stale in folder.glob("step*.safetensors"):
-        stale.unlink()
-    return 0, [], {}, []
-
-
-def _finish(folder: Path, files: dict[str, dict[str, str]], history: list[dict[str, float]]) -> None:
-    """Write the loss curve and, last, the index; then drop the state, so that a finished training is not continued."""
-    frame = pd.DataFrame(history).groupby("step", as_index=False).max()
+    # A training whose weights are half moved is not to be continued.
+    shutil.rmtree(states / "trainer")
+    files = {}
+    for step in measured_steps(recipe):
+        name = f"{step_name(step)}.safetensors"
+        shutil.move(states / name, folder / name)
+        files[step_name(step)] = {"file": name, "sha256": sha256_of(folder / name)}
+    shutil.rmtree(states)
     with atomic_path(folder / "loss.parquet") as temporary:
-        frame.to_parquet(temporary, index=False)
-    companions = sorted(p.name for p in folder.glob("*.json") if p.name != INDEX)
-    write_json(folder / INDEX, {"steps": files, "files": companions})
-    for path in (_state_path(folder), _checksums_path(folder)):
-        path.unlink(missing_ok=True)
+        loss_curve(trainer.state.log_history, recipe).to_parquet(temporary, index=False)
+    write_json(folder / INDEX, {"steps": files, "files": sorted(path.name for path in folder.glob("*.json"))})
+
+
+def loss_curve(history: list[dict[str, float]], recipe: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the curve of a training: the mean loss since the row before, and the figures of its checkpoints.
+
+    Args:
+        history: ``step`` and ``loss`` of every step in turn, and between them ``step, held_out_loss`` and so on.
+        recipe: Says when the loss is logged.
+    """
+    steps, every = recipe["steps"], recipe["log_every"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    rows = [entry for entry in history if "held_out_loss" in entry]
+    for first, last in pairwise(sorted({*checkpoints_of(recipe), *range(every, steps, every)})):
+        rate = recipe["learning_rate"] * learning_rate_factor(last - 1, steps, recipe["warmup"])
+        rows.append({"step": last, "loss": sum(losses[first:last]) / (last - first), "learning_rate": rate})
+    frame = pd.DataFrame(rows).groupby("step", as_index=False).max()
+    return frame[[name for name in _CURVE if name in frame]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.utils import WEIGHTS_NAME
 
 from essential_sparsity.batches import Ints, halving
 from essential_sparsity.errors import UserError
@@ -133,7 +138,20 @@ class LengthSampler(Sampler[int]):
         return iter(get_length_grouped_indices(self._lengths, self._batch_size, generator=generator))
 
 
-class MaskedTrainer(Trainer):  # type: ignore[misc]
+class StateTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose states hold the weights under the names by which it loads them.
+
+    The base class saves a model as ``save_pretrained`` does, which may rename weights (a ViT's), and leaves those alone
+    whose names it does not find when it loads.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.model.state_dict(), folder / WEIGHTS_NAME)
+
+
+class MaskedTrainer(StateTrainer):
     """A Trainer whose batches hold rows of similar length, if its arguments ask for that."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
@@ -148,14 +166,19 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Reports steps as every other stage does."""
+    """Reports steps as every other stage does.
 
-    def __init__(self) -> None:
+    Args:
+        stage: What is reported of.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
         self._meter: Meter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self._meter = Meter("fine-tuning", state.max_steps, "steps", state.global_step)
+            self._meter = Meter(self._stage, state.max_steps, "steps", state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._meter:
@@ -225,8 +248,9 @@ def training_arguments(training: Training, micro_batch: int) -> TrainingArgument
         every |= {"save_strategy": "steps", "save_steps": task["save_every"], "save_total_limit": 1}
     else:
         every |= {"save_strategy": "no"}
-    arguments = TrainingArguments(
-        output_dir=str(training.folder),
+    return trainer_arguments(
+        training.folder,
+        device,
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=micro_batch,
         gradient_accumulation_steps=task["batch_size"] // (micro_batch * training.processes),
@@ -242,16 +266,30 @@ def training_arguments(training: Training, micro_batch: int) -> TrainingArgument
         fp16=task["precision"] == "float16",
         seed=training.seed,
         data_seed=training.seed,
+        label_names=["labels"],
+        **every,
+    )
+
+
+def trainer_arguments(states: Path, device: torch.device, **settings: Any) -> TrainingArguments:
+    """Return Trainer's arguments: the settings, and what is the same for every training.
+
+    Args:
+        states: Where states are saved.
+        device: Where to compute.
+        **settings: Of this training.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(states),
         use_cpu=device.type == "cpu",
         # Rows are numbers, which no model takes.
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=device.type != "cpu",
-        label_names=["labels"],
         disable_tqdm=True,
         logging_strategy="no",
         report_to="none",
-        **every,
+        **settings,
     )
     # A process has the device that it was given, not all that it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -276,16 +314,22 @@ def _checked(loss: Loss, where: str) -> Callable[..., Tensor]:
     def compute(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         # Divided by all rows of a step, so that parts of a batch add up to the whole.
         value = loss(outputs, labels, len(labels) if num_items_in_batch is None else int(num_items_in_batch))
-        if not math.isfinite(float(value.detach())):
-            raise UserError(
-                where=where,
-                found=f"a loss of {float(value.detach())} in fine-tuning",
-                expected="a finite loss",
-                mend="lower the task's `learning_rate`, or check the checkpoint's weights",
-            )
+        check_finite(value, where, "lower the task's `learning_rate`, or check the checkpoint's weights")
         return value
 
     return compute
+
+
+def check_finite(loss: Tensor, where: str, mend: str) -> float:
+    """Return a loss as a number.
+
+    Raises:
+        UserError: It is not finite.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise UserError(where=where, found=f"a loss of {value}", expected="a finite loss", mend=mend)
+    return value
 
 
 # Returns the model on its device, in its first state, with its masks applied.
@@ -339,25 +383,42 @@ def train_from(
     optimiser = adamw(model, task)
     hold_in_step(optimiser, applied, task["clip"])
     stopping = task["early_stopping"]
+    trainer = MaskedTrainer(
+        model=model,
+        args=training_arguments(training, micro_batch),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=lambda rows: data.collate(np.array(rows)),
+        compute_loss_func=_checked(data.loss, where),
+        optimizers=(optimiser, None),
+        callbacks=[EarlyStoppingCallback(stopping["patience"])] if stopping else [],
+    )
+    run_trainer(trainer, state, "fine-tuning", where)
+    return model, applied
+
+
+def run_trainer(trainer: Trainer, state: str | None, stage: str, where: str) -> None:
+    """Train to the end.
+
+    Args:
+        trainer: What trains.
+        state: The folder of the state to go on from; None for the first.
+        stage: What is reported of.
+        where: What is trained, for messages.
+
+    Raises:
+        UserError: The process was told to end, and has saved its state.
+    """
+    trainer.add_callback(_Progress(stage))
     # Several processes would have to agree on the step; they go on from the last state that they saved.
-    caught = saves_states(task) and training.processes == 1
+    caught = trainer.args.save_strategy != "no" and trainer.args.world_size == 1
     with told_to_end() if caught else nullcontext(bool) as told:
         end = _EndWhenTold(told)
-        trainer = MaskedTrainer(
-            model=model,
-            args=training_arguments(training, micro_batch),
-            train_dataset=data.train,
-            eval_dataset=data.validation,
-            data_collator=lambda rows: data.collate(np.array(rows)),
-            compute_loss_func=_checked(data.loss, where),
-            optimizers=(optimiser, None),
-            callbacks=[_Progress(), end, *([EarlyStoppingCallback(stopping["patience"])] if stopping else [])],
-        )
+        trainer.add_callback(end)
         trainer.train(resume_from_checkpoint=state)
     if end.ended:
         raise preempted(where, trainer.state.global_step, trainer.state.max_steps)
     logging.info("trained for %d steps", trainer.state.global_step)
-    return model, applied
 
 
 def last_state(training: Training, micro_batch: int) -> str | None:
@@ -367,16 +428,34 @@ def last_state(training: Training, micro_batch: int) -> str | None:
         training: What the training is; None is returned where its task saves no states.
         micro_batch: Rows of a forward pass: sums are rounded by it.
     """
-    import shutil
-
-    from transformers.trainer_utils import get_last_checkpoint
-
     if not saves_states(training.task):
         return None
-    note, key = training.folder / _KEY, f"{training.key} {micro_batch} x {training.processes}"
+    return state_of(f"{training.key} {micro_batch} x {training.processes}", training.folder)
+
+
+def state_of(key: str, folder: Path) -> str | None:
+    """Return the last whole state in a folder; one that belongs to another training is emptied.
+
+    Args:
+        key: What the training is of.
+        folder: Where its states are.
+    """
+    note = folder / _KEY
     if note.is_file() and read_json(note).get("key") == key:
-        return get_last_checkpoint(str(training.folder))  # type: ignore[no-any-return]
-    shutil.rmtree(training.folder, ignore_errors=True)
-    training.folder.mkdir(parents=True)
+        for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if not _whole(state):
+                logging.info("%s is not whole: going on without it", state)
+                shutil.rmtree(state)
+        return get_last_checkpoint(str(folder))  # type: ignore[no-any-return]
+    shutil.rmtree(folder, ignore_errors=True)
     write_json(note, {"key": key})
     return None
+
+
+def _whole(state: Path) -> bool:
+    """Say whether a state was written to its end: Trainer's own file comes last, an archive ends in its directory."""
+    try:
+        read_json(state / TRAINER_STATE_NAME)
+    except (OSError, ValueError):
+        return False
+    return all(map(zipfile.is_zipfile, [*state.glob("*.bin"), *state.glob("*.pt")]))
