@@ -21,11 +21,11 @@ sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
 
 import seam
 
-if sys.platform == "linux" and workflow.is_main_process:
+if sys.platform == "linux" and seam.is_main(workflow):
     seam.start_jobs_warm()
 seam.escape_interpreter()
 
-if not workflow.overwrite_configfiles:
+if not seam.study_files(workflow):
 
     configfile: str(ROOT / "config" / "config.yaml")
 
@@ -40,10 +40,6 @@ include: "workflow/rules/collect.smk"
 include: "workflow/rules/findings.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
-
-
-if workflow.is_main_process:
-    given_gpus(workflow.rules)
 
 
 rule all:

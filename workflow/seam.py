@@ -1,6 +1,9 @@
 """All that the workflow takes from Snakemake's insides, tested with Snakemake 9.27.1.
 
-Each piece says which request upstream would make it needless, and what happens where a newer Snakemake lacks it.
+Patches say which request upstream would make them needless, and what happens where a newer Snakemake lacks what they
+touch. What is only read (of ``workflow``, a private object of every Snakefile) ends the run as it begins where it is
+gone, by an AttributeError that names it. The log handler of ``make plan`` (``workflow/planner``) is Snakemake's own
+interface, but for the keys of its records.
 """
 
 from __future__ import annotations
@@ -51,3 +54,36 @@ def _environment(threads: int, resources: Any) -> dict[str, str]:
     numbers = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     folder = resources.get("tmpdir") or os.environ.get("TMPDIR")
     return numbers | ({"TMPDIR": folder, "TMP": folder, "TEMP": folder} if folder else {})
+
+
+def is_main(workflow: Any) -> bool:
+    """Say whether this is a run's main process, not that of a job on a cluster, which reads the Snakefile, too."""
+    return bool(workflow.is_main_process)
+
+
+def runs_jobs_here(workflow: Any) -> bool:
+    """Say whether jobs run on this machine."""
+    return bool(workflow.local_exec and not workflow.touch)
+
+
+def study_files(workflow: Any) -> list[Path]:
+    """Return the files of ``--configfile``."""
+    return list(map(Path, workflow.overwrite_configfiles))
+
+
+def given_resources(workflow: Any, rule: str) -> dict[str, Any]:
+    """Return what ``set-resources`` gives a rule; what is computed for each job is left out."""
+    given = workflow.resource_settings.overwrite_resources.get(rule, {})
+    return {name: resource.value for name, resource in given.items() if not resource.is_evaluable()}
+
+
+def rules_to_run(workflow: Any) -> set[str]:
+    """Return the rules of the jobs that a run is about to start."""
+    return {job.rule.name for job in workflow.dag.needrun_jobs()}
+
+
+def slurm_prefix(workflow: Any) -> str | None:
+    """Return how the names of the run's jobs on Slurm begin; None where it submits none."""
+    if workflow.executor_plugin.name != "slurm":
+        return None
+    return workflow.executor_settings.jobname_prefix or ""

@@ -1,10 +1,8 @@
 """The study, the constraints of every wildcard, and what rules share. Nothing here computes a result."""
 
-import math
 import os
 import re
 import sys
-import time
 from functools import cache
 from itertools import chain, count
 import pandas as pd
@@ -26,14 +24,13 @@ from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
 from essential_sparsity.study_jobs import cost_files, measured_places
 
-STARTED = time.time()
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE_PARTS = [
     ROOT / "workflow" / "report" / f"report.{suffix}"
     for suffix in ("html.j2", "css", "js")
 ]
 
-STUDY_FILES = list(map(Path, workflow.overwrite_configfiles))
+STUDY_FILES = seam.study_files(workflow)
 
 try:
     study = Study(
@@ -44,8 +41,11 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+SUMMARY = Path(f"results/studies/{study.name}/summary.txt")
+SUMMARY_BEFORE = SUMMARY.stat().st_mtime_ns if SUMMARY.is_file() else None
+
 # Not in the processes of single jobs, which read this file, too.
-if workflow.is_main_process and study.sweeps:
+if seam.is_main(workflow) and study.sweeps:
     logger.info(study.worst_case())
 
 
@@ -110,15 +110,15 @@ def source_inputs(kind, name, checkpoint=None):
     return [f"{folder}/index.json", f"{folder}/files"]
 
 
-def gpus_of(rule_name):
-    """Return how many GPUs the profile gives to a job of a rule; a share of one counts as one."""
-    given = workflow.resource_settings.overwrite_resources.get(rule_name, {}).get("gpu")
-    return max(0, math.ceil(float(getattr(given, "value", given) or 0)))
+def given_gpus(rule_name):
+    """Return what the profile gives a rule of GPUs; numbers that no job can have end the run before it starts."""
+    given = seam.given_resources(workflow, rule_name)
+    return or_stop(lambda: wanted_gpus(given, rule_name))
 
 
 def check_batches(rule_name, tasks):
     """Stop if the GPUs that the profile gives to a rule cannot share the batches of tasks."""
-    or_stop(lambda: study.check_batches(rule_name, tasks, gpus_of(rule_name)))
+    or_stop(lambda: study.check_batches(rule_name, tasks, given_gpus(rule_name).gpus))
 
 
 def needs(rule_name="tables", settings=lambda wildcards: {}):
@@ -126,14 +126,14 @@ def needs(rule_name="tables", settings=lambda wildcards: {}):
 
     Settings are what else needs depend on (needs.py): the task, calibration, recipe or source that wildcards stand for.
     """
-    need, gpus = NEEDS[rule_name], gpus_of(rule_name)
+    need, gpus = NEEDS[rule_name], given_gpus(rule_name).gpus
 
     def read(input):
         return read_by(input, input.get("weights")) if need.times else Read(0)
 
     def memory(wildcards, input, attempt):
         own = need.memory(settings(wildcards), read(input), gpus)
-        return attempt * (own + AROUND_MB * (not workflow.local_exec))
+        return attempt * (own + AROUND_MB * (not seam.runs_jobs_here(workflow)))
 
     def gpu_memory(wildcards, input, attempt):
         return attempt * need.gpu_memory(settings(wildcards), read(input))
@@ -401,34 +401,18 @@ def used_methods():
 
 def refuse_to_run_beside_orphans():
     """Stop a run on Slurm if jobs of an earlier one, whose main process was killed, are still there and may run twice."""
-    if workflow.is_main_process and workflow.executor_plugin.name == "slurm":
-        prefix = workflow.executor_settings.jobname_prefix or ""
+    prefix = seam.slurm_prefix(workflow)
+    if seam.is_main(workflow) and prefix is not None:
         or_stop(lambda: refuse_to_submit_twice(Path.cwd(), prefix))
-
-
-def given_gpus(rules):
-    """Return what the profile gives each rule of GPUs; rules whose resources are only known with their jobs are left out.
-
-    Numbers that no job can have end the run before it starts.
-    """
-    given = {}
-    for each in rules:
-        found = {name: each.resources.get(name) for name in ("gpu", "gpu_percent")}
-        found = {name: value for name, value in found.items() if value is not None}
-        if not any(value.is_evaluable() for value in found.values()):
-            numbers = {name: value.value for name, value in found.items()}
-            given[each.name] = or_stop(lambda: wanted_gpus(numbers, each.name))
-    return given
 
 
 def check_gpus():
     """Stop the run where a job that it is to run on this machine wants more GPUs than there are."""
-    given = given_gpus({job.rule for job in workflow.dag.needrun_jobs()})
-    wanted = {name: gpus for name, gpus in given.items() if gpus.gpus}
-    if wanted and workflow.local_exec and not workflow.touch:
+    wanted = {name: given_gpus(name) for name in sorted(seam.rules_to_run(workflow))}
+    if seam.runs_jobs_here(workflow) and any(given.gpus for given in wanted.values()):
         usable = len(or_stop(usable_gpus))
-        for name in sorted(wanted):
-            or_stop(lambda: check_enough(wanted[name], usable, name))
+        for name, given in wanted.items():
+            or_stop(lambda: check_enough(given, usable, name))
 
 
 def or_stop(function):
@@ -441,9 +425,8 @@ def or_stop(function):
 
 def print_summary():
     """Print the knees and where the report is, if this run wrote the report."""
-    summary = Path(f"results/studies/{study.name}/summary.txt")
-    if summary.is_file() and summary.stat().st_mtime >= STARTED:
-        print(f"\n{summary.read_text(encoding='utf-8')}", file=sys.stderr)
+    if SUMMARY.is_file() and SUMMARY.stat().st_mtime_ns != SUMMARY_BEFORE:
+        print(f"\n{SUMMARY.read_text(encoding='utf-8')}", file=sys.stderr)
 
 
 wildcard_constraints:
