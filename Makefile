@@ -19,8 +19,8 @@ demo: .venv/run.stamp ## Run the default study and print what it found
 	@$(BIN)/python -m snakemake --cores $(CORES)
 	@test $(SUMMARY) -nt .venv/demo.started || cat $(SUMMARY)
 
-plan: .venv/run.stamp ## Say what a study will cost before it starts: STUDY=file PROFILE=folder JSON=file, all optional
-	@$(BIN)/python workflow/scripts/plan_study.py $${STUDY:+"$$STUDY"} $${PROFILE:+--profile "$$PROFILE"} $(if $(CORES:all=),--cores $(CORES)) $${JSON:+--json "$$JSON"}
+plan: .venv/run.stamp ## Say what a study will cost before it starts: STUDY=file PROFILE=folder, both optional
+	@$(BIN)/python workflow/scripts/plan_study.py $${STUDY:+"$$STUDY"} $${PROFILE:+--profile "$$PROFILE"} $(if $(CORES:all=),--cores $(CORES))
 
 seal: .venv/run.stamp ## Write the SHA-256 of all results to results/seal.json; reads what changed since
 	@$(BIN)/python workflow/scripts/seal_results.py seal

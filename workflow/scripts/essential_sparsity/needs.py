@@ -80,12 +80,12 @@ def training(task: Settings, read: Read) -> float:
 
 
 def kept(rows: int, length: int, depth: float, width: float) -> float:
-    """Return what layers keep of a batch for the backward pass, with half as much again as room.
+    """Return what layers keep of a batch for the backward pass.
 
     A layer keeps 34 numbers of each token's width, and five of each pair of tokens and head, of half precision
     (Korthikanti et al., arXiv 2205.05198, equation 1); here two are kept as one float.
     """
-    return 1.5 * rows * length * depth * (17 * width + 2.5 * width / 64 * length) * _FLOAT
+    return rows * length * depth * (17 * width + 2.5 * width / 64 * length) * _FLOAT
 
 
 def pretraining(recipe: Settings, read: Read) -> float:
