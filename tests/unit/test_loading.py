@@ -21,6 +21,7 @@ from transformers import (
 import families
 import standins
 import tiny
+from essential_sparsity.checkpoint_files import checkpoint_folder
 from essential_sparsity.checkpoints import empty_model, read_config
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation import check_mask_is_of
@@ -40,6 +41,20 @@ def drop(folder: Path, part: str) -> None:
     path = folder / "model.safetensors"
     kept = {name: tensor for name, tensor in load_file(path).items() if part not in name}
     save_file(kept, path, metadata={"format": "pt"})
+
+
+def test_what_a_job_reads_of_a_checkpoint_is_one_folder_to_transformers(llama: Path, tmp_path: Path) -> None:
+    place = tmp_path / "results" / "final"
+    inputs = {"weights": "model.safetensors", "companions": "companions", "provenance": "provenance.json"}
+    (place / "companions").mkdir(parents=True)
+    (place / "provenance.json").write_text("{}")
+    for path in [path for path in llama.iterdir() if path.is_file()]:
+        path.rename(place / ("" if path.name == "model.safetensors" else "companions") / path.name)
+    with checkpoint_folder({name: str(place / part) for name, part in inputs.items()}) as folder:
+        assert folder.name == "final"
+        assert isinstance(load_model(AutoModelForCausalLM, folder, "here"), nn.Module)
+        assert len(load_tokenizer(folder, "here")) == 22
+    assert not folder.exists()
 
 
 def test_a_whole_checkpoint_is_loaded(llama: Path) -> None:

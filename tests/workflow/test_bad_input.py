@@ -37,8 +37,9 @@ def assert_refused(clone: Any, *arguments: str, says: list[str]) -> None:
     assert "To mend:" in printed
     for target in arguments:
         assert not (clone.work / target).exists()
-    # No temporary file of an output that was being written is left.
-    assert not [path for path in (clone.work / "results").rglob(".*") if path.is_file()]
+    # No temporary file of an output that was being written is left; Snakemake dates folders by files of its own.
+    left = {path.name for path in (clone.work / "results").rglob(".*") if path.is_file()}
+    assert left <= {".snakemake_timestamp"}
 
 
 def mistype_key(config: dict[str, Any]) -> None:
@@ -270,7 +271,7 @@ def test_what_is_refused_leaves_nothing_behind(refused: Refused) -> None:
     assert "Traceback" not in refused.printed
     left = [path.name for path in (refused.clone.work / "results").rglob("*") if path.is_file()]
     # No temporary file of an output that was being written, and no file that is not to be trusted.
-    assert not [name for name in left if name.startswith(".")]
+    assert {name for name in left if name.startswith(".")} <= {".snakemake_timestamp"}
     assert [name for name in left if name.startswith("tiny-digest")] == ["tiny-digest-1.0.log"]
 
 
