@@ -116,10 +116,13 @@ def plan_text(study: Study, table: pd.DataFrame, download: tuple[float, int], sh
         spent = spent if row["measured"] else f"{'not measured yet':>31}"
         lines.append(f"{rule:<26}{row['jobs']:>7.0f}{spent}{memory:>13}")
     sums = table[["jobs", "measured", "core_hours", "gpu_hours", "disk_mb"]].sum()
+    spent = (
+        f"{_time(sums['core_hours'])} of cores, {_time(sums['gpu_hours'])} of GPUs, {_size(sums['disk_mb'])} on disk"
+    )
+    like = f"Of {sums['measured']:.0f} the like has run in this folder: {spent}."
     lines += [
         "",
-        f"Study {study.name}: {sums['jobs']:.0f} jobs. Of {sums['measured']:.0f} the like has run in this folder: "
-        f"{_time(sums['core_hours'])} of cores, {_time(sums['gpu_hours'])} of GPUs, {_size(sums['disk_mb'])} on disk.",
+        f"Study {study.name}: {sums['jobs']:.0f} jobs. {like if sums['measured'] else 'None like them has run here.'}",
         f"Download: {_size(download[0])} by `parameters` of config/models.yaml, and {download[1]} of unknown size.",
     ]
     lines += [study.worst_case()] if study.sweeps else []
