@@ -94,17 +94,17 @@ def test_a_model_is_as_large_as_its_weights_with_the_vocabulary_beside_them(tmp_
         ("silent", "{}", 50_000),
         ("damaged", "\0{", 50_000),
     ]:
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(text)
+        (tmp_path / folder / "companions").mkdir(parents=True)
+        (tmp_path / folder / "companions" / "config.json").write_text(text)
         (tmp_path / folder / "model.safetensors").touch()
         assert read_by([], str(tmp_path / folder / "model.safetensors")).vocabulary == vocabulary
 
 
-def test_an_index_stands_for_what_it_lists_but_for_what_is_read_by_tensors(tmp_path: Path) -> None:
+def test_a_folder_is_as_large_as_its_files_but_for_what_is_read_by_tensors(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     for name, size in {"index.json": 10, "files/model.safetensors": 5_000_000, "files/old.bin": 2_000_000}.items():
         (tmp_path / name).write_bytes(bytes(size))
-    assert read_by([str(tmp_path / "index.json")], None).mb == pytest.approx(2, rel=0.01)
+    assert read_by([str(tmp_path / "index.json"), str(tmp_path / "files")], None).mb == pytest.approx(2, rel=0.01)
 
 
 @pytest.mark.parametrize("weights", [None, "model.safetensors"])
