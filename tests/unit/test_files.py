@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from essential_sparsity.files import atomic_path, read_json, sha256_of, write_json
+from essential_sparsity.files import atomic_path, sha256_of
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -42,16 +42,6 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, before: str | None, erro
         fail()
     assert [p.name for p in tmp_path.iterdir()] == (["data.txt"] if before else [])
     assert not before or target.read_text() == before
-
-
-def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
-    target = tmp_path / "data.txt"
-    target.write_text("the old content")
-    with open(target) as reader:
-        with atomic_path(target) as temporary:
-            temporary.write_text("new")
-        assert reader.read() == "the old content", "replaced by a rename, never written over"
-    assert target.read_text() == "new"
 
 
 def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
@@ -89,11 +79,3 @@ def test_the_digest_is_that_of_hashlib(tmp_path: Path) -> None:
         content = os.urandom(size)
         (tmp_path / "f").write_bytes(content)
         assert sha256_of(tmp_path / "f") == hashlib.sha256(content).hexdigest()
-
-
-def test_json_is_read_as_written_with_keys_in_order(tmp_path: Path) -> None:
-    value = {"b": [1, None], "a": {"ü": 0.1}}
-    write_json(tmp_path / "one.json", value)
-    write_json(tmp_path / "two.json", {"a": {"ü": 0.1}, "b": [1, None]})
-    assert read_json(tmp_path / "one.json") == value
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()

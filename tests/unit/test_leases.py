@@ -108,13 +108,6 @@ def test_200_jobs_on_4_devices_some_of_them_killed_share_nothing_and_leak_nothin
     assert said(start("0123", 4)).startswith("GPUs:"), "nothing is left behind: one job gets all devices at once"
 
 
-@pytest.mark.parametrize(("left", "most"), [(10, 100), (11, 200)])
-def test_the_measure_of_shared_devices_sees_one_moment_of_it(left: int, most: int) -> None:
-    one, two = ({"job": job, "event": "enter", "devices": ["0"], "percent": 100} for job in (1, 2))
-    events = [{**two, "time": 10.5}, {"job": 1, "event": "kill", "time": left}, {**one, "time": 0}]
-    assert most_in_use(events) == {"0": most}
-
-
 # --- What a lease is, and how it ends ---
 
 

@@ -62,11 +62,6 @@ def test_what_training_keeps_grows_with_the_batch_and_its_rows() -> None:
     assert 4_000 < kept(6, 512, 12, 768) + 16 * 110 < 12_000
 
 
-def test_each_gpu_has_a_process() -> None:
-    need = NEEDS["finetune_model"]
-    assert need.memory(TASK, SMALL, 4) == 4 * need.memory(TASK, SMALL, 1)
-
-
 @pytest.mark.parametrize(("width", "depth", "published"), [(768, 12, 110e6), (1024, 24, 340e6)])
 def test_a_recipe_says_what_its_training_holds(width: int, depth: int, published: float) -> None:
     # Devlin et al., arXiv 1810.04805, section 3, with all that a batch of one token keeps.

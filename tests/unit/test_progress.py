@@ -65,24 +65,11 @@ def test_a_line_about_every_five_seconds_and_one_at_the_end(clock: Clock, caplog
     assert lines[-1] == "pruning: 100 of 100 steps (100 %), 1.0 steps/s, 0 s left"
 
 
-def test_a_quick_stage_logs_its_end_alone(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    list(progress(range(1000), "x", total=1000, unit="items"))
-    assert len(caplog.records) == 1
-    assert "1000 of 1000" in caplog.records[0].getMessage()
-
-
 def test_a_resumed_stage_counts_what_was_done_but_not_its_speed(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for _ in progress(range(90, 100), "x", total=100, unit="items", start=90):
         clock.now += 1.0
     assert caplog.records[0].getMessage() == "x: 95 of 100 items (95 %), 1.0 items/s, 5 s left"
-
-
-def test_nothing_to_do_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    assert list(progress([], "x", total=0, unit="items")) == []
-    assert caplog.records == []
 
 
 @pytest.mark.parametrize(("stream", "drawn"), [(Terminal(), True), (io.StringIO(), False)])
@@ -93,8 +80,3 @@ def test_a_bar_is_drawn_on_a_terminal_alone(stream: io.StringIO, drawn: bool) ->
         list(tqdm(range(3), "bytes of a library", disable=None))
     assert ("counting" in stream.getvalue()) is drawn
     assert ("bytes of a library" in stream.getvalue()) is drawn
-
-
-def test_without_a_terminal_nothing_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
-    list(progress(range(3), "counting", total=3, unit="things"))
-    assert capsys.readouterr() == ("", "")

@@ -93,9 +93,3 @@ def test_code_in_another_repository_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"'org/code--own\.Own', code in another repository"):
         check_remote_code(tmp_path / "config.json", True, WHERE)
-
-
-@pytest.mark.parametrize("config", [{"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}, {"model_type": "other"}])
-def test_a_model_that_needs_no_code_is_not_refused(tmp_path: Path, config: dict[str, object]) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    check_remote_code(tmp_path / "config.json", False, WHERE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pandas as pd
 import pytest
 
 from same_tables import compare
-from tiny import ROOT
 
 AXES = {"model": "m", "checkpoint": "final", "method": ["dense", "x", "x"], "sparsity": [0.0, 0.5, 0.9], "task": "t"}
 
@@ -66,13 +63,3 @@ def test_a_tolerance_is_relative(runs: tuple[Path, Path]) -> None:
     edit(runs[1], set_value(0.80000001))
     assert compare(*runs, within=1e-7) == []
     assert compare(*runs, within=1e-9) != []
-
-
-def test_the_command_exits_with_one_where_a_table_is_missing(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "same_tables.py"), *map(str, runs)]
-    good = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (good.returncode, good.stdout) == (0, "1 tables are the same\n")
-    (runs[1] / "studies/s/tables/evaluations.parquet").unlink()
-    bad = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert bad.returncode == 1
-    assert bad.stdout.startswith("no tables below")
