@@ -18,7 +18,14 @@ from tiny import ROOT
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
-    for name in ("masks/a b.safetensors", "tables/knees.parquet", "costs/x/1.json", "logs/x/1.log", ".hidden/half"):
+    for name in (
+        "masks/a b.safetensors",
+        "tables/knees.parquet",
+        "costs/x/1.json",
+        "logs/x/1.log",
+        ".hidden/half",
+        "states/1",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"this is {name}")
     return folder

@@ -155,7 +155,7 @@ def test_every_protocol_gives_a_row_that_its_examples_explain(finished_protocols
     assert set(json.loads(rows.loc[("pairs", 0.5), "other_metrics"])) == {"accuracy", "matthews"}
     assert set(json.loads(rows.loc[("questions", 0.5), "other_metrics"])) == {"exact_match"}
     assert rows.loc[("arc", 0.0), "chance"] == 0.25
-    assert not list((results / "finetuning").rglob("checkpoint-*")), "states of finished trainings are gone"
+    assert not list((results / "states").rglob("checkpoint-*")), "states of finished trainings are gone"
 
 
 def test_the_report_of_every_protocol_is_written(finished_protocols: Any) -> None:

@@ -23,7 +23,7 @@ rule pretrain_model:
         recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
         where=lambda wildcards: study.where("models", wildcards.model),
         # What a training has written so far: not an output, which Snakemake would remove when the job fails.
-        states="results/states/{model}",
+        states="results/states/pretraining/{model}",
     message:
         "Pre-training {wildcards.model}"
     script:

@@ -56,7 +56,7 @@ EVALUATIONS = {
         "Fine-tuning",
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
         {
-            "states": "results/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}"
+            "states": "results/states/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}"
         },
     ),
 }

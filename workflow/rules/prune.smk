@@ -138,7 +138,7 @@ rule prune_iteratively:
         task=lambda wildcards: task_entry(study.method(wildcards.method).rounds["task"]),
         method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
-        states="results/rounds/{model}/{checkpoint}/{method}/{seed}/{sparsity}",
+        states="results/states/rounds/{model}/{checkpoint}/{method}/{seed}/{sparsity}",
     message:
         "Training {wildcards.model}, {wildcards.checkpoint}, and pruning it to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
     script:
