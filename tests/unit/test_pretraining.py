@@ -142,7 +142,7 @@ def test_an_edited_lock_or_message_throws_no_state_away(tmp_path: Path, script: 
         if file.name != "__init__.py":
             file.write_text(file.read_text() + "\nEDITED = 1\n")
     assert code_digest(scripts / script, scripts) == before, "it is what states are known by"
-    (package / "training.py").write_text("EDITED = 1\n")
+    (package / "trainer.py").write_text("EDITED = 1\n")
     assert code_digest(scripts / script, scripts) != before
 
 

@@ -108,7 +108,7 @@ def test_the_order_of_keys_does_not_matter(clone: Any) -> None:
     ("module", "old", "new"),
     [
         ("essential_sparsity/selection.py", '    """Yield each matrix', '    # A remark.\n    """Yields each matrix'),
-        ("essential_sparsity/training.py", '_KEY = "training.json"', '_KEY  =  "training.json"  # name'),
+        ("essential_sparsity/training.py", "eps=1e-8", "eps  =  1e-8"),
         ("prune_weights.py", '"""Make the mask', '"""Makes the mask'),
     ],
 )
@@ -157,7 +157,7 @@ def test_editing_the_selection_reruns_pruning_and_what_follows(clone: Any) -> No
 
 
 def test_editing_the_fine_tuning_reruns_fine_tuning(clone: Any) -> None:
-    clone.edit("essential_sparsity/training.py", '_KEY = "training.json"', '_KEY = "state.json"')
+    clone.edit("essential_sparsity/training.py", "eps=1e-8", "eps=2e-8")
     planned = clone.planned()
     assert len(matching(planned, "Fine-tuning")) == 10
     assert planned == matching(planned, "Fine-tuning") | COLLECT | PLOTS | REPORT

@@ -28,7 +28,7 @@ from essential_sparsity.pretraining_corpus import withhold
 from essential_sparsity.pretraining_images import SupervisedImages
 from essential_sparsity.pretraining_masked_images import MaskedImageModelling
 from essential_sparsity.pretraining_text import MaskedLanguageModelling
-from essential_sparsity.training import StateTrainer, check_finite, run_trainer, state_of, trainer_arguments
+from essential_sparsity.trainer import StateTrainer, check_finite, run_trainer, state_of, trainer_arguments
 from essential_sparsity.trajectory import checkpoint_steps, measured_steps, step_name
 
 INDEX = "index.json"
