@@ -76,7 +76,7 @@ class Script:
             trained, recipe = self.folder / "trained" / model, self.study.recipe(model)
             if not (trained / "index.json").is_file():
                 pretrain(self.rows[recipe["corpus"]], recipe, trained, self.folder / "states", CPU, "", model)
-            files = [trained / "index.json"]
+            files = [trained / "index.json", trained]
         source = self.folder / "sources" / model / checkpoint
         source.parent.mkdir(parents=True, exist_ok=True)
         fetch({**entry["source"], "step": checkpoint}, files, source, model)
