@@ -42,6 +42,9 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
+seam.remember_parameters(workflow)
+
+
 rule all:
     default_target: True
     input:

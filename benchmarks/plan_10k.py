@@ -102,13 +102,14 @@ def snakemake(folder: Path, *more: str) -> tuple[Spent, str]:
 
 
 def finish(folder: Path) -> None:
-    """Make every output of the study as an empty file, and let Snakemake record every job as done."""
+    """Make every output of the study as an empty file or folder, and let Snakemake record every job as done."""
     _, planned = snakemake(folder, "--dry-run", "--cores", str(CORES))
     lists = re.findall(r"Missing output files: ([^;\n]*)", planned)
     for path in {path for paths in lists for path in paths.split(", ")}:
         file = folder / path.strip()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+        # Folders alone have names without a suffix.
+        file.touch() if file.suffix else file.mkdir()
     # Many at once, and few to choose from: here only what is recorded counts.
     run(recorder(folder, "--cores", "500", "--scheduler-subsample", "500", "--quiet", "all"), folder)
 
