@@ -9,6 +9,11 @@ from essential_sparsity.seal import SEAL, check, seal
 RESULTS = Path("results")
 
 
+def made_as(path: Path) -> Path:
+    """Return the output that a file is, or that it lies in: Snakemake marks folders that it makes as a whole."""
+    return next((folder for folder in path.parents if (folder / ".snakemake_timestamp").exists()), path)
+
+
 def main(action: str, *study: str) -> int:
     """Seal or check; return the status to end with."""
     if action == "seal":
@@ -25,7 +30,7 @@ def main(action: str, *study: str) -> int:
         print("All results are as they were sealed")
         return 0
     command = [".venv/bin/python", "-m", "snakemake", "--cores", "all", *(["--configfile", *study] if study else [])]
-    command += ["--force", "--", *(str(RESULTS / name) for name in wrong)]
+    command += ["--force", "--", *dict.fromkeys(str(made_as(RESULTS / name)) for name in wrong)]
     print(f"\nTo make them again: {shlex.join(command)}\nTo keep them as they are: make seal")
     return 1
 
