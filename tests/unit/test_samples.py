@@ -13,7 +13,7 @@ import pytest
 
 from essential_sparsity.analysis import ONE_SEED, TWO_SEEDS, UNEVEN_SEEDS, Analysis, analyse
 from essential_sparsity.metrics import compute_metric
-from essential_sparsity.samples import Examples, examples_at
+from essential_sparsity.samples import Examples
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import CURVES, DIFFERENCES, EXAMPLES, KNEES
 
@@ -44,7 +44,6 @@ class Study:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
-        self.paths: list[str] = []
 
     def evaluate(self, method: str, sparsity: float, protocol: str, seed: int, score: str | None) -> Path:
         metric = "perplexity" if protocol == "perplexity" else "accuracy"
@@ -52,7 +51,6 @@ class Study:
         path = self.folder / "m" / "final" / method / f"{sparsity:.3f}" / protocol / f"{seed}.examples.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(frame, EXAMPLES, path)
-        self.paths.append(str(path))
         self.rows.append({
             "model": "m", "checkpoint": "final", "method": method, "task": protocol, "metric": metric,
             "sparsity": sparsity, "value": compute_metric(metric, frame, "here").value, "seed": seed, "flags": "",
@@ -71,7 +69,7 @@ class Study:
         write_table(change(pd.read_parquet(path)), EXAMPLES, path)
 
     def analysis(self, **settings: Any) -> Analysis:
-        found = analyse(pd.DataFrame(self.rows), {**SETTINGS, **settings}, examples_at(self.paths, {}))
+        found = analyse(pd.DataFrame(self.rows), {**SETTINGS, **settings}, Examples(self.folder))
         return Analysis(KNEES.typed(found.knees), CURVES.typed(found.curves), DIFFERENCES.typed(found.differences))
 
     def mean(self, rule: str = "tolerance") -> pd.Series:
@@ -194,7 +192,7 @@ def test_without_examples_seeds_are_resampled_alone(study: Study) -> None:
     mean = knees[knees["seed"].isna() & knees["knee"].notna()]
     assert set(mean["interval"]) == {"seeds"}
     assert knees.loc[knees["seed"].notna(), "ci_low"].isna().all()
-    del study.paths[3]
+    next(study.folder.rglob("*.examples.parquet")).unlink()
     assert study.mean()["flags"].startswith("examples of some levels are missing: not resampled")
 
 

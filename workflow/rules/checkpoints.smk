@@ -67,7 +67,6 @@ rule list_matrices:
     input:
         weights=lambda wildcards: f"{last_checkpoint(wildcards.model)}/model.safetensors",
         companions=lambda wildcards: f"{last_checkpoint(wildcards.model)}/companions",
-        provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
     output:
         manifest="results/matrices/{model}.json",
         cost="results/costs/matrices/{model}.json",

@@ -35,7 +35,6 @@ rule collect_evaluations:
 rule find_knees:
     input:
         evaluations="results/studies/{study}/tables/evaluations.parquet",
-        examples=lambda wildcards: [examples_path(e) for e in present().evaluations],
         placed=first_rounds,
     output:
         knees="results/studies/{study}/tables/knees.parquet",
@@ -52,6 +51,7 @@ rule find_knees:
         **needs("find_knees"),
     params:
         code=code("find_knees.py"),
+        examples="results/evaluations",
         knees=canonical(study.config["knees"]),
         positive=lambda wildcards: canonical(
             {name: study.tasks[name].get("positive") for name in study.used_tasks()}
@@ -187,7 +187,8 @@ rule find_changes:
 
 rule collect_costs:
     input:
-        lambda wildcards: cost_files(present()),
+        evaluations="results/studies/{study}/tables/evaluations.parquet",
+        others=lambda wildcards: other_costs(present()),
     output:
         table="results/studies/{study}/tables/costs.parquet",
     log:

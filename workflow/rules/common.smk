@@ -11,8 +11,6 @@ from snakemake.logging import logger
 from essential_sparsity.claims import (
     TABLES_OF,
     last_checkpoints,
-    parts_of,
-    places_of,
 )
 from essential_sparsity.digests import canonical, code_digest
 from essential_sparsity.errors import UserError
@@ -22,7 +20,7 @@ from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
 from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
 from essential_sparsity.sources import local_files, local_tables
 from essential_sparsity.study import Study
-from essential_sparsity.study_jobs import cost_files, measured_places
+from essential_sparsity.study_jobs import measured_places, other_costs
 
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE_PARTS = [
@@ -88,7 +86,6 @@ def checkpoint_inputs(folder):
     return {
         "weights": f"{folder}/model.safetensors",
         "companions": f"{folder}/companions",
-        "provenance": f"{folder}/provenance.json",
     }
 
 
@@ -320,8 +317,9 @@ def evaluation_inputs(wildcards):
     }
     if study.preparation(wildcards.task):
         inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
-        # Answers that are text are read off the texts themselves.
-        inputs["rows"] = rows_path(wildcards.task)
+        if study.tasks[wildcards.task].get("head") == "question_answering":
+            # Answers that are text are read off the texts themselves.
+            inputs["rows"] = rows_path(wildcards.task)
     else:
         # Files that are read as they are: those of a folder, or, by their index, of a download.
         files = source_inputs("datasets", study.tasks[wildcards.task]["dataset"])
@@ -346,36 +344,11 @@ def evaluation_path(e):
     return f"results/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.parquet"
 
 
-def examples_path(e):
-    """Return the file of the examples of one evaluation."""
-    return f"{evaluation_path(e).removesuffix('.parquet')}.examples.parquet"
-
-
 def claimed_tables(wildcards):
     """Return the tables besides evaluations that the study's claims are judged by."""
     needed = {TABLES_OF.get(claim["statistic"]) for claim in study.claims} - {None}
     folder = f"results/studies/{study.name}/tables"
     return {name: f"{folder}/{name}.parquet" for name in sorted(needed)}
-
-
-def claimed_evaluations(study):
-    """Return the evaluations of the curves that the study's claims are about, and of their dense models."""
-    if any(claim["statistic"] == "variance-share" for claim in study.claims):
-        return study.evaluations
-    last = last_checkpoints(study)
-    curves = {
-        place
-        for claim in study.claims
-        for part in parts_of(claim)
-        for place in places_of(part, last)
-    }
-    dense = {(model, checkpoint, task) for model, checkpoint, _, task in curves}
-    return [
-        e
-        for e in study.evaluations
-        if (e.model, e.checkpoint, e.method, e.task) in curves
-        or (e.method == "dense" and (e.model, e.checkpoint, e.task) in dense)
-    ]
 
 
 def finding_table(wildcards):

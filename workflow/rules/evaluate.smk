@@ -5,7 +5,6 @@ rule prepare_inputs:
     # Tokenised texts, or resized images: the same for all checkpoints of a model, which share its vocabulary.
     input:
         rows=lambda wildcards: rows_path(wildcards.task),
-        provenance=lambda wildcards: f"{last_checkpoint(wildcards.model)}/provenance.json",
         companions=lambda wildcards: f"{last_checkpoint(wildcards.model)}/companions",
     output:
         inputs="results/inputs/{model}/{task}.arrow",

@@ -5,9 +5,6 @@ rule judge_findings:
     input:
         unpack(claimed_tables),
         evaluations="results/studies/{study}/tables/evaluations.parquet",
-        examples=lambda wildcards: [
-            examples_path(e) for e in claimed_evaluations(present())
-        ],
         placed=first_rounds,
     output:
         table="results/studies/{study}/tables/findings.parquet",
@@ -21,6 +18,7 @@ rule judge_findings:
         **needs("judge_findings"),
     params:
         code=code("judge_findings.py"),
+        examples="results/evaluations",
         claims=lambda wildcards: canonical(study.claims),
         last=canonical(last_checkpoints(study)),
         scale=study.config["scale"],

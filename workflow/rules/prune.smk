@@ -5,7 +5,6 @@ rule calibrate_model:
     input:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         companions="results/checkpoints/{model}/{checkpoint}/companions",
-        provenance="results/checkpoints/{model}/{checkpoint}/provenance.json",
         manifest="results/matrices/{model}.json",
         rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
     output:

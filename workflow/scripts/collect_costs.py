@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from essential_sparsity.costs import read_costs
 from essential_sparsity.run.job import run_job
 from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import COSTS
+from essential_sparsity.tables import COSTS, evaluation_places
 
 
 def main(snakemake: Any) -> None:
@@ -14,7 +16,10 @@ def main(snakemake: Any) -> None:
     table = Path(snakemake.output.table)
     # Of results/studies/<study>/tables/costs.parquet.
     results = table.parents[3]
-    write_table(read_costs(results / "costs", map(Path, snakemake.input)), COSTS, table)
+    costs = results / "costs"
+    places = evaluation_places(pd.read_parquet(snakemake.input.evaluations))
+    files = [costs / "evaluations" / f"{place}.json" for place in places]
+    write_table(read_costs(costs, sorted([*files, *map(Path, snakemake.input.others)])), COSTS, table)
 
 
 if __name__ == "__main__":

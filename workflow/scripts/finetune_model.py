@@ -12,6 +12,7 @@ from essential_sparsity.finetune import evaluate_finetuned
 from essential_sparsity.masks import Pruning
 from essential_sparsity.outcomes import Outcome
 from essential_sparsity.prepared import Prepared
+from essential_sparsity.provenance import PROVENANCE
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 from essential_sparsity.training import Training, state_key
@@ -23,7 +24,8 @@ def main(snakemake: Any) -> None:
     task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
     states = Path(snakemake.params.states)
-    read = [Path(inputs[name]) for name in ("provenance", "inputs", "mask") if name in inputs]
+    read = [Path(inputs["companions"]).with_name(PROVENANCE)]
+    read += [Path(inputs[name]) for name in ("inputs", "mask") if name in inputs]
     key = state_key(task, [snakemake.params.code, snakemake.params.task, axes["seed"]], read)
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:

@@ -10,7 +10,7 @@ from essential_sparsity.claims import TABLES_OF
 from essential_sparsity.evidence import Evidence
 from essential_sparsity.files import atomic_path
 from essential_sparsity.run.job import run_job
-from essential_sparsity.samples import examples_at
+from essential_sparsity.samples import Examples
 from essential_sparsity.table_schema import write_table
 from essential_sparsity.tables import FINDINGS
 from essential_sparsity.verdicts import judge
@@ -21,7 +21,7 @@ def main(snakemake: Any) -> None:
     read = {name: snakemake.input.get(name) for name in TABLES_OF.values()}
     evidence = Evidence(
         pd.read_parquet(snakemake.input.evaluations),
-        examples_at(snakemake.input.examples, json.loads(snakemake.params.positive)),
+        Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive)),
         json.loads(snakemake.params.knees),
         json.loads(snakemake.params.last),
         {name: pd.read_parquet(path) for name, path in read.items() if path},

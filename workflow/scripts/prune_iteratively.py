@@ -13,6 +13,7 @@ from essential_sparsity.manifest import Matrix, read_manifest
 from essential_sparsity.masks import Pruning, no_pruning, read_header, read_pruning, writing_mask
 from essential_sparsity.methods import Method
 from essential_sparsity.prepared import Prepared
+from essential_sparsity.provenance import PROVENANCE
 from essential_sparsity.pruning import check_counts, mask_header
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
@@ -28,7 +29,8 @@ def main(snakemake: Any) -> None:
     matrices, sparsity = [m for m in manifest if m.pruned], float(axes["sparsity"])
     pruning = pruning_before(inputs, axes, method, manifest)
     states = Path(snakemake.params.states)
-    read = [Path(inputs[name]) for name in ("provenance", "inputs", "mask") if name in inputs]
+    read = [Path(inputs["companions"]).with_name(PROVENANCE)]
+    read += [Path(inputs[name]) for name in ("inputs", "mask") if name in inputs]
     key = state_key(task, [snakemake.params.code, snakemake.params.task, axes["seed"]], read)
     training = Training(task, int(axes["seed"]), device, states, key, max(1, snakemake.resources.gpu))
     where = ", ".join([*(f"{name} {value}" for name, value in axes.items()), f"task {method.rounds['task']}"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.errors import UserError, quoted
+from essential_sparsity.provenance import PROVENANCE
 
 CONFIG = "config.json"
 
@@ -33,14 +34,15 @@ def checkpoint_folder(inputs: Mapping[str, str]) -> Iterator[Path]:
     """Yield a folder as transformers loads it: links to what a job reads of a checkpoint.
 
     Args:
-        inputs: Paths: ``provenance``, ``companions``, a folder, and, where weights are read, ``weights``.
+        inputs: Paths: ``companions``, a folder beside which the provenance lies, and, where they are read, ``weights``.
     """
-    files = [Path(inputs[name]) for name in ("provenance", "weights") if name in inputs]
+    companions = Path(inputs["companions"])
+    files = [companions.with_name(PROVENANCE), *(Path(inputs[name]) for name in ("weights",) if name in inputs)]
     with tempfile.TemporaryDirectory() as temporary:
         # By its name transformers calls the modules of a model that brings code.
-        folder = Path(temporary) / files[0].parent.name
+        folder = Path(temporary) / companions.parent.name
         folder.mkdir()
-        for file in (*files, *Path(inputs["companions"]).iterdir()):
+        for file in (*files, *companions.iterdir()):
             (folder / file.name).symlink_to(file.resolve())
         yield folder
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from essential_sparsity.costs import read_costs
 from essential_sparsity.study import Study
-from essential_sparsity.study_jobs import cost_files
+from essential_sparsity.study_jobs import evaluation_costs, other_costs
 
 _LIKE = ["rule", "first", "gpus"]
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -71,7 +71,11 @@ def shared_results(study: Study, jobs: pd.DataFrame, results: Path) -> pd.DataFr
     Returns:
         ``rule, studies, jobs``: the names of studies joined by commas; empty where none has finished with them.
     """
-    files = [Path(path) for path in sorted({*cost_files(study)} - {*jobs["cost"]}) if Path(path).is_file()]
+    files = [
+        Path(path)
+        for path in sorted({*evaluation_costs(study), *other_costs(study)} - {*jobs["cost"]})
+        if Path(path).is_file()
+    ]
     if not files:
         return pd.DataFrame(columns=["rule", "studies", "jobs"])
     done = read_costs(results / "costs", files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +15,7 @@ import pandas as pd
 from essential_sparsity.errors import UserError
 from essential_sparsity.metrics import Floats, metric_features, performance, weighted_values
 from essential_sparsity.resampling import Sample
-
-EXAMPLES_SUFFIX = ".examples.parquet"
-
-# Model, checkpoint, method, sparsity as in paths, task, seed.
-Place = tuple[str, str, str, str, str, int]
+from essential_sparsity.tables import evaluation_places
 
 # Scores of float32 models are stored exactly; what remains is the order of summation.
 _SAME = 1e-6
@@ -30,21 +26,12 @@ class Examples:
     """The examples of a study's evaluations.
 
     Attributes:
-        files: The Parquet file of each evaluation.
+        folder: Where they lie, each beside its evaluation's row; None where nothing is to be resampled.
         positive: The class that F1 is of, by the name of the task.
     """
 
-    files: Mapping[Place, Path] = field(default_factory=dict)
+    folder: Path | None = None
     positive: Mapping[str, str | None] = field(default_factory=dict)
-
-
-def examples_at(paths: Iterable[str], positive: Mapping[str, str | None]) -> Examples:
-    """Return the examples that lie below ``.../{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}``."""
-    files: dict[Place, Path] = {}
-    for path in map(Path, paths):
-        model, checkpoint, method, sparsity, task = path.parts[-6:-1]
-        files[model, checkpoint, method, sparsity, task, int(path.name.removesuffix(EXAMPLES_SUFFIX))] = path
-    return Examples(files, positive)
 
 
 def sample_of(axes: Mapping[str, Any], rows: pd.DataFrame, examples: Examples) -> tuple[Sample | None, tuple[str, ...]]:
@@ -75,18 +62,16 @@ def _features(
     axes: Mapping[str, Any], rows: pd.DataFrame, values: Floats, examples: Examples
 ) -> tuple[Floats | None, str, tuple[str, ...]]:
     """Return the features (levels, seeds, examples, k), the digest of the examples' names, and why there are none."""
+    if examples.folder is None:
+        return None, "", ()
     ordered = rows.sort_values(["sparsity", "seed"])
-    levels = ordered["sparsity"].map("{:.3f}".format)
-    places: list[Place] = [
-        (axes["model"], axes["checkpoint"], method, level, axes["task"], int(seed))
-        for method, level, seed in zip(ordered["method"], levels, ordered["evaluated_seed"], strict=True)
-    ]
-    if any(place not in examples.files for place in places):
-        # Without files nothing was to be resampled; with some of them, somebody should know.
-        return None, "", ("examples of some levels are missing: not resampled",) if examples.files else ()
+    same = {name: axes[name] for name in ("model", "checkpoint", "task")}
+    places = evaluation_places(ordered.assign(**same, seed=ordered["evaluated_seed"]))
+    files = [examples.folder / f"{place}.examples.parquet" for place in places]
+    if not all(file.is_file() for file in files):
+        return None, "", ("examples of some levels are missing: not resampled",)
     positive = examples.positive.get(axes["task"])
     try:
-        files = [examples.files[place] for place in places]
         read = [_read(file, file.stat().st_mtime_ns, axes["metric"], positive) for file in files]
     except UserError as error:
         return None, "", (f"examples not resampled: {error.where}: {error.found}",)

@@ -26,12 +26,20 @@ def _pruning(study: Study, e: Evaluation) -> Iterator[str]:
         yield f"statistics/{e.model}/{e.checkpoint}/{slots.calibration}/{slots.dense_needs}"
 
 
-def cost_files(study: Study) -> list[str]:
-    """Return the costs of the jobs whose results the study's tables hold, sorted; tables and plots have none."""
+def evaluation_costs(study: Study) -> list[str]:
+    """Return the costs of the study's evaluations."""
+    return [
+        f"results/costs/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.json"
+        for e in study.evaluations
+    ]
+
+
+def other_costs(study: Study) -> list[str]:
+    """Return the costs of the jobs behind the study's evaluations, sorted; tables and plots have none."""
     jobs = {f"datasets/{name}" for name in study.used_rows()}
     jobs |= {f"inputs/{model}/{task}" for model, task in study.preparations()}
     for e in study.evaluations:
-        jobs |= {f"evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}", *_pruning(study, e)}
+        jobs |= {*_pruning(study, e)}
     for model, checkpoint in study.used_checkpoints():
         jobs |= {f"checkpoints/{model}/{checkpoint}", f"matrices/{model}"}
     jobs |= {f"pretraining/{model}" for model in study.pretrained_models()}

@@ -403,6 +403,12 @@ def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(schema.columns))
 
 
+def evaluation_places(rows: pd.DataFrame) -> list[str]:
+    """Return where the files of evaluations lie, by rows with their axes: ``model/checkpoint/method/0.300/task/seed``."""
+    axes = rows[["model", "checkpoint", "method", "sparsity", "task", "seed"]].itertuples(index=False)
+    return [f"{e.model}/{e.checkpoint}/{e.method}/{e.sparsity:.3f}/{e.task}/{e.seed}" for e in axes]
+
+
 def mean_curve(rows: pd.DataFrame) -> pd.DataFrame:
     """Return ``sparsity, value`` of a curve, ascending: the mean over the seeds at each level."""
     means = rows.groupby("sparsity", sort=True)["value"].mean()
