@@ -404,7 +404,7 @@ def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:
 
 
 def evaluation_places(rows: pd.DataFrame) -> list[str]:
-    """Return where the files of evaluations lie, by rows with their axes: ``model/checkpoint/method/0.300/task/seed``."""
+    """Return where evaluations' files lie, by rows with their axes: ``model/checkpoint/method/0.300/task/seed``."""
     axes = rows[["model", "checkpoint", "method", "sparsity", "task", "seed"]].itertuples(index=False)
     return [f"{e.model}/{e.checkpoint}/{e.method}/{e.sparsity:.3f}/{e.task}/{e.seed}" for e in axes]
 
