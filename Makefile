@@ -58,12 +58,14 @@ lint: .venv/dev.stamp ## Check style, types, formatting and that every configura
 	@$(BIN)/python -m ruff format --check .
 	@echo "==> mypy"
 	@$(BIN)/python -m mypy
+	@echo "==> import-linter"
+	@PYTHONPATH=workflow/scripts $(BIN)/lint-imports --no-logo --no-cache
 	@echo "==> snakefmt"
 	@$(BIN)/snakefmt --check Snakefile workflow/rules
 	@echo "==> snakemake --lint"
 	@$(BIN)/python -m snakemake --lint
 	@echo "==> Dry runs of every study and profile"
-	@$(BIN)/python tests/dry_runs.py
+	@$(BIN)/python tests/tools/dry_runs.py
 
 lock-check: .venv/run.stamp ## Check that the installed packages are the pinned ones and fit each other
 	@echo "==> Comparing .venv with the pins"

@@ -34,7 +34,7 @@ def tokens(folder: Path) -> dict[str, Any]:
     from safetensors.torch import save_file
     from torch import nn
 
-    from essential_sparsity.calibration_text import calibration_batches
+    from essential_sparsity.pruning.calibration_text import calibration_batches
 
     rows = pd.read_parquet(folder / "results/datasets/rotten-tomatoes-plots-by-film.parquet")
     settings = {"sequences": SEQUENCES, "length": LENGTH, "batch_size": SEQUENCES, "seed": 0}
@@ -53,10 +53,11 @@ def ours(score: str, scope: str, update: str, precision: str, folder: Path) -> d
     """Prune one level block by block."""
     import torch
 
-    from essential_sparsity.calibration import prune_by_block, streamed_model
-    from essential_sparsity.manifest import read_manifest
-    from essential_sparsity.methods import Method
-    from essential_sparsity.weights import open_weights
+    from essential_sparsity.checkpoints.manifest import read_manifest
+    from essential_sparsity.checkpoints.tensors import open_weights
+    from essential_sparsity.methods.method import Method
+    from essential_sparsity.pruning.blocks import prune_by_block
+    from essential_sparsity.pruning.streaming import streamed_model
 
     method = Method(score, scope, update=update, calibration="bench", propagate="pruned")
     matrices = read_manifest(folder / f"results/matrices/{MODEL}.json")
@@ -82,12 +83,12 @@ def ours_dense(levels: list[float], folder: Path) -> dict[str, Any]:
 
     import torch
 
-    from essential_sparsity.calibration import dense_statistics, streamed_model
-    from essential_sparsity.inputs import StatisticsFile, write_statistics
-    from essential_sparsity.manifest import read_manifest
-    from essential_sparsity.methods import Method
-    from essential_sparsity.pruning import PrunableModel, prune_levels
-    from essential_sparsity.weights import open_weights
+    from essential_sparsity.checkpoints.manifest import read_manifest
+    from essential_sparsity.checkpoints.tensors import open_weights
+    from essential_sparsity.methods.method import Method
+    from essential_sparsity.pruning.prune import PrunableModel, prune_levels
+    from essential_sparsity.pruning.statistics import StatisticsFile, write_statistics
+    from essential_sparsity.pruning.streaming import dense_statistics, streamed_model
 
     method = Method("wanda", "row", calibration="bench", propagate="dense")
     matrices = read_manifest(folder / f"results/matrices/{MODEL}.json")
@@ -116,7 +117,7 @@ def published(prune_layer: Callable[..., None], with_hessian: bool, folder: Path
     from torch import nn
     from transformers import AutoModelForCausalLM
 
-    from essential_sparsity.checkpoint_files import checkpoint_folder
+    from essential_sparsity.checkpoints.files import checkpoint_folder
 
     kept: dict[str, Any] = {}
 
@@ -251,7 +252,7 @@ def agreement(first: str, second: str) -> float:
     """Return the share of weights that two sides decide alike."""
     import numpy as np
 
-    from essential_sparsity.packed_bits import count_ones
+    from essential_sparsity.pruning.bits import count_ones
 
     a, b = np.load(first), np.load(second)
     different: int = sum(count_ones(a[n] ^ b[n]) for n in a.files)

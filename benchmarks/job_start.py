@@ -25,16 +25,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from harness import checkpoint_inputs
-from essential_sparsity.checkpoint_files import checkpoint_folder
+from essential_sparsity.checkpoints.files import checkpoint_folder
 from essential_sparsity.run.devices import choose_device
-from essential_sparsity.evaluation import evaluate_to_files
+from essential_sparsity.evaluation.evaluate import evaluate_to_files
 from essential_sparsity.files import sha256_of
-from essential_sparsity.finetune import HEADS, Training, evaluate_finetuned
+from essential_sparsity.training.fit import HEADS
+from essential_sparsity.training.loop import Training
+from essential_sparsity.evaluation.finetuned import evaluate_finetuned
 from essential_sparsity.run.job import run_job
-from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import read_pruning
-from essential_sparsity.prepared import Prepared
-from essential_sparsity.task_kinds import TASK_KINDS
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.pruning.masks import read_pruning
+from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.training.kinds import TASK_KINDS
 def main(snakemake):
     choose_device(0, 1)
     folder, manifest, mask, inputs = map(Path, sys.argv[1:5])

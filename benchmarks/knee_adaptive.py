@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from harness import report
 
-from essential_sparsity.adaptive import next_levels
-from essential_sparsity.knee import find_knee
+from essential_sparsity.knees.placing import next_levels
+from essential_sparsity.knees.rules import find_knee
 
 Floats = npt.NDArray[np.float64]
 Curve = Callable[[Floats], Floats]

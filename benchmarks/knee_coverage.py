@@ -23,12 +23,12 @@ import numpy.typing as npt
 from harness import report
 from scipy.special import ndtri
 
-from essential_sparsity.differences import p_value
-from essential_sparsity.intervals import knee_interval
-from essential_sparsity.knee import RULES, find_knee, find_many
-from essential_sparsity.metrics import Floats, performance
-from essential_sparsity.readings import Knee, Readings
-from essential_sparsity.resampling import Sample, draw_mean, resampled_values
+from essential_sparsity.inference import p_value
+from essential_sparsity.knees.intervals import knee_interval
+from essential_sparsity.knees.readings import Knee, Readings
+from essential_sparsity.knees.resampling import Sample, draw_mean, resampled_values
+from essential_sparsity.knees.rules import RULES, find_knee, find_many
+from essential_sparsity.metrics.registry import Floats, performance
 
 # Curves of each row, and draws of each curve.
 CURVES, DRAWS = 1000, 200
@@ -188,7 +188,7 @@ def count(
 
 def sample_of(metric: str, features: Floats, seeds: int, name: str) -> Sample:
     """Return what the library resamples; draws differ from curve to curve by the name of the task."""
-    from essential_sparsity.metrics import weighted_values
+    from essential_sparsity.metrics.registry import weighted_values
 
     levels, _, examples, k = features.shape
     flat = features.reshape(levels * seeds, examples, k)

@@ -15,7 +15,7 @@ def make(folder: Path) -> None:
     """Write two masks that keep half of the weights, most of them in common."""
     import numpy as np
 
-    from essential_sparsity.masks import MaskHeader, writing_mask
+    from essential_sparsity.pruning.masks import MaskHeader, writing_mask
 
     draw = np.random.default_rng(0)
     names = [f"blocks.{i}.weight" for i in range(MATRICES)]
@@ -33,7 +33,7 @@ def make(folder: Path) -> None:
 
 def ours(folder: Path) -> dict[str, Any]:
     """Compare the files."""
-    from essential_sparsity.mask_tools import compare_masks
+    from essential_sparsity.pruning.tools import compare_masks
 
     rows = []
     seconds = timed(lambda: rows.append(compare_masks(folder / "a.safetensors", folder / "b.safetensors")))
@@ -44,7 +44,7 @@ def peer(folder: Path) -> dict[str, Any]:
     """Compare boolean tensors, as they are where a mask is a tensor of the weights' shape."""
     import torch
 
-    from essential_sparsity.masks import read_masks
+    from essential_sparsity.pruning.masks import read_masks
 
     first, second = (read_masks(folder / f"{name}.safetensors") for name in "ab")
     found = []

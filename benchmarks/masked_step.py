@@ -16,13 +16,13 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from essential_sparsity.checkpoint_files import checkpoint_folder
-    from essential_sparsity.finetune import HEADS
-    from essential_sparsity.manifest import read_manifest
-    from essential_sparsity.masks import Pruning, read_pruning
-    from essential_sparsity.prepared import Prepared
-    from essential_sparsity.task_kinds import TASK_KINDS
-    from essential_sparsity.training import adamw, hold_in_step
+    from essential_sparsity.checkpoints.files import checkpoint_folder
+    from essential_sparsity.checkpoints.manifest import read_manifest
+    from essential_sparsity.data.prepared import Prepared
+    from essential_sparsity.pruning.masks import Pruning, read_pruning
+    from essential_sparsity.training.fit import HEADS
+    from essential_sparsity.training.kinds import TASK_KINDS
+    from essential_sparsity.training.loop import adamw, hold_in_step
 
     torch.set_num_threads(2)
     results = ROOT / "results"

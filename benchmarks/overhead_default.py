@@ -27,8 +27,8 @@ from pathlib import Path
 import pandas as pd
 from harness import ROOT, report
 
-from essential_sparsity.study import Study
-from essential_sparsity.validation import load_yaml
+from essential_sparsity.study.study import Study
+from essential_sparsity.study.validation import load_yaml
 
 DEFAULT = ROOT / "config" / "config.yaml"
 AXES = ["model", "checkpoint", "method", "sparsity", "task", "seed"]

@@ -19,24 +19,24 @@ from typing import Any
 import torch
 from harness import ROOT
 
-from essential_sparsity.checkpoints import empty_model, extract
-from essential_sparsity.dataset_rows import prepare_rows
+from essential_sparsity.checkpoints.extract import empty_model, extract
+from essential_sparsity.checkpoints.layers import list_matrices
+from essential_sparsity.checkpoints.manifest import Matrix
+from essential_sparsity.checkpoints.tensors import open_weights
+from essential_sparsity.data.prepare import prepare_inputs
+from essential_sparsity.data.prepared import Prepared, write_prepared
+from essential_sparsity.data.rows import prepare_rows
+from essential_sparsity.evaluation.finetuned import evaluate_finetuned
+from essential_sparsity.evaluation.perplexity import LANGUAGE_MODELLING
 from essential_sparsity.files import write_json
-from essential_sparsity.finetune import evaluate_finetuned
-from essential_sparsity.layers import list_matrices
-from essential_sparsity.manifest import Matrix
-from essential_sparsity.masks import Pruning, no_pruning, unpack
-from essential_sparsity.packed_bits import Packed
-from essential_sparsity.perplexity import LANGUAGE_MODELLING
-from essential_sparsity.preparation import prepare_inputs
-from essential_sparsity.prepared import Prepared, write_prepared
-from essential_sparsity.pretraining import pretrain
-from essential_sparsity.pruning import PrunableModel, measure, prune_levels
-from essential_sparsity.sources import fetch, table_splits
-from essential_sparsity.study import DENSE, Evaluation, Study
-from essential_sparsity.training import Training
-from essential_sparsity.validation import load_yaml
-from essential_sparsity.weights import open_weights
+from essential_sparsity.pretraining.loop import pretrain
+from essential_sparsity.pruning.bits import Packed
+from essential_sparsity.pruning.masks import Pruning, no_pruning, unpack
+from essential_sparsity.pruning.prune import PrunableModel, measure, prune_levels
+from essential_sparsity.sources.fetch import fetch, table_splits
+from essential_sparsity.study.study import DENSE, Evaluation, Study
+from essential_sparsity.study.validation import load_yaml
+from essential_sparsity.training.loop import Training
 
 CPU = torch.device("cpu")
 

@@ -54,11 +54,11 @@ def forget(folder: Path) -> None:
 
 def ours(folder: Path) -> dict[str, Any]:
     """Make all masks, packed; a matrix's masks are dropped when the next one comes. Then check them, untimed."""
-    from essential_sparsity.keys import keys_of_files
-    from essential_sparsity.packed_bits import count_ones
-    from essential_sparsity.scores import SCORES
-    from essential_sparsity.selection import find_cuts, keep_masks
-    from essential_sparsity.weights import open_weights
+    from essential_sparsity.checkpoints.tensors import open_weights
+    from essential_sparsity.methods.scores import SCORES
+    from essential_sparsity.pruning.bits import count_ones
+    from essential_sparsity.pruning.keys import keys_of_files
+    from essential_sparsity.pruning.selection import find_cuts, keep_masks
 
     with open_weights(folder) as files:
         names = sorted(files.tensors)

@@ -16,8 +16,9 @@ import pytest
 import frames
 import report_pages
 from browser import driven, needs_chromium
-from essential_sparsity import report, report_data
-from essential_sparsity.report_tables import Table
+from essential_sparsity.report import data as report_data
+from essential_sparsity.report import page as report
+from essential_sparsity.report.tables import Table
 
 HOSTILE = "<script>alert('m')</script>&\"quoted\"<!--<script>"
 SCREENS = {"desktop": (1280, 800), "telephone": (390, 844)}

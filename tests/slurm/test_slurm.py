@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import torch
 
-from essential_sparsity.needs import AROUND_MB, NEEDS
-from slurm.cluster import MISSING, Cluster, until
-from slurm.runs import COMPUTING, DATASET, PRETRAINING, Run, end_of
+from essential_sparsity.planning.needs import AROUND_MB, NEEDS
+from slurm_cluster import MISSING, Cluster, until
+from slurm_runs import COMPUTING, DATASET, PRETRAINING, Run, end_of
 
 pytestmark = pytest.mark.skipif(
     bool(MISSING),

@@ -10,20 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from essential_sparsity.manifest import Matrix
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import (
-    EVALUATIONS,
-    EXAMPLES,
-    KNEES,
-    LAYERS,
-    LEVELS,
-    SCHEMAS,
-    layer_rows,
-    level_rows,
-    mean_curve,
-    stack,
-)
+from essential_sparsity.checkpoints.manifest import Matrix
+from essential_sparsity.evaluation.tables import EVALUATIONS, EXAMPLES
+from essential_sparsity.knees.curves import mean_curve
+from essential_sparsity.knees.tables import KNEES, LEVELS, level_rows
+from essential_sparsity.pruning.tables import LAYERS, layer_rows
+from essential_sparsity.tables import stack, write_table
+from schemas import SCHEMAS
 
 EVALUATION: dict[str, Any] = {
     "study": "s", "model": "m", "source": "wheel:p/f", "revision": "1.0", "checkpoint": "step000128", "step": 128,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from essential_sparsity.tables import LEVELS
+from essential_sparsity.knees.tables import LEVELS
 
 CURVE = "results/studies/tiny/levels/tiny-llama/final/magnitude-layer/tiny-perplexity"
 TABLES = "results/studies/tiny/tables"

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from essential_sparsity.masks import read_header, read_masks
-from essential_sparsity.tables import SIMILARITIES
+from essential_sparsity.pruning.masks import read_header, read_masks
+from essential_sparsity.pruning.tables import SIMILARITIES
 
 TICKET = "tiny-ticket"
 MASKS = f"results/masks/tiny-bert/step000012/{TICKET}/0"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from essential_sparsity.masks import MaskFile, read_header, read_masks
+from essential_sparsity.pruning.masks import MaskFile, read_header, read_masks
 
 CALIBRATED = {
     "tiny-wanda": {"label": "Wanda", "score": "wanda", "scope": "row", "calibration": "pruned"},

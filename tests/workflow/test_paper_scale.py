@@ -18,7 +18,9 @@ import pytest
 
 import standins
 import tiny
-from essential_sparsity.tables import EVALUATIONS, FINDINGS, KNEES
+from essential_sparsity.evaluation.tables import EVALUATIONS
+from essential_sparsity.findings.tables import FINDINGS
+from essential_sparsity.knees.tables import KNEES
 from hub_server import Hub, serving
 from small_studies import paper_studies, resolved, sample, shrink, shrink_registries
 from standins import MISSING

@@ -22,8 +22,8 @@ import json, os, sys
 from collections import Counter
 from snakemake.cli import main
 sys.path.insert(0, sys.argv[1])
-from essential_sparsity.methods import Method
-from essential_sparsity.study import Study
+from essential_sparsity.methods.method import Method
+from essential_sparsity.study.study import Study
 counts, opened = Counter(), Counter()
 
 def counted(owner, name):

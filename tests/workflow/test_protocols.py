@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 import tiny
-from essential_sparsity.metrics import compute_metric
+from essential_sparsity.metrics.registry import compute_metric
 
 LICENCE = {"licence": "MIT"}
 LEVELS = {"methods": ["magnitude-global"], "sparsities": [0.5]}

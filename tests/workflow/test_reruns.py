@@ -107,8 +107,12 @@ def test_the_order_of_keys_does_not_matter(clone: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("essential_sparsity/selection.py", '    """Yield each matrix', '    # A remark.\n    """Yields each matrix'),
-        ("essential_sparsity/training.py", "eps=1e-8", "eps  =  1e-8"),
+        (
+            "essential_sparsity/pruning/selection.py",
+            '    """Yield each matrix',
+            '    # A remark.\n    """Yields each matrix',
+        ),
+        ("essential_sparsity/training/loop.py", "eps=1e-8", "eps  =  1e-8"),
         ("prune_weights.py", '"""Make the mask', '"""Makes the mask'),
     ],
 )
@@ -121,20 +125,20 @@ def test_editing_what_carries_jobs_reruns_nothing_unless_it_says_so(clone: Any) 
     clone.edit("essential_sparsity/errors.py", "To mend:", "What to do:")
     clone.edit("essential_sparsity/run/job.py", "Unexpected error in", "A strange error in")
     assert clone.planned() == set()
-    clone.edit("essential_sparsity/run/__init__.py", "NUMBERS = 1", "NUMBERS = 2")
+    clone.edit("essential_sparsity/planning/digests.py", "NUMBERS = 1", "NUMBERS = 2")
     planned = clone.planned()
     assert {"Pre-training tiny-bert", "Extracting tiny-llama, checkpoint final"} | COLLECT | PLOTS | REPORT <= planned
 
 
 def test_editing_the_perplexity_reruns_perplexity(clone: Any) -> None:
-    clone.edit("essential_sparsity/perplexity.py", "_IGNORED = -100", "_IGNORED = -200")
+    clone.edit("essential_sparsity/evaluation/perplexity.py", "_IGNORED = -100", "_IGNORED = -200")
     planned = clone.planned()
     assert len(matching(planned, "Language modelling of")) == 7
     assert planned == matching(planned, "Language modelling of") | COLLECT | PLOTS | REPORT
 
 
 def test_editing_the_preparation_of_texts_prepares_them_again_and_evaluates(clone: Any) -> None:
-    clone.edit("essential_sparsity/text_inputs.py", "_MOST_UNKNOWN = 0.5", "_MOST_UNKNOWN = 0.6")
+    clone.edit("essential_sparsity/data/tokens.py", "_MOST_UNKNOWN = 0.5", "_MOST_UNKNOWN = 0.6")
     planned = clone.planned()
     assert len(matching(planned, "Preparing tiny-")) == 2
     evaluated = matching(planned, "Language modelling", "Fine-tuning")
@@ -148,7 +152,7 @@ def test_a_new_rate_trains_again_on_the_same_inputs(clone: Any) -> None:
 
 
 def test_editing_the_selection_reruns_pruning_and_what_follows(clone: Any) -> None:
-    clone.edit("essential_sparsity/selection.py", "_MILLION = 1_000_000", "_MILLION = 2_000_000")
+    clone.edit("essential_sparsity/pruning/selection.py", "_MILLION = 1_000_000", "_MILLION = 2_000_000")
     planned = clone.planned()
     pruned = {job for job in matching(planned, "Language modelling", "Fine-tuning") if "dense" not in job}
     assert (len(matching(planned, "Pruning")), len(pruned)) == (12, 6 + 8)
@@ -157,14 +161,18 @@ def test_editing_the_selection_reruns_pruning_and_what_follows(clone: Any) -> No
 
 
 def test_editing_the_fine_tuning_reruns_fine_tuning(clone: Any) -> None:
-    clone.edit("essential_sparsity/training.py", "eps=1e-8", "eps=2e-8")
+    clone.edit("essential_sparsity/training/loop.py", "eps=1e-8", "eps=2e-8")
     planned = clone.planned()
     assert len(matching(planned, "Fine-tuning")) == 10
     assert planned == matching(planned, "Fine-tuning") | COLLECT | PLOTS | REPORT
 
 
 def test_editing_the_plots_plots_again(clone: Any) -> None:
-    clone.edit("essential_sparsity/plots.py", "def apply_style() -> None:", "SPARE = 1\n\n\ndef apply_style() -> None:")
+    clone.edit(
+        "essential_sparsity/report/figures/style.py",
+        "def apply_style() -> None:",
+        "SPARE = 1\n\n\ndef apply_style() -> None:",
+    )
     assert clone.planned() == PLOTS | WEIGHT_PLOTS | LOSS_PLOTS | REPORT
 
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from browser import chromium, needs_chromium
-from essential_sparsity.emergence import measure_checkpoint
-from essential_sparsity.knee import RULES
-from essential_sparsity.masks import read_header, read_masks
-from essential_sparsity.tables import LOSSES, SCHEMAS
+from essential_sparsity.emergence.statistics import measure_checkpoint
+from essential_sparsity.knees.rules import RULES
+from essential_sparsity.pretraining.losses import LOSSES
+from essential_sparsity.pruning.masks import read_header, read_masks
+from schemas import SCHEMAS
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ rule find_knees:
     params:
         code=code("find_knees.py"),
         examples="results/evaluations",
+        drawn=canonical(study.drawn()),
         knees=canonical(study.config["knees"]),
         positive=lambda wildcards: canonical(
             {name: study.tasks[name].get("positive") for name in study.used_tasks()}

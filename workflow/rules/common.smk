@@ -8,19 +8,18 @@ from itertools import chain, count
 import pandas as pd
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from essential_sparsity.claims import (
-    TABLES_OF,
-    last_checkpoints,
-)
-from essential_sparsity.digests import canonical, code_digest
+from essential_sparsity.findings.claims import TABLES_OF
+from essential_sparsity.study.claims import last_checkpoints
+from essential_sparsity.files import canonical
+from essential_sparsity.planning.digests import code_digest
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
-from essential_sparsity.needs import AROUND_MB, NEEDS, Read, read_by
-from essential_sparsity.run.slurm_queue import refuse_to_submit_twice
+from essential_sparsity.planning.needs import AROUND_MB, NEEDS, Read, read_by
+from essential_sparsity.run.slurm import refuse_to_submit_twice
 from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
-from essential_sparsity.sources import local_files, local_tables
-from essential_sparsity.study import Study
-from essential_sparsity.study_jobs import measured_places, other_costs
+from essential_sparsity.sources.fetch import local_files, local_tables
+from essential_sparsity.study.study import Study
+from essential_sparsity.planning.jobs import measured_places, other_costs
 
 SCRIPTS = ROOT / "workflow" / "scripts"
 TEMPLATE_PARTS = [

@@ -22,9 +22,7 @@ rule judge_findings:
         claims=lambda wildcards: canonical(study.claims),
         last=canonical(last_checkpoints(study)),
         scale=study.config["scale"],
-        drawn=canonical(
-            [name for name in used_methods() if study.mask_seed(name, 1) == 1]
-        ),
+        drawn=canonical(study.drawn()),
         knees=canonical(study.config["knees"]),
         positive=lambda wildcards: canonical(
             {name: study.tasks[name].get("positive") for name in study.used_tasks()}

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.calibration import activation_folder, dense_statistics, streamed_model
-from essential_sparsity.calibration_text import calibration_batches
-from essential_sparsity.checkpoint_files import checkpoint_folder
-from essential_sparsity.inputs import write_statistics
-from essential_sparsity.manifest import read_manifest
+from essential_sparsity.checkpoints.files import checkpoint_folder
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.checkpoints.tensors import open_weights
+from essential_sparsity.pruning.calibration_text import calibration_batches
+from essential_sparsity.pruning.statistics import write_statistics
+from essential_sparsity.pruning.streaming import activation_folder, dense_statistics, streamed_model
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.weights import open_weights
 
 
 def main(snakemake: Any) -> None:

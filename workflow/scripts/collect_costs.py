@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.costs import read_costs
+from essential_sparsity.evaluation.tables import evaluation_places
+from essential_sparsity.planning.costs import COSTS, read_costs
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import COSTS, evaluation_places
+from essential_sparsity.tables import write_table
 
 
 def main(snakemake: Any) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.checkpoints.steps import listed_checkpoints, same_weights
+from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.files import read_json
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import EVALUATIONS, stack
-from essential_sparsity.trajectory import listed_checkpoints, same_weights
+from essential_sparsity.tables import stack, write_table
 
 
 def main(snakemake: Any) -> None:

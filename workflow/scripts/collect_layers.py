@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import read_header
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.pruning.masks import read_header
+from essential_sparsity.pruning.tables import LAYERS, layer_rows
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import LAYERS, layer_rows, stack
+from essential_sparsity.tables import stack, write_table
 
 
 def main(snakemake: Any) -> None:

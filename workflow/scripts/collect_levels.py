@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.files import read_json
+from essential_sparsity.knees.tables import LEVELS, level_rows
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import LEVELS, level_rows, stack
+from essential_sparsity.tables import stack, write_table
 
 
 def main(snakemake: Any) -> None:

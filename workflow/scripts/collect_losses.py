@@ -5,10 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.losses import loss_rows
+from essential_sparsity.pretraining.losses import LOSSES, loss_rows
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import LOSSES, stack
+from essential_sparsity.tables import stack, write_table
 
 
 def main(snakemake: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.emergence.tables import MEASURED
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import MEASURED, stack
+from essential_sparsity.tables import stack, write_table
 
 
 def main(snakemake: Any) -> None:

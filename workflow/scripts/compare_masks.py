@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.mask_tools import similarity
-from essential_sparsity.masks import read_header
+from essential_sparsity.pruning.masks import read_header
+from essential_sparsity.pruning.tables import SIMILARITIES
+from essential_sparsity.pruning.tools import similarity
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import SIMILARITIES
+from essential_sparsity.tables import write_table
 
 
 def main(snakemake: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.run.job import run_job
-from essential_sparsity.sources import download_package
+from essential_sparsity.sources.fetch import download_package
 
 
 def main(snakemake: Any) -> None:

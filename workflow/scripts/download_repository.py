@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.hub import download
 from essential_sparsity.run.job import run_job
+from essential_sparsity.sources.hub import download
 
 
 def main(snakemake: Any) -> None:

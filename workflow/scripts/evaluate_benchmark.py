@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.benchmark import evaluate_benchmark
-from essential_sparsity.evaluation import evaluate_to_files
-from essential_sparsity.loading import load_tokenizer
-from essential_sparsity.masks import Pruning
-from essential_sparsity.outcomes import Outcome
-from essential_sparsity.perplexity import load_causal
+from essential_sparsity.checkpoints.loading import load_tokenizer
+from essential_sparsity.evaluation.benchmark import evaluate_benchmark
+from essential_sparsity.evaluation.evaluate import evaluate_to_files
+from essential_sparsity.evaluation.outcomes import Outcome
+from essential_sparsity.evaluation.perplexity import load_causal
+from essential_sparsity.pruning.masks import Pruning
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.evaluation import evaluate_to_files
-from essential_sparsity.masks import Pruning
-from essential_sparsity.outcomes import Outcome
-from essential_sparsity.prepared import Prepared
-from essential_sparsity.representations import evaluate_probe, labelled_images, load_encoder
+from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.evaluation.evaluate import evaluate_to_files
+from essential_sparsity.evaluation.outcomes import Outcome
+from essential_sparsity.evaluation.probes import evaluate_probe, labelled_images, load_encoder
+from essential_sparsity.pruning.masks import Pruning
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 

@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.checkpoint_files import CONFIG
-from essential_sparsity.checkpoints import extract
+from essential_sparsity.checkpoints.extract import extract
+from essential_sparsity.checkpoints.files import CONFIG
+from essential_sparsity.checkpoints.remote_code import check_remote_code, copy_code
+from essential_sparsity.checkpoints.tensors import WEIGHTS
 from essential_sparsity.files import sha256_of, write_json
-from essential_sparsity.remote_code import check_remote_code, copy_code
 from essential_sparsity.run.job import run_job
-from essential_sparsity.sources import describe, fetch
-from essential_sparsity.weights import WEIGHTS
+from essential_sparsity.sources.fetch import describe, fetch
 
 
 def main(snakemake: Any) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.changes import find_changes
+from essential_sparsity.emergence.changes import find_changes
+from essential_sparsity.emergence.tables import CHANGES
 from essential_sparsity.run.job import run_job
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import CHANGES
+from essential_sparsity.tables import write_table
 
 
 def main(snakemake: Any) -> None:

@@ -6,17 +6,18 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.analysis import analyse
 from essential_sparsity.files import atomic_path
+from essential_sparsity.knees.analysis import analyse
+from essential_sparsity.knees.samples import Examples
+from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
 from essential_sparsity.run.job import run_job
-from essential_sparsity.samples import Examples
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import CURVES, DIFFERENCES, KNEES
+from essential_sparsity.tables import write_table
 
 
 def main(snakemake: Any) -> None:
     """Write the tables of knees, of curves and of differences between knees."""
-    examples = Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive))
+    drawn = frozenset(json.loads(snakemake.params.drawn))
+    examples = Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive), drawn)
     found = analyse(pd.read_parquet(snakemake.input.evaluations), json.loads(snakemake.params.knees), examples)
     write_table(found.curves, CURVES, Path(snakemake.output.curves))
     for frame, schema, name in ((found.knees, KNEES, "knees"), (found.differences, DIFFERENCES, "differences")):

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from essential_sparsity.files import write_json
-from essential_sparsity.hub import find_steps
 from essential_sparsity.run.job import run_job
+from essential_sparsity.sources.hub import find_steps
 
 
 def main(snakemake: Any) -> None:

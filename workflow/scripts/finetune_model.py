@@ -7,15 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.evaluation import evaluate_to_files
-from essential_sparsity.finetune import evaluate_finetuned
-from essential_sparsity.masks import Pruning
-from essential_sparsity.outcomes import Outcome
-from essential_sparsity.prepared import Prepared
-from essential_sparsity.provenance import PROVENANCE
+from essential_sparsity.checkpoints.files import PROVENANCE
+from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.evaluation.evaluate import evaluate_to_files
+from essential_sparsity.evaluation.finetuned import evaluate_finetuned
+from essential_sparsity.evaluation.outcomes import Outcome
+from essential_sparsity.pruning.masks import Pruning
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.training import Training, state_key
+from essential_sparsity.training.loop import Training, state_key
 
 
 def main(snakemake: Any) -> None:

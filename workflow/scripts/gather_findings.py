@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.gathered_findings import findings_markdown, gather_findings
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import ALL_FINDINGS
+from essential_sparsity.findings.tables import ALL_FINDINGS
+from essential_sparsity.report.gathered import findings_markdown, gather_findings
+from essential_sparsity.tables import write_table
 
 
 def parser() -> argparse.ArgumentParser:

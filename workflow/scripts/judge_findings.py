@@ -6,26 +6,27 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.claims import TABLES_OF
-from essential_sparsity.evidence import Evidence
 from essential_sparsity.files import atomic_path
+from essential_sparsity.findings.claims import TABLES_OF
+from essential_sparsity.findings.evidence import Evidence
+from essential_sparsity.findings.tables import FINDINGS
+from essential_sparsity.findings.verdicts import judge
+from essential_sparsity.knees.samples import Examples
 from essential_sparsity.run.job import run_job
-from essential_sparsity.samples import Examples
-from essential_sparsity.table_schema import write_table
-from essential_sparsity.tables import FINDINGS
-from essential_sparsity.verdicts import judge
+from essential_sparsity.tables import write_table
 
 
 def main(snakemake: Any) -> None:
     """Write the table of findings."""
     read = {name: snakemake.input.get(name) for name in TABLES_OF.values()}
+    drawn = frozenset(json.loads(snakemake.params.drawn))
     evidence = Evidence(
         pd.read_parquet(snakemake.input.evaluations),
-        Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive)),
+        Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive), drawn),
         json.loads(snakemake.params.knees),
         json.loads(snakemake.params.last),
         {name: pd.read_parquet(path) for name, path in read.items() if path},
-        frozenset(json.loads(snakemake.params.drawn)),
+        drawn,
     )
     claims = json.loads(snakemake.params.claims)
     frame = judge(claims, evidence, snakemake.wildcards.study, snakemake.params.scale)

@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.checkpoint_files import checkpoint_folder
-from essential_sparsity.checkpoints import empty_model
-from essential_sparsity.layers import list_matrices
-from essential_sparsity.manifest import write_manifest
+from essential_sparsity.checkpoints.extract import empty_model
+from essential_sparsity.checkpoints.files import checkpoint_folder
+from essential_sparsity.checkpoints.layers import list_matrices
+from essential_sparsity.checkpoints.manifest import write_manifest
+from essential_sparsity.checkpoints.tensors import open_weights
 from essential_sparsity.run.job import run_job
-from essential_sparsity.weights import open_weights
 
 
 def main(snakemake: Any) -> None:

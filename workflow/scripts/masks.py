@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.mask_tools import apply_mask, compare_masks, count_mask
+from essential_sparsity.pruning.tools import apply_mask, compare_masks, count_mask
 
 
 def parser() -> argparse.ArgumentParser:

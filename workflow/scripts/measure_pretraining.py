@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.checkpoints import DTYPES
-from essential_sparsity.emergence import SPECTRA, measure_checkpoint, write_measured
+from essential_sparsity.checkpoints.extract import DTYPES
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.checkpoints.steps import checkpoint_age, step_of
+from essential_sparsity.emergence.statistics import SPECTRA, measure_checkpoint, write_measured
 from essential_sparsity.files import read_json
-from essential_sparsity.manifest import read_manifest
 from essential_sparsity.progress import progress
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.sources import pretrained_weights
-from essential_sparsity.trajectory import checkpoint_age, step_of
+from essential_sparsity.sources.fetch import pretrained_weights
 
 
 def main(snakemake: Any) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.emergence import SPECTRA, measure_checkpoint, write_measured
-from essential_sparsity.manifest import read_manifest
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.checkpoints.steps import step_of
+from essential_sparsity.emergence.statistics import SPECTRA, measure_checkpoint, write_measured
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.trajectory import step_of
 
 
 def main(snakemake: Any) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.adaptive import next_levels
+from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.files import read_json, write_json
-from essential_sparsity.metrics import performance
+from essential_sparsity.knees.curves import curves, mean_curve
+from essential_sparsity.knees.placing import next_levels
+from essential_sparsity.metrics.registry import performance
 from essential_sparsity.run.job import run_job
-from essential_sparsity.tables import EVALUATIONS, curves, mean_curve, stack
+from essential_sparsity.tables import stack
 
 
 def main(snakemake: Any) -> None:

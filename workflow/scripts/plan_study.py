@@ -8,9 +8,16 @@ import sys
 from pathlib import Path
 
 from essential_sparsity.errors import UserError
-from essential_sparsity.plan import downloads, finished_costs, plan_table, plan_text, planned_jobs, shared_results
-from essential_sparsity.study import Study
-from essential_sparsity.validation import load_yaml
+from essential_sparsity.planning.plan import (
+    downloads,
+    finished_costs,
+    plan_table,
+    plan_text,
+    planned_jobs,
+    shared_results,
+)
+from essential_sparsity.study.study import Study
+from essential_sparsity.study.validation import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results")

@@ -6,10 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.emergence_plots import plot_ages, plot_emergence
-from essential_sparsity.finding_plots import plot_finding
-from essential_sparsity.loss_plots import plot_losses
-from essential_sparsity.plots import apply_style, plot_curves, plot_layers, plot_similarities, plot_weights, save_figure
+from essential_sparsity.report.figures.ages import plot_ages
+from essential_sparsity.report.figures.curves import plot_curves
+from essential_sparsity.report.figures.emergence import plot_emergence
+from essential_sparsity.report.figures.findings import plot_finding
+from essential_sparsity.report.figures.layers import plot_layers
+from essential_sparsity.report.figures.losses import plot_losses
+from essential_sparsity.report.figures.similarities import plot_similarities
+from essential_sparsity.report.figures.style import apply_style, save_figure
+from essential_sparsity.report.figures.weights import plot_weights
 from essential_sparsity.run.job import run_job
 
 # By the names of their rules.

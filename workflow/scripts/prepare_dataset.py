@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.dataset_rows import prepare_rows
+from essential_sparsity.data.rows import prepare_rows
 from essential_sparsity.files import atomic_path
 from essential_sparsity.run.job import run_job
-from essential_sparsity.sources import table_splits
+from essential_sparsity.sources.fetch import table_splits
 
 
 def main(snakemake: Any) -> None:

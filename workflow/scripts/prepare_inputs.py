@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.checkpoint_files import checkpoint_folder
-from essential_sparsity.preparation import prepare_inputs
-from essential_sparsity.prepared import write_prepared
+from essential_sparsity.checkpoints.files import checkpoint_folder
+from essential_sparsity.data.prepare import prepare_inputs
+from essential_sparsity.data.prepared import write_prepared
 from essential_sparsity.run.job import run_job
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.pretraining import INDEX, pretrain
+from essential_sparsity.pretraining.loop import INDEX, pretrain
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 

@@ -7,17 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.calibration import activation_folder, prune_by_block, streamed_model
-from essential_sparsity.calibration_text import calibration_batches
-from essential_sparsity.checkpoint_files import checkpoint_folder
+from essential_sparsity.checkpoints.files import checkpoint_folder
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.checkpoints.tensors import open_weights
 from essential_sparsity.files import read_json
-from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import writing_mask
-from essential_sparsity.methods import Method
-from essential_sparsity.pruning import check_counts, divide, mask_header, put_matrix
+from essential_sparsity.methods.method import Method
+from essential_sparsity.pruning.blocks import prune_by_block
+from essential_sparsity.pruning.calibration_text import calibration_batches
+from essential_sparsity.pruning.masks import writing_mask
+from essential_sparsity.pruning.prune import check_counts, divide, mask_header, put_matrix
+from essential_sparsity.pruning.streaming import activation_folder, streamed_model
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.weights import open_weights
 
 
 def main(snakemake: Any) -> None:

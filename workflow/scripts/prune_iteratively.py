@@ -6,18 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.checkpoint_files import checkpoint_folder
-from essential_sparsity.evaluation import check_mask_is_of
-from essential_sparsity.iterative import prune_round
-from essential_sparsity.manifest import Matrix, read_manifest
-from essential_sparsity.masks import Pruning, no_pruning, read_header, read_pruning, writing_mask
-from essential_sparsity.methods import Method
-from essential_sparsity.prepared import Prepared
-from essential_sparsity.provenance import PROVENANCE
-from essential_sparsity.pruning import check_counts, mask_header
+from essential_sparsity.checkpoints.files import PROVENANCE, checkpoint_folder
+from essential_sparsity.checkpoints.manifest import Matrix, read_manifest
+from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.evaluation.evaluate import check_mask_is_of
+from essential_sparsity.methods.method import Method
+from essential_sparsity.pruning.masks import Pruning, no_pruning, read_header, read_pruning, writing_mask
+from essential_sparsity.pruning.prune import check_counts, mask_header
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.training import Training, state_key
+from essential_sparsity.training.loop import Training, state_key
+from essential_sparsity.training.rounds import prune_round
 
 
 def main(snakemake: Any) -> None:

@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.checkpoints.manifest import read_manifest
+from essential_sparsity.checkpoints.tensors import open_weights
 from essential_sparsity.files import read_json
-from essential_sparsity.inputs import StatisticsFile
-from essential_sparsity.manifest import read_manifest
-from essential_sparsity.masks import writing_mask
-from essential_sparsity.methods import Method
-from essential_sparsity.pruning import PrunableModel, check_counts, divide, mask_header, prune_levels, put_matrix
+from essential_sparsity.methods.method import Method
+from essential_sparsity.pruning.masks import writing_mask
+from essential_sparsity.pruning.prune import PrunableModel, check_counts, divide, mask_header, prune_levels, put_matrix
+from essential_sparsity.pruning.statistics import StatisticsFile
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
-from essential_sparsity.weights import open_weights
 
 
 def main(snakemake: Any) -> None:

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from essential_sparsity.seal import SEAL, check, seal
+from essential_sparsity.planning.seal import SEAL, check, seal
 
 RESULTS = Path("results")
 

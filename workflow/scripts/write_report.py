@@ -7,16 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity import findings
-from essential_sparsity.costs import stage_times
-from essential_sparsity.environment import environment_lines, environment_summary
 from essential_sparsity.files import atomic_path, read_json
-from essential_sparsity.finding_words import verdict_lines
-from essential_sparsity.report import CAPTIONS, TEMPLATE, render_report
-from essential_sparsity.report_content import Study, report_content, report_data
+from essential_sparsity.findings.tables import FINDINGS
+from essential_sparsity.planning.costs import stage_times
+from essential_sparsity.report.content import Study, report_content, report_data
+from essential_sparsity.report.page import CAPTIONS, TEMPLATE, render_report
+from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words.trajectory import change_notes, missing_notes, outlier_notes, same_notes
+from essential_sparsity.report.words.verdicts import verdict_lines
+from essential_sparsity.run.environment import environment_lines, environment_summary
 from essential_sparsity.run.job import run_job
-from essential_sparsity.tables import FINDINGS, stack
-from essential_sparsity.trajectory_notes import change_notes, missing_notes, outlier_notes, same_notes
+from essential_sparsity.tables import stack
 
 TABLES = ("evaluations", "knees", "levels", "differences", "layers", "weights", "costs")
 

@@ -56,3 +56,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def canonical(value: Any) -> str:
+    """Return ``value`` as JSON with sorted keys: the same text whatever the order in the YAML file."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

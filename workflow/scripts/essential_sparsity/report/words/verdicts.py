@@ -1,0 +1,157 @@
+"""Verdicts in words: what a statistic is of, what it is, and what a study's claims come to."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from essential_sparsity.findings.claims import LAST
+from essential_sparsity.findings.tables import DOES_NOT_HOLD, HOLDS, UNDECIDED
+from essential_sparsity.report.words.numbers import records
+
+_LABELS = {
+    "knee": "knee",
+    "slope-ratio": "slope of the loss beyond the knee over that before it",
+    "value-difference": "difference of performance",
+    "knee-difference": "difference of knees",
+    "mask-similarity": "similarity of masks",
+    "abrupt-change": "share of the largest jump",
+    "weight-statistic-difference": "difference of a statistic of the weights",
+    "rank-correlation": "Kendall's tau of difficulty and knee",
+    "variance-share": "share in the variance of knees",
+}
+# Names that a line of a table or a plot has room for; more are counted.
+_NAMES = 3
+
+
+def statistic_text(statistic: str) -> str:
+    """Return what a reader calls a statistic."""
+    return _LABELS[statistic]
+
+
+def subject_text(statistic: str, of: Mapping[str, Any], methods: Mapping[str, str], tasks: Mapping[str, str]) -> str:
+    """Say what a statistic is of: ``bert-base, global magnitude, SST-2``, or of two things how they differ.
+
+    Args:
+        statistic: Its name.
+        of: What the claim says that it is of.
+        methods: What a method is called, by its name in the registry.
+        tasks: What a task is called, by its name in the registry.
+    """
+    if "one" in of:
+        one, other = (_axes(of[side], methods, tasks) if side in of else None for side in ("one", "other"))
+        assert one is not None
+        at = _at(of) if statistic == "value-difference" else str(of.get("column", ""))
+        if other is None:
+            return _joined([f"{_joined(one.values())} minus dense", at])
+        own = [[side[key] for key in side if one.get(key) != other.get(key)] for side in (one, other)]
+        common = [text for key, text in one.items() if other.get(key) == text]
+        return _joined([f"{_joined(own[0]) or 'the same'} minus {_joined(own[1]) or 'the same'}", *common, at])
+    if statistic == "variance-share":
+        return f"the {of['factor']}, among the study's curves"
+    parts = list(_axes(of, methods, tasks).values())
+    if statistic == "mask-similarity":
+        parts += [" and ".join(methods.get(m, m) for m in of["methods"]), _at(of)]
+    if statistic == "abrupt-change":
+        parts += [of["column"], "all weights" if of["matrix"] == "all" else of["matrix"]]
+    if statistic == "rank-correlation":
+        parts.append(f"{len(of['difficulty'])} tasks")
+    return _joined(parts)
+
+
+def models_text(names: Sequence[str]) -> str:
+    """Name a group of models: ``3 x bert-mini`` where they differ by a number at the end, or one after the other."""
+    stems = {re.sub(r"-\d+$", "", name) for name in names}
+    if len(names) > 1 and len(stems) == 1:
+        return f"{len(names)}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{stems.pop()}"
+    return ", ".join(names) if len(names) <= _NAMES else f"{names[0]} and {len(names) - 1} more"
+
+
+def _axes(part: Mapping[str, Any], methods: Mapping[str, str], tasks: Mapping[str, str]) -> dict[str, str]:
+    found = {"models": models_text(part["models"])}
+    if part.get("checkpoint", LAST) != LAST:
+        found["checkpoint"] = part["checkpoint"]
+    if "method" in part:
+        found["method"] = methods.get(part["method"], part["method"])
+    if "task" in part:
+        found["task"] = tasks.get(part["task"], part["task"])
+    return found
+
+
+def _at(of: Mapping[str, Any]) -> str:
+    if of["levels"] == "essential":
+        where = "up to the knee"
+    elif len(of["levels"]) <= _NAMES:
+        where = "at " + ", ".join(f"{100 * level:g} %" for level in of["levels"])
+    else:
+        where = f"at {len(of['levels'])} levels"
+    return f"worst {where}" if of.get("over") == "worst" else where
+
+
+def _joined(parts: Any) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def number_text(value: float) -> str:
+    """Write a number with three digits; what has no bound as ``unbounded``."""
+    if math.isinf(value):
+        return "unbounded" if value > 0 else "-unbounded"
+    return f"{float(f'{value:.3g}') + 0.0:g}"
+
+
+def estimate_text(row: Mapping[str, Any]) -> str:
+    """Write an estimate with its interval: ``7.9 (3.1 to 20)``, ``none``, ``0.4 (no interval)``."""
+    if pd.isna(row["estimate"]):
+        return "none"
+    bounds = interval_text(row)
+    return f"{number_text(row['estimate'])} ({bounds or 'no interval'})"
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Write the interval of an estimate: ``3.1 to 20``, ``3.1 or more``; empty if there is none."""
+    low, high = row["ci_low"], row["ci_high"]
+    if pd.isna(low) or pd.isna(high):
+        return ""
+    if math.isinf(high):
+        return f"{number_text(low)} or more" if math.isfinite(low) else "anything"
+    return f"{number_text(low)} to {number_text(high)}" if math.isfinite(low) else f"{number_text(high)} or less"
+
+
+def verdicts_sentence(findings: pd.DataFrame) -> str:
+    """Count a study's verdicts: ``Of 4 claims 2 hold, 1 does not hold and 1 is undecided.``; empty without claims."""
+    n, claims = len(findings), findings["finding"].nunique()
+    if n == 0:
+        return ""
+    subject = _counted(n, "claim") if n == claims else f"{_counted(n, 'test')} of {_counted(claims, 'claim')}"
+    counts = findings["verdict"].value_counts()
+    words = {HOLDS: ("holds", "hold"), DOES_NOT_HOLD: ("does not hold", "do not hold"),
+             UNDECIDED: ("is undecided", "are undecided")}  # fmt: skip
+    parts = [
+        f"{counts[key]} {one if counts[key] == 1 else many}" for key, (one, many) in words.items() if key in counts
+    ]
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"Of {subject} {listed}."
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def verdict_lines(findings: pd.DataFrame, methods: Mapping[str, str], tasks: Mapping[str, str]) -> Sequence[str]:
+    """Return a line for each finding's claim and one for each of its statistics, for a terminal."""
+    lines = []
+    for name, rows in findings.groupby("finding", sort=False):
+        lines.append(f"{name}: {rows['claim'].iloc[0]}")
+        for row in records(rows):
+            subject = subject_text(row["statistic"], json.loads(row["of"]), methods, tasks)
+            doubt = f"; {row['flags']}" if row["verdict"] == UNDECIDED and row["flags"] else ""
+            lines.append(
+                f"  {row['verdict']}: {statistic_text(row['statistic'])} of {subject}: {estimate_text(row)}, "
+                f"holds {row['holds_where']}{doubt}"
+            )
+    return lines
