@@ -10,6 +10,7 @@ import frames
 from essential_sparsity.report import content as report_content
 from essential_sparsity.report import page as report
 from essential_sparsity.report.figures import style as plots
+from essential_sparsity.report.figures.curves import plot_curves
 
 TEMPLATE = report.TEMPLATE
 TASKS = {
@@ -37,7 +38,7 @@ def study(folder: Path, found: dict[str, pd.DataFrame], model: str = frames.BERT
     """Return what a report is told of a study, with one drawn figure, in two formats."""
     plots.apply_style()
     evaluations, knees = (found[name][found[name]["model"] == model] for name in ("evaluations", "knees"))
-    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "plot or review", model, frames.SETTINGS)
+    figure = plot_curves(evaluations, knees, frames.METHOD_LABELS, "plot or review", model, frames.SETTINGS)
     paths = []
     for suffix in (".svg", ".png"):
         path = folder / suffix[1:] / "a model" / f"{frames.GENRE}{suffix}"

@@ -26,7 +26,7 @@ def test_the_example_of_a_score_is_all_that_a_method_needs(monkeypatch: pytest.M
     exec(example, {**vars(scores), "Tensor": Tensor})
     assert "standardised" in registry
     monkeypatch.setitem(scores.SCORES, "standardised", registry["standardised"])
-    for module in ("methods", "pruning"):
+    for module in ("methods.method", "pruning.prune"):
         monkeypatch.setattr(f"essential_sparsity.{module}.SCORES", registry)
     method = Method("standardised", "layer")
     check_method(method, "README.md")

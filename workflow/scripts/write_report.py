@@ -13,6 +13,7 @@ from essential_sparsity.planning.costs import stage_times
 from essential_sparsity.report.content import Study, report_content, report_data
 from essential_sparsity.report.page import CAPTIONS, TEMPLATE, render_report
 from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words.summary import summary_text
 from essential_sparsity.report.words.trajectory import change_notes, missing_notes, outlier_notes, same_notes
 from essential_sparsity.report.words.verdicts import verdict_lines
 from essential_sparsity.run.environment import environment_lines, environment_summary
@@ -52,7 +53,7 @@ def main(snakemake: Any) -> None:
         f"{answer}\n",
         *filter(None, [verdicts]),
         f"{found}\n",
-        findings.summary_text(rows, study.knees),
+        summary_text(rows, study.knees),
         stage_times(tables["costs"]),
     ]
     with atomic_path(snakemake.output.environment) as temporary:

@@ -28,8 +28,8 @@ from essential_sparsity.data.spans import (
     span_loss,
 )
 from essential_sparsity.errors import UserError
-from essential_sparsity.metrics.registry import chance_of, compute_metric, gold_label
-from essential_sparsity.metrics.squad import normalised, squad_scores, squad_v2_scores
+from essential_sparsity.metrics.registry import chance_of, compute_metric
+from essential_sparsity.metrics.squad import gold_label, normalised, squad_scores, squad_v2_scores
 from essential_sparsity.pretraining.masked_text import train_tokenizer
 from reference_metrics import reference_metric
 

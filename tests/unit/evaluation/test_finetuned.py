@@ -44,7 +44,6 @@ from essential_sparsity.pretraining.masked_text import train_tokenizer
 from essential_sparsity.pruning.masks import AppliedMasks, Pruning
 from essential_sparsity.run.exhaustion import is_out_of_memory
 from essential_sparsity.tables import write_table
-from essential_sparsity.training import fit as finetune
 from essential_sparsity.training import kinds as task_kinds
 from essential_sparsity.training.fit import HEADS, freeze
 from essential_sparsity.training.kinds import TASK_KINDS
@@ -408,7 +407,7 @@ def test_early_stopping_takes_the_best_state_and_never_looks_at_the_test(
     data.loc[data.index % 4 == 1, "split"] = "validation"
     seen: set[int] = set()
     kind, tested = TASK_KINDS["classes"], []
-    real = finetune.predict
+    real = predict
 
     def recording(inputs: Prepared, chosen: Any) -> Any:
         if not tested:
@@ -416,7 +415,9 @@ def test_early_stopping_takes_the_best_state_and_never_looks_at_the_test(
         return kind.batch(inputs, chosen)
 
     monkeypatch.setitem(task_kinds.TASK_KINDS, "classes", dataclasses.replace(kind, batch=recording))
-    monkeypatch.setattr(finetune, "predict", lambda *a: (tested.append(True), real(*a))[1])
+    monkeypatch.setattr(
+        "essential_sparsity.evaluation.finetuned.predict", lambda *a: (tested.append(True), real(*a))[1]
+    )
     # A rate at which training soon makes things worse.
     outcome, realised = run(
         masks_at(checkpoint, 0.5), data=data, epochs=30, learning_rate=0.05,

@@ -11,13 +11,14 @@ import pytest
 import frames
 from essential_sparsity.report import tables as report_tables
 from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words.headline import finding_rows
 from essential_sparsity.report.words.knees import model_sizes
 
 LABELS = (frames.METHOD_LABELS, frames.TASK_LABELS)
 
 
 def headline_rows() -> pd.DataFrame:
-    rows = findings.finding_rows(frames.evaluations(), frames.knees(), "tolerance", *LABELS)
+    rows = finding_rows(frames.evaluations(), frames.knees(), "tolerance", *LABELS)
     return rows.assign(flags="")
 
 

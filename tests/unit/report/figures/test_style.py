@@ -24,6 +24,10 @@ from essential_sparsity.knees.rules import RULES
 from essential_sparsity.metrics.registry import METRICS
 from essential_sparsity.pruning.tables import SIMILARITIES
 from essential_sparsity.report.figures import style as plots
+from essential_sparsity.report.figures.curves import plot_curves
+from essential_sparsity.report.figures.layers import plot_layers
+from essential_sparsity.report.figures.similarities import plot_similarities
+from essential_sparsity.report.figures.weights import plot_weights
 
 LONG_MODEL = "an-organisation-with-a-long-name-and-a-model-of-many-billion-parameters-instruct-v2"
 LONG_LABELS = {
@@ -41,7 +45,7 @@ def _style() -> None:
 
 def curves_figure(model: str, task: str, labels: dict[str, str] | None = None, name: str | None = None) -> Figure:
     evaluations, knees = frames.evaluations(), frames.knees()
-    return plots.plot_curves(
+    return plot_curves(
         evaluations[(evaluations["model"] == model) & (evaluations["task"] == task)],
         knees[(knees["model"] == model) & (knees["task"] == task)],
         frames.METHOD_LABELS if labels is None else labels, frames.TASK_LABELS[task], name or model,
@@ -51,7 +55,7 @@ def curves_figure(model: str, task: str, labels: dict[str, str] | None = None, n
 
 def layers_figure(model: str, task: str, labels: dict[str, str] | None = None, name: str | None = None) -> Figure:
     layers, knees = frames.layers(), frames.knees()
-    return plots.plot_layers(
+    return plot_layers(
         layers[layers["model"] == model], knees[(knees["model"] == model) & (knees["task"] == task)],
         frames.METHOD_LABELS if labels is None else labels, name or model, frames.TASK_LABELS[task], "tolerance",
     )  # fmt: skip
@@ -59,7 +63,7 @@ def layers_figure(model: str, task: str, labels: dict[str, str] | None = None, n
 
 def weights_figure(model: str, name: str | None = None) -> Figure:
     weights = frames.weights()
-    return plots.plot_weights(weights[weights["model"] == model], name or model)
+    return plot_weights(weights[weights["model"] == model], name or model)
 
 
 def many_checkpoints_figure() -> Figure:
@@ -71,7 +75,7 @@ def many_checkpoints_figure() -> Figure:
             curve = frames.curve_rows(frames.BERT, f"step{step:06d}", method, frames.GENRE, 0.62 + 0.05 * i, values)
             rows += curve if method == "magnitude-global" else curve[1:]
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
-    return plots.plot_curves(
+    return plot_curves(
         evaluations,
         frames.knees(evaluations),
         LONG_LABELS,
@@ -167,7 +171,7 @@ def test_bands_are_the_intervals_of_the_table_of_curves(model: str, task: str) -
     levels = frames.levels()
     levels = levels[(levels["model"] == model) & (levels["task"] == task)]
     evaluations, knees = (table[table["model"] == model] for table in (frames.evaluations(), frames.knees()))
-    figure = plots.plot_curves(
+    figure = plot_curves(
         evaluations, knees, frames.METHOD_LABELS, "task", model, frames.SETTINGS, bands=levels
     )  # fmt: skip
     for title, rows in levels.groupby(levels["checkpoint"].map(checkpoint_label)):
@@ -220,7 +224,7 @@ def test_a_method_without_any_knee_says_so() -> None:
     )
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
     knees = frames.knees(evaluations, {**frames.SETTINGS, "rules": ["kneedle"]})
-    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
+    figure = plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert "no knee" in [t.get_text() for a in figure.axes for t in a.texts]
 
 
@@ -252,9 +256,7 @@ def test_curves_pass_through_the_means_over_the_seeds() -> None:
 def test_chance_is_shown_only_within_reach(values: dict[float, float], shown: bool) -> None:
     rows = frames.curve_rows(frames.SMOLLM, "final", "random-global", frames.PLOTS, 26.0, values)
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
-    figure = plots.plot_curves(
-        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
-    )
+    figure = plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert ("chance" in legend_texts(figure)) is shown
 
 
@@ -282,7 +284,7 @@ def test_the_band_is_what_the_loss_tolerates(loss: str, accuracy: float, perplex
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.85, {0.3: 0.8, 0.5: 0.7, 0.9: 0.6})
     evaluations = frames.typed(pd.DataFrame(rows).assign(chance=0.5), EVALUATIONS)
     knees = frames.knees(evaluations, settings)
-    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", settings)
+    figure = plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", settings)
     (band,) = (p for p in figure.axes[0].patches if p.get_facecolor()[:3] == (0.85, 0.85, 0.85))
     assert band.get_extents().transformed(figure.axes[0].transData.inverted()).y0 == pytest.approx(accuracy)
     assert f"tolerance: {text}" in legend_texts(figure)
@@ -293,7 +295,7 @@ def test_where_nothing_is_tolerated_there_is_no_band() -> None:
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.5, {0.3: 0.5, 0.5: 0.51, 0.9: 0.5})
     evaluations = frames.typed(pd.DataFrame(rows).assign(chance=0.5), EVALUATIONS)
     knees = frames.knees(evaluations, settings)
-    figure = plots.plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", settings)
+    figure = plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", settings)
     assert not figure.axes[0].patches
     assert set(knees.loc[knees["rule"] == "tolerance", "flags"]) == {"the dense model is not above chance"}
 
@@ -305,9 +307,7 @@ def test_every_metric_is_drawn_with_its_name_and_on_its_axis(metric: str) -> Non
     worse = {0.1: dense * 0.99, 0.5: dense * 0.6} if higher else {0.1: dense * 1.01, 0.5: dense * 4}
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, worse)
     evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=0.1), EVALUATIONS)
-    figure = plots.plot_curves(
-        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
-    )
+    figure = plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert_legible(figure)
     assert figure.get_suptitle().startswith(METRICS[metric].label)
     panel = figure.axes[0]
@@ -330,9 +330,7 @@ def test_ticks_of_a_narrow_axis_can_be_told_apart(metric: str, dense: float, wor
     values = {0.1: dense, 0.2: worse, 0.3: dense}
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, dense, values)
     evaluations = frames.typed(pd.DataFrame(rows).assign(metric=metric, chance=1e9), EVALUATIONS)
-    figure = plots.plot_curves(
-        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
-    )
+    figure = plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert_legible(figure)
     panel = figure.axes[0]
     low, high = panel.get_ylim()
@@ -345,9 +343,7 @@ def test_ticks_of_a_narrow_axis_can_be_told_apart(metric: str, dense: float, wor
 def test_levels_can_be_told_apart_on_their_axis(levels: tuple[float, ...]) -> None:
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.8, dict.fromkeys(levels, 0.7))
     evaluations = frames.typed(pd.DataFrame(rows).query("sparsity > 0"), EVALUATIONS)
-    figure = plots.plot_curves(
-        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
-    )
+    figure = plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert_legible(figure)
     (low, high), axis = figure.axes[0].get_xlim(), figure.axes[-1].xaxis
     shown = [(t.get_position()[0], t.get_text()) for t in axis.get_ticklabels()]
@@ -361,9 +357,7 @@ def test_a_method_that_a_checkpoint_was_not_pruned_by_has_no_missing_knee() -> N
     rows += frames.curve_rows(frames.BERT, "step003000", "random-global", frames.GENRE, 0.85, values)
     rows += frames.curve_rows(frames.BERT, "step003000", "magnitude-global", frames.GENRE, 0.85, values)[1:]
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
-    figure = plots.plot_curves(
-        evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS
-    )
+    figure = plot_curves(evaluations, frames.knees(evaluations), frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     texts = [t.get_text() for a in figure.axes for t in a.texts]
     assert texts.count("not evaluated") == 1
 
@@ -380,7 +374,7 @@ def test_five_rules_fit_into_the_legend_and_the_strip_of_knees() -> None:
     evaluations = frames.evaluations()
     evaluations = evaluations[evaluations["model"] == frames.SMOLLM]
     settings = {**frames.SETTINGS, "rules": list(RULES)}
-    figure = plots.plot_curves(
+    figure = plot_curves(
         evaluations, frames.knees(evaluations, settings), frames.METHOD_LABELS, "task", "model", settings
     )
     assert_legible(figure)
@@ -492,7 +486,7 @@ def copies(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def test_heat_maps_of_many_methods_take_several_rows() -> None:
     knees = frames.knees()
-    figure = plots.plot_layers(
+    figure = plot_layers(
         copies(frames.layers(), 7),
         copies(knees[knees["task"] == frames.PLOTS], 7),
         {},
@@ -512,7 +506,7 @@ def test_a_method_of_one_level_is_a_marker_without_a_line() -> None:
     evaluations = evaluations[(evaluations["model"] == frames.SMOLLM) & (evaluations["task"] == frames.PLOTS)]
     of_one = evaluations["method"].isin(["dense", "magnitude-global"]) | (evaluations["sparsity"] == 0.2)
     shown = evaluations[of_one]
-    figure = plots.plot_curves(shown, frames.knees(shown), frames.METHOD_LABELS, "a task", "a model", frames.SETTINGS)
+    figure = plot_curves(shown, frames.knees(shown), frames.METHOD_LABELS, "a task", "a model", frames.SETTINGS)
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) and line.get_marker() not in {"None", ""}]
     singles = [line for line in lines if line.get_linestyle() == "None" and list(line.get_xdata()) == [0.2]]
     others = set(shown["method"]) - {"dense", "magnitude-global"}
@@ -538,7 +532,7 @@ def similarities(methods: tuple[str, ...] = tuple(frames.METHOD_LABELS), seeds: 
 
 def test_similarities_are_means_over_the_seeds_with_bands_that_hold_them() -> None:
     rows = similarities()
-    figure = plots.plot_similarities(rows, frames.METHOD_LABELS, frames.BERT)
+    figure = plot_similarities(rows, frames.METHOD_LABELS, frames.BERT)
     assert [panel.get_xlabel() for panel in figure.axes] == ["", "", *["Sparsity (% removed)"] * 2]
     for i, checkpoint in enumerate(("step000000", "step003000")):
         for panel, column in zip(figure.axes[2 * i : 2 * i + 2], ("cosine", "cosine_corrected"), strict=True):
@@ -556,12 +550,12 @@ def test_similarities_are_means_over_the_seeds_with_bands_that_hold_them() -> No
     assert np.asarray(y) == pytest.approx(1 - np.asarray(x)), "masks drawn apart have 1 - s"
     assert {"masks drawn apart", "least to largest seed"} <= set(legend_texts(figure))
     assert "least to largest seed" not in legend_texts(
-        plots.plot_similarities(similarities(seeds=1), frames.METHOD_LABELS, frames.BERT)
+        plot_similarities(similarities(seeds=1), frames.METHOD_LABELS, frames.BERT)
     )
 
 
 @pytest.mark.parametrize("labels", [frames.METHOD_LABELS, LONG_LABELS])
 def test_similarities_are_legible(labels: dict[str, str]) -> None:
-    assert_legible(plots.plot_similarities(similarities(), labels, LONG_MODEL))
+    assert_legible(plot_similarities(similarities(), labels, LONG_MODEL))
     few = tuple(labels)[:2]
-    assert_legible(plots.plot_similarities(similarities(few), labels, frames.BERT))
+    assert_legible(plot_similarities(similarities(few), labels, frames.BERT))

@@ -11,7 +11,7 @@ import pytest
 import frames
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
 from essential_sparsity.report.words import knees as knee_words
-from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words.headline import finding_rows
 from essential_sparsity.report.words.knees import Size
 
 ROW: dict[str, Any] = {
@@ -161,8 +161,6 @@ def test_a_study_of_the_dense_model_alone_has_no_answer() -> None:
 
 
 def test_the_answer_of_the_default_study_is_one_sentence_with_an_interval() -> None:
-    found = findings.finding_rows(
-        frames.evaluations(), frames.knees(), "tolerance", frames.METHOD_LABELS, frames.TASK_LABELS
-    )
+    found = finding_rows(frames.evaluations(), frames.knees(), "tolerance", frames.METHOD_LABELS, frames.TASK_LABELS)
     text = knee_words.answer_sentence(found, frames.SETTINGS)
     assert text.count("interval") == 2 and text.endswith(".") and ". " not in text

@@ -12,6 +12,10 @@ from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.knees.tables import DIFFERENCES
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
 from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words.headline import finding_rows
+from essential_sparsity.report.words.notes import departures, evaluation_notes
+from essential_sparsity.report.words.sentences import finding_sentences
+from essential_sparsity.report.words.summary import summary_text
 from essential_sparsity.tables import stack
 
 BERT, GENRE, SMOLLM, PLOTS = frames.BERT, frames.GENRE, frames.SMOLLM, frames.PLOTS
@@ -30,9 +34,7 @@ def sentences(evaluations: pd.DataFrame, settings: Any = frames.SETTINGS) -> lis
 
 def said(evaluations: pd.DataFrame, differences: pd.DataFrame, settings: Any = frames.SETTINGS) -> list[str]:
     knees = frames.knees(evaluations, settings)
-    return findings.finding_sentences(
-        evaluations, knees, differences, settings, frames.METHOD_LABELS, frames.TASK_LABELS
-    )
+    return finding_sentences(evaluations, knees, differences, settings, frames.METHOD_LABELS, frames.TASK_LABELS)
 
 
 def accuracy(method: str, dense: float, values: dict[float, float], checkpoint: str = "final", **other: Any) -> Any:
@@ -181,9 +183,7 @@ def test_one_rule_cannot_disagree() -> None:
 
 
 def test_every_number_of_a_sentence_about_knees_is_in_the_tables() -> None:
-    rows = findings.finding_rows(
-        frames.evaluations(), frames.knees(), "tolerance", frames.METHOD_LABELS, frames.TASK_LABELS
-    )
+    rows = finding_rows(frames.evaluations(), frames.knees(), "tolerance", frames.METHOD_LABELS, frames.TASK_LABELS)
     assert len(rows) == 7
     assert list(rows["method"][:3]) == ["global magnitude", "layer-wise magnitude", "global random"]
     assert (rows["lowest"] <= rows["knee"]).all() and (rows["knee"] <= rows["highest"]).all()
@@ -202,7 +202,7 @@ def test_departures() -> None:
         "b": {"label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512},
         "c": {"label": "as the paper", "protocol": "finetune", "freeze": [], "head": "sequence_classification"},
     }
-    frozen, head, tokens = findings.departures(tasks)
+    frozen, head, tokens = departures(tasks)
     assert "Plot or review" in frozen and "`embeddings.*`" in frozen
     assert "departs from the paper (Jaiswal et al. 2023)" in frozen and "departs from the paper" in head
     assert "6,144 tokens (12 windows of 512)" in tokens
@@ -210,12 +210,12 @@ def test_departures() -> None:
 
 def test_notes_of_evaluations_are_said_once_for_a_model() -> None:
     evaluations = frames.evaluations().assign(notes="")
-    assert findings.evaluation_notes(evaluations, frames.TASK_LABELS) == []
+    assert evaluation_notes(evaluations, frames.TASK_LABELS) == []
     chosen = evaluations["task"] == frames.PLOTS
     evaluations.loc[chosen, "notes"] = "3 of 9 texts of test cut to 8 tokens; every prediction is a"
     model = evaluations.loc[chosen, "model"].iloc[0]
     label = frames.TASK_LABELS[frames.PLOTS]
-    said = findings.evaluation_notes(evaluations, frames.TASK_LABELS)
+    said = evaluation_notes(evaluations, frames.TASK_LABELS)
     assert said == [
         f"{label[0].upper()}{label[1:]}, {model}: {note}."
         for note in ("3 of 9 texts of test cut to 8 tokens", "every prediction is a")
@@ -230,8 +230,8 @@ def test_summary_is_a_table_for_a_terminal() -> None:
         **frames.METHOD_LABELS,
         "magnitude-layer": "a method with a name that is far too long for a terminal " * 2,
     }
-    rows = findings.finding_rows(frames.evaluations(), frames.knees(), "tolerance", labels, frames.TASK_LABELS)
-    text = findings.summary_text(rows, frames.SETTINGS)
+    rows = finding_rows(frames.evaluations(), frames.knees(), "tolerance", labels, frames.TASK_LABELS)
+    text = summary_text(rows, frames.SETTINGS)
     assert max(map(len, text.splitlines())) <= 110
     assert text.isascii()
     assert "Knees at 2 % tolerance (range: over tolerance, kneedle, two-segment)" in text

@@ -5,18 +5,19 @@ Studies read this module when they are planned: scikit-learn and SciPy are impor
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
-from essential_sparsity.metrics import weighted
+from essential_sparsity.metrics import values, weighted
+from essential_sparsity.metrics.squad import gold_answers
+from essential_sparsity.metrics.values import Value
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,23 +26,6 @@ KINDS = ("classes", "scores", "spans", "tokens", "choices")
 
 # The flag of a dense model that knows nothing.
 DENSE_AT_CHANCE = "dense at chance"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A metric's value.
-
-    Attributes:
-        value: In the metric's own unit; only a perplexity may be infinite, nothing is ever NaN.
-        notes: What a reader should know of it.
-    """
-
-    value: float
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if math.isnan(self.value):
-            raise ValueError("a metric is NaN though what it is computed from is not")
 
 
 @dataclass(frozen=True)
@@ -211,157 +195,6 @@ def at_chance(value: float, chance: float, n: int, metric: str) -> bool:
     return value <= chance + margin if metric_of(metric).higher_is_better else value >= chance - margin
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
-
-
-def _accuracy(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    labels, predictions = _texts(examples, "label", where), _texts(examples, "prediction", where)
-    # Not by scikit-learn: most jobs need no other metric, and importing it takes longer than all of this.
-    return Value(float(np.mean(labels == predictions)))
-
-
-def _f1(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    from sklearn.metrics import f1_score
-
-    labels, predictions = _texts(examples, "label", where), _texts(examples, "prediction", where)
-    _check_positive({*labels, *predictions}, set(labels), positive, where)
-    return Value(float(f1_score(labels == positive, predictions == positive)))
-
-
-def _matthews(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    from sklearn.metrics import matthews_corrcoef
-
-    labels, predictions = _texts(examples, "label", where), _texts(examples, "prediction", where)
-    if undefined := _undefined(labels, predictions, where):
-        return undefined
-    return Value(float(matthews_corrcoef(labels, predictions)))
-
-
-def _pearson(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    from scipy.stats import pearsonr
-
-    labels, predictions = _numbers(examples, "label", where), _numbers(examples, "prediction", where)
-    return _undefined(labels, predictions, where) or Value(float(pearsonr(labels, predictions).statistic))
-
-
-def _spearman(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    from scipy.stats import spearmanr
-
-    labels, predictions = _numbers(examples, "label", where), _numbers(examples, "prediction", where)
-    return _undefined(labels, predictions, where) or Value(float(spearmanr(labels, predictions).statistic))
-
-
-def _mean_score(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    scores = _numbers(examples, "score", where)
-    outside = (scores < 0) | (scores > 1)
-    if outside.any():
-        raise UserError(
-            where=f"{where}, example {examples['id'].to_numpy()[outside][0]}",
-            found=f"a score of {scores[outside][0]:g}",
-            expected="a fraction between 0 and 1",
-            mend="divide per cent by 100",
-        )
-    return Value(float(scores.mean()))
-
-
-def _exact_match(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    return Value(float(np.mean(_exactly_right(examples, where))))
-
-
-def _exactly_right(examples: pd.DataFrame, where: str) -> list[bool]:
-    from essential_sparsity.metrics.squad import normalised
-
-    labels, predictions = _texts(examples, "label", where), _present(examples, "prediction", where)
-    golds = [[normalised(answer) for answer in gold_answers(label, where)] for label in labels]
-    return [normalised(given) in (gold or [""]) for given, gold in zip(predictions, golds, strict=True)]
-
-
-def _mean_loss(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    losses, counts = _numbers(examples, "loss", where), _numbers(examples, "n", where)
-    if (counts < 0).any() or not counts.any():
-        raise UserError(where, f"{counts.sum():g} predictions behind the losses", "at least one", "check `n`")
-    return Value(float(np.average(losses, weights=counts)))
-
-
-def _exp_mean_loss(examples: pd.DataFrame, positive: str | None, where: str) -> Value:
-    mean = _mean_loss(examples, positive, where).value
-    return Value(math.exp(mean) if mean < weighted.LARGEST_EXPONENT else math.inf)
-
-
-def _undefined(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], where: str) -> Value | None:
-    """Return what stands for a correlation that is 0 / 0, and None where it is defined.
-
-    A pruned model that collapses answers every example alike, and its curve must show that. Its answers say nothing of
-    the labels: 0, as scikit-learn defines Matthews' coefficient. SciPy, and GLUE's reference with it, gives NaN.
-
-    Raises:
-        UserError: The labels are all alike, so that no model can be measured on them.
-    """
-    if (labels == labels[0]).all():
-        raise UserError(
-            where=where,
-            found=f"one label, {labels[0]}, in all {len(labels)} examples",
-            expected="labels that differ, since a correlation is computed with them",
-            mend="use a test split with several labels, or another metric",
-        )
-    if (predictions == predictions[0]).all():
-        return Value(0.0, (f"every prediction is {predictions[0]}: the correlation, 0 / 0, counts as 0",))
-    return None
-
-
-def _check_positive(classes: set[str], among: set[str], positive: str | None, where: str) -> None:
-    if positive not in among or len(classes) > 2:
-        raise UserError(
-            where=where,
-            found=f"{'no positive class named' if positive is None else f'positive class {positive!r}'}, and the "
-            f"classes {quoted(sorted(classes)[:10])}",
-            expected="two classes, with examples of the positive one",
-            mend="name as positive one of the dataset's two classes (in GLUE that of label 1), or use another metric",
-        )
-
-
-def _present(examples: pd.DataFrame, column: str, where: str) -> pd.Series:
-    """Return a column without gaps.
-
-    Raises:
-        UserError: The column or a value is missing.
-    """
-    if column not in examples.columns:
-        raise UserError(where, f"examples without `{column}`", f"a column `{column}`", "use another metric")
-    missing = examples[column].isna().to_numpy()
-    if missing.any():
-        raise _failed(examples, missing, column, "missing", where)
-    return examples[column]
-
-
-def _texts(examples: pd.DataFrame, column: str, where: str) -> npt.NDArray[np.object_]:
-    values = _present(examples, column, where).astype(str).to_numpy(dtype=object)
-    empty = values == ""
-    if empty.any():
-        raise _failed(examples, empty, column, "empty", where)
-    return values
-
-
-def _numbers(examples: pd.DataFrame, column: str, where: str) -> Floats:
-    values = pd.to_numeric(_present(examples, column, where), errors="coerce").to_numpy(dtype=np.float64)
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        raise _failed(examples, wrong, column, "no finite number", where)
-    return values
-
-
-def _failed(examples: pd.DataFrame, which: npt.NDArray[np.bool_], column: str, what: str, where: str) -> UserError:
-    first = examples[which].iloc[0]
-    return UserError(
-        where=f"{where}, example {first.get('id', examples.index[which][0])}",
-        found=f"{column} {first[column]!r}, which is {what} (so are {int(which.sum())} of {len(examples)})",
-        expected=f"a {column} for every example",
-        mend="correct the dataset's column of labels"
-        if column == "label"
-        else "store the model with `dtype: float32`; if it is, the checkpoint is damaged",
-    )
-
-
 # --- what draws are computed from -----------------------------------------------------------------------------------
 
 
@@ -370,17 +203,17 @@ def _columns(*columns: npt.ArrayLike) -> Floats:
 
 
 def _right_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    right = _texts(examples, "label", where) == _texts(examples, "prediction", where)
+    right = values.texts(examples, "label", where) == values.texts(examples, "prediction", where)
     return _columns(np.ones(len(examples)), right)
 
 
 def _f1_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    labels, predictions = (_texts(examples, column, where) == positive for column in ("label", "prediction"))
+    labels, predictions = (values.texts(examples, column, where) == positive for column in ("label", "prediction"))
     return _columns(labels & predictions, predictions, labels)
 
 
 def _matthews_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    labels, predictions = _texts(examples, "label", where), _texts(examples, "prediction", where)
+    labels, predictions = values.texts(examples, "label", where), values.texts(examples, "prediction", where)
     classes = sorted({*labels, *predictions})
     ones = [column for name in classes for column in (labels == name, predictions == name)]
     return _columns(np.ones(len(examples)), labels == predictions, *ones)
@@ -388,7 +221,7 @@ def _matthews_features(examples: pd.DataFrame, positive: str | None, where: str)
 
 def _pearson_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
     # A correlation knows no shift and no scale; sums of squares far from zero would lose digits.
-    x, y = (_standardised(_numbers(examples, column, where)) for column in ("label", "prediction"))
+    x, y = (_standardised(values.numbers(examples, column, where)) for column in ("label", "prediction"))
     return _columns(np.ones(len(examples)), x, y, x**2, y**2, x * y)
 
 
@@ -399,19 +232,19 @@ def _standardised(values: Floats) -> Floats:
 
 
 def _spearman_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    return _columns(_numbers(examples, "label", where), _numbers(examples, "prediction", where))
+    return _columns(values.numbers(examples, "label", where), values.numbers(examples, "prediction", where))
 
 
 def _score_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    return _columns(np.ones(len(examples)), _numbers(examples, "score", where))
+    return _columns(np.ones(len(examples)), values.numbers(examples, "score", where))
 
 
 def _exact_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    return _columns(np.ones(len(examples)), _exactly_right(examples, where))
+    return _columns(np.ones(len(examples)), values.exactly_right(examples, where))
 
 
 def _loss_features(examples: pd.DataFrame, positive: str | None, where: str) -> Floats:
-    losses, counts = _numbers(examples, "loss", where), _numbers(examples, "n", where)
+    losses, counts = values.numbers(examples, "loss", where), values.numbers(examples, "n", where)
     return _columns(counts, counts * losses)
 
 
@@ -424,7 +257,7 @@ def _majority(labels: pd.Series, positive: str | None, where: str) -> float:
 
 def _always_positive(labels: pd.Series, positive: str | None, where: str) -> float:
     """Return the F1 of always answering the positive class, the highest that knows no input: 2p / (1 + p)."""
-    _check_positive(set(labels), set(labels), positive, where)
+    values.check_positive(set(labels), set(labels), positive, where)
     share = float((labels == positive).mean())
     return 2 * share / (1 + share)
 
@@ -436,26 +269,6 @@ def _no_correlation(labels: pd.Series, positive: str | None, where: str) -> floa
 def _unanswerable(labels: pd.Series, positive: str | None, where: str) -> float:
     """Return the share of questions that have no answer: what the model that never answers gets."""
     return float(np.mean([not gold_answers(label, where) for label in labels]))
-
-
-def gold_label(answers: list[str]) -> str:
-    """Write the gold answers of a question as the column ``label`` holds them: a list in JSON."""
-    return json.dumps(answers, ensure_ascii=False)
-
-
-def gold_answers(label: str, where: str) -> list[str]:
-    """Read the gold answers of a question from its label; none if it has no answer.
-
-    Raises:
-        UserError: The label is no list.
-    """
-    try:
-        answers = json.loads(label)
-    except ValueError:
-        answers = None
-    if not isinstance(answers, list):
-        raise UserError(where, f"the label {label!r}", "a list of gold answers in JSON", "evaluate this task again")
-    return answers
 
 
 # --- margins of chance ----------------------------------------------------------------------------------------------
@@ -471,7 +284,7 @@ def _two_errors_of_f1(chance: float, n: int) -> float:
     return _two_binomial_errors(share, n) * 2 / (1 + share) ** 2
 
 
-def _two_errors_of_a_correlation(chance: float, n: int) -> float:
+def _two_errors_of_correlation(chance: float, n: int) -> float:
     # Of independent variables a correlation, and Matthews' coefficient is one, has a standard error of 1 / sqrt(n).
     return 2 / math.sqrt(n)
 
@@ -486,48 +299,48 @@ _MEAN, _EXP_MEAN = weighted.of_sums(weighted.mean), weighted.of_sums(weighted.ex
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
-        "Accuracy", "fraction", ("classes", "choices"), _accuracy, _majority, _two_binomial_errors,
+        "Accuracy", "fraction", ("classes", "choices"), values.accuracy, _majority, _two_binomial_errors,
         _right_features, _MEAN,
     ),
     # Of a choice by log-likelihood divided by the length of the choice, as lm-evaluation-harness has it.
     "accuracy_norm": Metric(
-        "Length-normalised accuracy", "fraction", ("choices",), _mean_score, None, _two_binomial_errors,
+        "Length-normalised accuracy", "fraction", ("choices",), values.mean_score, None, _two_binomial_errors,
         _score_features, _MEAN,
     ),
     "f1": Metric(
-        "F1", "fraction", ("classes",), _f1, _always_positive, _two_errors_of_f1,
+        "F1", "fraction", ("classes",), values.f1, _always_positive, _two_errors_of_f1,
         _f1_features, weighted.of_sums(weighted.f1),
     ),
     "matthews": Metric(
-        "Matthews correlation", "correlation", ("classes",), _matthews, _no_correlation, _two_errors_of_a_correlation,
-        _matthews_features, weighted.of_sums(weighted.matthews),
+        "Matthews correlation", "correlation", ("classes",), values.matthews, _no_correlation,
+        _two_errors_of_correlation, _matthews_features, weighted.of_sums(weighted.matthews),
     ),
     "pearson": Metric(
-        "Pearson correlation", "correlation", ("scores",), _pearson, _no_correlation, _two_errors_of_a_correlation,
-        _pearson_features, weighted.of_sums(weighted.pearson),
+        "Pearson correlation", "correlation", ("scores",), values.pearson, _no_correlation,
+        _two_errors_of_correlation, _pearson_features, weighted.of_sums(weighted.pearson),
     ),
     "spearman": Metric(
-        "Spearman correlation", "correlation", ("scores",), _spearman, _no_correlation, _two_errors_of_a_correlation,
-        _spearman_features, weighted.spearman,
+        "Spearman correlation", "correlation", ("scores",), values.spearman, _no_correlation,
+        _two_errors_of_correlation, _spearman_features, weighted.spearman,
     ),
     # Fractions, where the official scripts and `evaluate` report per cent.
     "exact_match": Metric(
-        "Exact match", "fraction", ("spans",), _exact_match, _unanswerable, _two_binomial_errors,
+        "Exact match", "fraction", ("spans",), values.exact_match, _unanswerable, _two_binomial_errors,
         _exact_features, _MEAN,
     ),
     "squad_f1": Metric(
-        "F1 of answers", "fraction", ("spans",), _mean_score, _unanswerable, _two_binomial_errors,
+        "F1 of answers", "fraction", ("spans",), values.mean_score, _unanswerable, _two_binomial_errors,
         _score_features, _MEAN,
     ),
     "perplexity": Metric(
-        "Token perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none, _loss_features, _EXP_MEAN
+        "Token perplexity", "perplexity", ("tokens",), values.exp_mean_loss, None, _none, _loss_features, _EXP_MEAN
     ),
     # The same formula: a row is a document, and what it counts are words.
     "word_perplexity": Metric(
-        "Word perplexity", "perplexity", ("tokens",), _exp_mean_loss, None, _none, _loss_features, _EXP_MEAN
+        "Word perplexity", "perplexity", ("tokens",), values.exp_mean_loss, None, _none, _loss_features, _EXP_MEAN
     ),
     "masked_loss": Metric(
-        "Loss of masked tokens", "nats", ("tokens",), _mean_loss, None, _none, _loss_features, _MEAN
+        "Loss of masked tokens", "nats", ("tokens",), values.mean_loss, None, _none, _loss_features, _MEAN
     ),
 }  # fmt: skip
 
@@ -535,5 +348,5 @@ METRICS: dict[str, Metric] = {
 def metric_of(name: str) -> Metric:
     """Return a metric; of a name that only lm-evaluation-harness knows, the mean of the examples' scores."""
     return METRICS.get(name) or Metric(
-        name, "fraction", ("choices",), _mean_score, None, _two_binomial_errors, _score_features, _MEAN
+        name, "fraction", ("choices",), values.mean_score, None, _two_binomial_errors, _score_features, _MEAN
     )

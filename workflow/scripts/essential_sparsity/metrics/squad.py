@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+
+from essential_sparsity.errors import UserError
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -59,3 +62,23 @@ def squad_v2_scores(prediction: str, answers: Sequence[str]) -> tuple[float, flo
         return squad_scores(prediction, golds)
     right = float(not normalised(prediction))
     return right, right
+
+
+def gold_label(answers: list[str]) -> str:
+    """Write the gold answers of a question as the column ``label`` holds them: a list in JSON."""
+    return json.dumps(answers, ensure_ascii=False)
+
+
+def gold_answers(label: str, where: str) -> list[str]:
+    """Read the gold answers of a question from its label; none if it has no answer.
+
+    Raises:
+        UserError: The label is no list.
+    """
+    try:
+        answers = json.loads(label)
+    except ValueError:
+        answers = None
+    if not isinstance(answers, list):
+        raise UserError(where, f"the label {label!r}", "a list of gold answers in JSON", "evaluate this task again")
+    return answers

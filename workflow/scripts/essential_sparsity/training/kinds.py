@@ -199,8 +199,7 @@ def span_examples(
     The loss is the mean over the windows of the context, in each of which it is that of starts and ends.
     """
     from essential_sparsity.data.spans import best_spans, span_loss
-    from essential_sparsity.metrics.registry import gold_label
-    from essential_sparsity.metrics.squad import squad_scores, squad_v2_scores
+    from essential_sparsity.metrics.squad import gold_label, squad_scores, squad_v2_scores
 
     ids = data.numbers("id")[rows]
     questions = dataset_rows().set_index("id", drop=False).loc[pd.unique(ids)]
