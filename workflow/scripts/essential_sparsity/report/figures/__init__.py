@@ -1,1 +1,8 @@
-"""TODO."""
+"""Figures: legible without colour vision, and the same bytes on every run.
+
+In: the tables of a study. Out: SVG and PDF.
+
+Doors: style (of all), and a module a figure: curves, layers, similarities, weights, emergence, ages, losses, findings.
+
+To add a figure: a module, its record in `workflow/rules/figures.smk`, its caption.
+"""
