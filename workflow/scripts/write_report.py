@@ -12,7 +12,7 @@ from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.planning.costs import stage_times
 from essential_sparsity.report.content import Study, report_content, report_data
 from essential_sparsity.report.page import CAPTIONS, TEMPLATE, render_report
-from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words import numbers
 from essential_sparsity.report.words.summary import summary_text
 from essential_sparsity.report.words.trajectory import change_notes, missing_notes, outlier_notes, same_notes
 from essential_sparsity.report.words.verdicts import verdict_lines
@@ -43,10 +43,10 @@ def main(snakemake: Any) -> None:
     content = report_content(study, tables, rows, data, environment_summary(environment))
     with atomic_path(snakemake.output.page) as temporary:
         temporary.write_text(render_report(TEMPLATE, content, data), encoding="utf-8")
-    answer = textwrap.fill(content.answer, findings.SUMMARY_COLUMNS)
+    answer = textwrap.fill(content.answer, numbers.SUMMARY_COLUMNS)
     found = "\n".join(textwrap.fill(s, 110, initial_indent="- ", subsequent_indent="  ") for s in content.sentences)
     verdicts = "".join(
-        f"{textwrap.fill(line, findings.SUMMARY_COLUMNS, subsequent_indent='    ')}\n"
+        f"{textwrap.fill(line, numbers.SUMMARY_COLUMNS, subsequent_indent='    ')}\n"
         for line in verdict_lines(tables["findings"], study.methods, study.task_labels)
     )
     parts = [

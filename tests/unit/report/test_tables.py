@@ -10,7 +10,7 @@ import pytest
 
 import frames
 from essential_sparsity.report import tables as report_tables
-from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words import numbers
 from essential_sparsity.report.words.headline import finding_rows
 from essential_sparsity.report.words.knees import model_sizes
 
@@ -66,7 +66,7 @@ def test_knees_by_every_rule_have_intervals_and_levels() -> None:
     mean = knees[knees["seed"].isna() & (knees["rule"] == "tolerance") & (knees["task"] == frames.PLOTS)]
     one = mean[mean["method"] == "magnitude-global"].iloc[0]
     (cell,) = (row[4] for row in table.rows if row[2:4] == ("film plots", "global magnitude"))
-    knee, low, high = (findings.percent(one[name]) for name in ("knee", "ci_low", "ci_high"))
+    knee, low, high = (numbers.percent(one[name]) for name in ("knee", "ci_low", "ci_high"))
     assert cell == f"{knee}\n{low.removesuffix(' %')} to {high}; levels 10 to 15 %"
 
 

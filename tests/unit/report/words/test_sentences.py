@@ -11,7 +11,7 @@ import frames
 from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.knees.tables import DIFFERENCES
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
-from essential_sparsity.report.words import numbers as findings
+from essential_sparsity.report.words import numbers
 from essential_sparsity.report.words.headline import finding_rows
 from essential_sparsity.report.words.notes import departures, evaluation_notes
 from essential_sparsity.report.words.sentences import finding_sentences
@@ -239,7 +239,7 @@ def test_summary_is_a_table_for_a_terminal() -> None:
     random, magnitude = (next(line for line in own if line.strip().startswith(f"global {x}")) for x in _SCORES)
     assert random.split()[:6] == ["global", "random", "<", "5", "%", "-"], "a line between two levels has no interval"
     row = rows[(rows["model"] == SMOLLM) & (rows["method"] == "global magnitude")].iloc[0]
-    low, high = (findings.percent(float(row[bound])) for bound in ("ci_low", "ci_high"))
+    low, high = (numbers.percent(float(row[bound])) for bound in ("ci_low", "ci_high"))
     assert f" {low.removesuffix(' %')} to {high} " in magnitude
     assert next(line for line in text.splitlines() if "method" in line).split()[2:5] == ["95", "%", "interval"]
 
@@ -256,7 +256,7 @@ def test_summary_is_a_table_for_a_terminal() -> None:
     ],
 )
 def test_knee_text(row: dict[str, Any], text: str) -> None:
-    assert findings.knee_text({"first_level": 0.05, "last_level": 0.95, **row}) == text
+    assert numbers.knee_text({"first_level": 0.05, "last_level": 0.95, **row}) == text
 
 
 @pytest.mark.parametrize(
@@ -266,4 +266,4 @@ def test_knee_text(row: dict[str, Any], text: str) -> None:
      (0.8531, "squad_f1", "85.3 %"), (-0.0312, "matthews", "-0.031"), (2.5, "masked_loss", "2.500 nats")],
 )  # fmt: skip
 def test_value_text(value: float, metric: str, text: str) -> None:
-    assert findings.value_text(value, metric) == text
+    assert numbers.value_text(value, metric) == text

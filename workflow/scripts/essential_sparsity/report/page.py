@@ -18,7 +18,7 @@ from essential_sparsity.report.data import as_json
 from essential_sparsity.report.tables import Table
 
 # Their digests are among the parameters of the rule that writes the report.
-TEMPLATE = Path(__file__).resolve().parents[2] / "report" / "report.html.j2"
+TEMPLATE = Path(__file__).resolve().parents[3] / "report" / "report.html.j2"
 # Drawn figures are a few hundred kB each; further ones lie beside the report, in the study's folder of plots.
 DRAWN_FIGURES = 24
 
