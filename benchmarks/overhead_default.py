@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from harness import ROOT, report
 
-from essential_sparsity.study.study import Study
+from essential_sparsity.study.resolve import resolve
 from essential_sparsity.study.validation import load_yaml
 
 DEFAULT = ROOT / "config" / "config.yaml"
@@ -111,7 +111,7 @@ def main() -> None:
     study = Path(sys.argv[1]).resolve() if sys.argv[1:] else DEFAULT
     if study != DEFAULT:
         os.chdir(study.parent)
-    resolved = Study(load_yaml(study), ROOT, str(study))
+    resolved = resolve(load_yaml(study), ROOT, str(study))
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("two cores are needed, one for each side")

@@ -34,7 +34,10 @@ from essential_sparsity.pruning.bits import Packed
 from essential_sparsity.pruning.masks import Pruning, no_pruning, unpack
 from essential_sparsity.pruning.prune import PrunableModel, measure, prune_levels
 from essential_sparsity.sources.fetch import fetch, table_splits
-from essential_sparsity.study.study import DENSE, Evaluation, Study
+from essential_sparsity.study.asked import Evaluation
+from essential_sparsity.study.registries import DENSE
+from essential_sparsity.study.resolve import resolve
+from essential_sparsity.study.study import Study
 from essential_sparsity.study.validation import load_yaml
 from essential_sparsity.training.loop import Training
 
@@ -170,7 +173,7 @@ def main() -> None:
     """Write a row for each evaluation: its axes, its value and the sparsity that was counted."""
     torch.set_num_threads(1)
     file, folder, output, *wheels = map(Path, sys.argv[1:])
-    study = Study(load_yaml(file), ROOT, str(file))
+    study = resolve(load_yaml(file), ROOT, str(file))
     script = Script(study, folder, wheels)
     checkpoints = groupby(study.evaluations, key=lambda e: (e.model, e.checkpoint))
     rows = [

@@ -13,6 +13,7 @@ import tiny
 from essential_sparsity.checkpoints.steps import step_of
 from essential_sparsity.data.kinds import held_out_splits, kind_of
 from essential_sparsity.findings.claims import parts_of
+from essential_sparsity.study.resolve import resolve
 from essential_sparsity.study.study import Study
 from essential_sparsity.study.validation import load_yaml
 from standins import MISSING
@@ -81,7 +82,7 @@ def resolved(config: Mapping[str, Any], root: Path = tiny.ROOT) -> Study:
     Raises:
         UserError: The study is not valid.
     """
-    return Study(copy.deepcopy(dict(config)), root, "study.yaml")
+    return resolve(copy.deepcopy(dict(config)), root, "study.yaml")
 
 
 def _levels(finding: Mapping[str, Any]) -> list[float]:

@@ -18,7 +18,8 @@ from essential_sparsity.planning.needs import AROUND_MB, NEEDS, Read, read_by
 from essential_sparsity.run.slurm import refuse_to_submit_twice
 from essential_sparsity.run.leases import check_enough, usable_gpus, wanted_gpus
 from essential_sparsity.sources.fetch import local_files, local_tables
-from essential_sparsity.study.study import Study
+from essential_sparsity.study import checks
+from essential_sparsity.study.resolve import resolve
 from essential_sparsity.planning.jobs import measured_places, other_costs
 
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -30,7 +31,7 @@ TEMPLATE_PARTS = [
 STUDY_FILES = seam.study_files(workflow)
 
 try:
-    study = Study(
+    study = resolve(
         config,
         ROOT,
         ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
@@ -114,7 +115,7 @@ def given_gpus(rule_name):
 
 def check_batches(rule_name, tasks):
     """Stop if the GPUs that the profile gives to a rule cannot share the batches of tasks."""
-    or_stop(lambda: study.check_batches(rule_name, tasks, given_gpus(rule_name).gpus))
+    or_stop(lambda: checks.check_batches(study, rule_name, tasks, given_gpus(rule_name).gpus))
 
 
 def needs(rule_name="tables", settings=lambda wildcards: {}):

@@ -16,7 +16,7 @@ from essential_sparsity.planning.plan import (
     planned_jobs,
     shared_results,
 )
-from essential_sparsity.study.study import Study
+from essential_sparsity.study.resolve import resolve
 from essential_sparsity.study.validation import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def main() -> int:
     arguments = parser().parse_args()
     file = arguments.study or ROOT / "config" / "config.yaml"
     try:
-        study = Study(load_yaml(file), ROOT, str(file))
+        study = resolve(load_yaml(file), ROOT, str(file))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from essential_sparsity.findings.tables import ALL_FINDINGS
 from essential_sparsity.report.figures.findings import panels_of, plot_finding
 from essential_sparsity.report.gathered import findings_markdown, gather_findings
 from essential_sparsity.report.words.verdicts import estimate_text, models_text, subject_text, verdicts_sentence
+from essential_sparsity.study.resolve import resolve
 from essential_sparsity.study.study import Study
 
 CURVE = {"models": ["tiny-bert"], "method": "magnitude-global", "task": "tiny-kind"}
@@ -40,7 +41,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     def plan(*claims: dict[str, Any], **other: Any) -> Study:
         common = {"finding": "f", "claim": "c", "holds": {"above": 0}}
         config = {**base, "findings": [{**common, **claim} for claim in claims], **other}
-        return Study(config, tiny.ROOT, "study.yaml")
+        return resolve(config, tiny.ROOT, "study.yaml")
 
     return plan
 

@@ -18,6 +18,7 @@ from essential_sparsity.planning.plan import (
     planned_jobs,
     shared_results,
 )
+from essential_sparsity.study.resolve import resolve
 from essential_sparsity.study.study import Study
 from essential_sparsity.study.validation import load_yaml
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def study(name: str) -> Study:
     file = ROOT / "config" / name
-    return Study(load_yaml(file), ROOT, str(file))
+    return resolve(load_yaml(file), ROOT, str(file))
 
 
 def record(rule: str, cost: str = "", threads: int = 1, **resources: Any) -> str:

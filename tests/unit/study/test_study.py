@@ -14,7 +14,11 @@ import yaml
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.methods.levels import sparsity_name
-from essential_sparsity.study.study import DENSE, Evaluation, Study
+from essential_sparsity.study.asked import Evaluation
+from essential_sparsity.study.checks import check_batches
+from essential_sparsity.study.registries import DENSE
+from essential_sparsity.study.resolve import resolve
+from essential_sparsity.study.study import Study
 from essential_sparsity.study.validation import load_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -100,7 +104,7 @@ def changed(keys: Keys, value: Any) -> dict[str, Any]:
 
 
 def build(content: dict[str, Any] | None = None) -> Study:
-    return Study(content if content is not None else config(), REPOSITORY, FILE)
+    return resolve(content if content is not None else config(), REPOSITORY, FILE)
 
 
 def fault(content: dict[str, Any]) -> UserError:
@@ -190,13 +194,13 @@ def test_a_typo_in_a_shared_registry_names_that_file(tmp_path: Path) -> None:
         (tmp_path / "config" / f"{kind}.yaml").write_text("{}\n")
     (tmp_path / "config" / "methods.yaml").write_text("m: {label: m, scroe: magnitude, scope: global}\n")
     with pytest.raises(UserError, match=r"config/methods\.yaml, key m\.scroe.*write 'score' instead of 'scroe'"):
-        Study(config(), tmp_path, FILE)
+        resolve(config(), tmp_path, FILE)
     (tmp_path / "config" / "methods.yaml").write_text("m: [label\n")
     with pytest.raises(UserError, match=r"methods\.yaml: found text that is not YAML .*line"):
-        Study(config(), tmp_path, FILE)
+        resolve(config(), tmp_path, FILE)
     (tmp_path / "config" / "methods.yaml").unlink()
     with pytest.raises(UserError, match=r"methods\.yaml: found no such file"):
-        Study(config(), tmp_path, FILE)
+        resolve(config(), tmp_path, FILE)
 
 
 NAMES: list[tuple[Keys, str, str, str]] = [
@@ -549,10 +553,10 @@ def test_gpus_that_cannot_share_a_batch_are_found_before_any_job() -> None:
     study = build()
     batch = study.tasks["own-class"]["batch_size"]
     for gpus in (0, 1, 2, batch):
-        study.check_batches("finetune_model", ["own-class"], gpus)
-    study.check_batches("finetune_model", [], 3)
+        check_batches(study, "finetune_model", ["own-class"], gpus)
+    check_batches(study, "finetune_model", [], 3)
     with pytest.raises(UserError, match=f"own-class.batch_size: found {batch} rows for 3 GPUs"):
-        study.check_batches("finetune_model", ["own-class"], 3)
+        check_batches(study, "finetune_model", ["own-class"], 3)
 
 
 def test_a_missing_path_that_the_study_does_not_use_is_no_fault() -> None:
@@ -599,7 +603,7 @@ def test_used_datasets_include_the_corpus_of_a_pretraining() -> None:
 
 @pytest.mark.parametrize("file", sorted(p.name for p in (REPOSITORY / "config").glob("config.yaml")))
 def test_the_default_study_is_valid(file: str) -> None:
-    study = Study(load_yaml(REPOSITORY / "config" / file), REPOSITORY, f"config/{file}")
+    study = resolve(load_yaml(REPOSITORY / "config" / file), REPOSITORY, f"config/{file}")
     levels: dict[tuple[str, str], set[str]] = {}
     for e in study.evaluations:
         if e.method != DENSE:

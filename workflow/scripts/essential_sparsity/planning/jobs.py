@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from essential_sparsity.study.study import DENSE, Evaluation, Study
+from essential_sparsity.study.asked import Evaluation
+from essential_sparsity.study.registries import DENSE
+from essential_sparsity.study.study import Study
 
 
 def measured_places(study: Study) -> list[str]:

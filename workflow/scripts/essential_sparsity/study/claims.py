@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.findings.claims import CURVE_STATISTICS, ESSENTIAL, LAST, SIDES, checkpoints_of, places_of
 from essential_sparsity.knees.curves import Curve
 from essential_sparsity.methods.levels import sparsity_name
-
-if TYPE_CHECKING:
-    from essential_sparsity.study.study import Study
+from essential_sparsity.study.study import Study
 
 _NOT_STATISTICS = {"model", "checkpoint", "step", "position", "name", "n"}
 

@@ -1,0 +1,280 @@
+"""What is known: the registries of the workflow and of a study, resolved, and what follows of each entry by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from essential_sparsity.checkpoints.steps import FINAL, checkpoint_steps, hub_steps, measured_steps, step_name
+from essential_sparsity.errors import UserError, did_you_mean, quoted
+from essential_sparsity.methods.method import Method
+from essential_sparsity.methods.rounds import level_before, round_levels
+from essential_sparsity.methods.scores import SCORES
+from essential_sparsity.study.tasks import completed, draws, preparation
+from essential_sparsity.study.validation import load_yaml, validate
+
+REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
+DENSE = "dense"
+_STUDY_FILE = "the study file"
+# Keys of a model that say what is pruned and measured, or how large it is, not what its bytes are.
+_PRUNING_KEYS = {"note", "include", "exclude", "spectra", "parameters"}
+
+
+@dataclass(frozen=True)
+class Registries:
+    """The registries that a study picks from.
+
+    Attributes:
+        config: The study file's content.
+        file: The study file's name, for messages.
+        origins: The file and key of each entry, by kind and name.
+        models: Entries by name; so are the four that follow.
+        resolved: What defines each method; asked for again with every job.
+    """
+
+    config: dict[str, Any]
+    file: str
+    origins: dict[tuple[str, str], str]
+    models: dict[str, Any]
+    datasets: dict[str, Any]
+    methods: dict[str, Any]
+    calibrations: dict[str, Any]
+    tasks: dict[str, Any]
+    resolved: dict[str, Method]
+
+    def where(self, kind: str, name: str) -> str:
+        """Return the file and key that define a registry entry."""
+        return self.origins[kind, name]
+
+    def place(self, kind: str, name: str) -> str:
+        """Return what :meth:`where` does with the study file's name: for messages before any job starts."""
+        return self.origins[kind, name].replace(_STUDY_FILE, self.file, 1)
+
+    def require(self, kind: str, name: str, where: str) -> None:
+        """Refuse a name that a registry does not have."""
+        entries = getattr(self, kind)
+        if name not in entries:
+            raise UserError(
+                where, f"the unknown {kind[:-1]} '{name}'", f"one of {quoted(sorted(entries))}",
+                did_you_mean(name, entries),
+            )  # fmt: skip
+
+    def checkpoints_of(self, model: str) -> list[str]:
+        """Return the names of a model's checkpoints, in the order of training."""
+        source = self.models[model]["source"]
+        if "trajectory" in source:
+            return list(hub_steps(source["trajectory"], model))
+        if source["kind"] != "pretrain":
+            return [FINAL]
+        recipe = source["recipe"]
+        steps = checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"])
+        return [step_name(step) for step in steps]
+
+    def measured_of(self, model: str) -> list[str]:
+        """Return the names of a model's checkpoints whose weights can be measured, in the order of training.
+
+        Besides its checkpoints those of ``checkpoint_every``, which no other key's ``all`` means.
+        """
+        source = self.models[model]["source"]
+        if source["kind"] != "pretrain":
+            return self.checkpoints_of(model)
+        return [step_name(step) for step in measured_steps(source["recipe"])]
+
+    def method(self, name: str) -> Method:
+        """Return what defines a method, without its label."""
+        return self.resolved[name]
+
+    def slots(self, method: str, sparsity: str = "1") -> dict[str, Any] | None:
+        """Return what defines a method, up to a level, as plain values; None for the dense model."""
+        if method == DENSE:
+            return None
+        found = self.method(method).up_to(float(sparsity))
+        # Whatever the calibration says, an allocation is measured on the dense model.
+        propagate = "dense" if found.calibrated and not found.by_block else found.propagate
+        return replace(found, propagate=propagate).to_dict()
+
+    def calibration(self, name: str) -> dict[str, Any] | None:
+        """Return what defines a calibration's statistics, without its note; None if there is none."""
+        if not name:
+            return None
+        return {key: value for key, value in self.calibrations[name].items() if key != "note"}
+
+    def task(self, name: str) -> dict[str, Any]:
+        """Return what defines a task, without its label."""
+        return {key: value for key, value in self.tasks[name].items() if key != "label"}
+
+    def dataset_of(self, task: str) -> dict[str, Any]:
+        """Return the registry entry of a task's dataset."""
+        found: dict[str, Any] = self.datasets[self.tasks[task]["dataset"]]
+        return found
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return what defines a dataset's rows, without its note and licence."""
+        return {key: value for key, value in self.datasets[name].items() if key not in {"note", "licence"}}
+
+    def model(self, name: str, checkpoint: str) -> dict[str, Any]:
+        """Return what defines a checkpoint of a model, without its note; of a trajectory, the source of its step."""
+        entry = {key: value for key, value in self.models[name].items() if key not in _PRUNING_KEYS}
+        if "trajectory" in entry["source"]:
+            entry["source"] = self.step_source(name, checkpoint)
+        return entry
+
+    def step_source(self, model: str, checkpoint: str) -> dict[str, Any]:
+        """Return the source of one checkpoint of a trajectory."""
+        return {"kind": "hub", **hub_steps(self.models[model]["source"]["trajectory"], model)[checkpoint]}
+
+    def trajectories(self) -> list[str]:
+        """Return the registry's models whose steps are on the hub."""
+        return [name for name, model in self.models.items() if "trajectory" in model["source"]]
+
+    def downloads(self) -> dict[str, tuple[str, str]]:
+        """Return the entry and checkpoint of every download from the hub, by its place below ``results/sources/hub``.
+
+        The place is ``models/bert/final`` or ``datasets/sst2``; a dataset's checkpoint is an empty text.
+        """
+        found: dict[str, tuple[str, str]] = {}
+        for name in self.models:
+            if self.models[name]["source"]["kind"] == "hub":
+                found |= {f"models/{name}/{c}": (name, c) for c in self.checkpoints_of(name)}
+        for name in self.datasets:
+            if self.datasets[name]["source"]["kind"] == "hub":
+                found[f"datasets/{name}"] = (name, "")
+        return found
+
+    def download(self, place: str) -> dict[str, Any]:
+        """Return what defines a download: its ``source``, the repository's ``kind`` and whether its code is trusted."""
+        name, checkpoint = self.downloads()[place]
+        if not checkpoint:
+            return {"kind": "dataset", "source": self.datasets[name]["source"], "trusted": False}
+        model = self.model(name, checkpoint)
+        return {"kind": "model", "source": model["source"], "trusted": model["trust_remote_code"]}
+
+    def download_key(self, place: str) -> str:
+        """Return the registry key that a download is asked for by."""
+        name, checkpoint = self.downloads()[place]
+        trajectory = ".trajectory" if checkpoint and "trajectory" in self.models[name]["source"] else ""
+        return f"{self.where('models' if checkpoint else 'datasets', name)}.source{trajectory}"
+
+    def patterns(self, model: str) -> dict[str, list[str]]:
+        """Return the patterns of a model's tensors that are pruned besides, and that stay dense."""
+        return {key: self.models[model][key] for key in ("include", "exclude")}
+
+    def recipe(self, model: str) -> dict[str, Any]:
+        """Return the pre-training recipe of a model."""
+        recipe: dict[str, Any] = self.models[model]["source"]["recipe"]
+        return recipe
+
+    def labels(self, kind: str) -> dict[str, str]:
+        """Return what plots call the entries of a registry."""
+        return {name: entry["label"] for name, entry in getattr(self, kind).items()}
+
+    def tasks_with(self, *protocols: str) -> list[str]:
+        """Return the registry's tasks of some protocols."""
+        return [name for name, task in self.tasks.items() if task["protocol"] in protocols]
+
+    def preparation(self, task: str) -> dict[str, Any] | None:
+        """Return what the prepared inputs of a task depend on, besides its dataset; None if it reads files."""
+        return preparation(self.tasks[task], self.datasets[self.tasks[task]["dataset"]])
+
+    def seed_matters(self, method: str, task: str) -> bool:
+        """Say whether an evaluation depends on its seed: fine-tuning draws, and so does a random score."""
+        return draws(self.tasks[task]) or self.mask_seed(method, 1) == 1
+
+    def mask_seed(self, method: str, seed: int) -> int:
+        """Return the seed of the mask of an evaluation: 0 for every deterministic score."""
+        return seed if self.mask_draws(method) else 0
+
+    def mask_draws(self, method: str) -> bool:
+        """Say whether a method's masks depend on the seed: a random score draws, and so does the training of rounds."""
+        entry = self.methods.get(method, {})
+        return method != DENSE and ("rounds" in entry or SCORES[entry["score"]].stochastic)
+
+    def masks_behind(self, method: str, sparsity: str) -> list[str]:
+        """Return the levels of all masks that a mask needs, itself last: of iterative pruning, those of its rounds."""
+        rounds = self.method(method).up_to(float(sparsity)).rounds
+        return round_levels(rounds) if rounds else [sparsity]
+
+    def level_before(self, method: str, sparsity: str) -> str | None:
+        """Return the level whose mask a round of a method trains under; None of the first round."""
+        return level_before(self.method(method).rounds, sparsity, f"{self.place('methods', method)}.rounds")
+
+    def pretrained(self) -> list[str]:
+        """Return the registry's models that the workflow trains."""
+        return [name for name, model in self.models.items() if model["source"]["kind"] == "pretrain"]
+
+    def wheels(self) -> list[tuple[Mapping[str, Any], str]]:
+        """Return every source of the registries that is a wheel, with the key that defines it."""
+        return [
+            (entry["source"], f"{self.where(kind, name)}.source")
+            for kind in ("models", "datasets")
+            for name, entry in getattr(self, kind).items()
+            if entry["source"]["kind"] == "wheel"
+        ]
+
+    def wheel(self, package: str, version: str) -> tuple[Mapping[str, Any], str]:
+        """Return the source that pins a wheel, and the key that does.
+
+        Raises:
+            UserError: Two entries pin the same version with different digests.
+        """
+        pins = [(s, key) for s, key in self.wheels() if (s["package"], s["version"]) == (package, version)]
+        # The registries' own files first: what a study adds must not change what stands in a job's parameters.
+        pins.sort(key=lambda pin: pin[1].startswith(_STUDY_FILE))
+        for source, key in pins[1:]:
+            if source["sha256"] != pins[0][0]["sha256"]:
+                raise UserError(
+                    f"{key}.sha256", f"another SHA-256 for {package} {version} than in {pins[0][1]}",
+                    "the same digest wherever the same wheel is named", "correct the wrong one",
+                )  # fmt: skip
+        return pins[0]
+
+
+def read_registries(config: dict[str, Any], root: Path, file: str) -> Registries:
+    """Read the registries below ``root``, the workflow's folder, and those of a study.
+
+    Raises:
+        UserError: A registry does not fit its schema, or two define the same name.
+    """
+    origins: dict[tuple[str, str], str] = {}
+    found = {kind: _read(kind, config, root, file, origins) for kind in REGISTRIES}
+    for task in found["tasks"].values():
+        if task["dataset"] in found["datasets"]:
+            task |= completed(task, found["datasets"][task["dataset"]])
+    resolved = {name: _resolved(entry, found["calibrations"]) for name, entry in found["methods"].items()}
+    return Registries(config, file, origins, **found, resolved=resolved)
+
+
+def _read(
+    kind: str, config: Mapping[str, Any], root: Path, file: str, origins: dict[tuple[str, str], str]
+) -> dict[str, Any]:  # fmt: skip
+    schemas = root / "workflow" / "schemas"
+    shared_file = f"config/{kind}.yaml"
+    shared = load_yaml(root / shared_file) or {}
+    own = config["registries"].get(kind, {})
+    validate(shared, schemas / f"{kind}.schema.yaml", shared_file)
+    validate(own, schemas / f"{kind}.schema.yaml", f"{file}, registries.{kind}")
+    for name in own:
+        if name in shared:
+            raise UserError(
+                f"{file}, key registries.{kind}.{name}", f"'{name}', which {shared_file} defines too",
+                "a name of its own", f"rename it, or remove it and use the one of {shared_file}",
+            )  # fmt: skip
+    for name in shared:
+        origins[kind, name] = f"{shared_file}, {name}"
+    for name in own:
+        # Not the file's or the study's name: this stands in parameters, and neither may make a job rerun.
+        origins[kind, name] = f"{_STUDY_FILE}, registries.{kind}.{name}"
+    if kind == "methods" and DENSE in {**shared, **own}:
+        raise UserError(
+            origins[kind, DENSE].replace(_STUDY_FILE, file, 1), f"a method named '{DENSE}'", "another name",
+            f"rename it: '{DENSE}' is the unpruned model",
+        )  # fmt: skip
+    return {**shared, **own}
+
+
+def _resolved(entry: Mapping[str, Any], calibrations: Mapping[str, Any]) -> Method:
+    calibration = entry.get("calibration", "")
+    propagate = calibrations[calibration]["propagate"] if calibration in calibrations else ""
+    return Method(**{key: value for key, value in entry.items() if key != "label"}, propagate=propagate)
