@@ -63,7 +63,8 @@ lint: .venv/dev.stamp ## Check style, types, formatting and that every configura
 	@echo "==> snakefmt"
 	@$(BIN)/snakefmt --check Snakefile workflow/rules
 	@echo "==> snakemake --lint"
-	@$(BIN)/python -m snakemake --lint
+	@# But for one: a stage's input functions stand in its rule file, not all of them in one file.
+	@! $(BIN)/python -m snakemake --lint 2>&1 | grep '^    \*' | grep -v 'Mixed rules and functions'
 	@echo "==> Dry runs of every study and profile"
 	@$(BIN)/python tests/tools/dry_runs.py
 

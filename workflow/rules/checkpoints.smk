@@ -1,4 +1,24 @@
-"""Checkpoints: pre-training, extraction to safetensors, the list of matrices, and statistics of the weights."""
+"""Checkpoints: pre-training, extraction to safetensors, the list of matrices, and statistics of the weights.
+
+Needs: results/sources. Makes: results/pretraining, results/checkpoints, results/matrices, results/weights.
+"""
+
+
+def checkpoint_inputs(folder):
+    """Return what a checkpoint consists of, as inputs of a rule that loads it."""
+    return {
+        "weights": f"{folder}/model.safetensors",
+        "companions": f"{folder}/companions",
+    }
+
+
+def last_checkpoint(model):
+    """Return the folder of a model's last checkpoint that exists."""
+    names = study.checkpoints_of(model)
+    if model in study.trajectories():
+        lost = missing_steps(model)
+        names = [name for name in names if (model, name) not in lost]
+    return f"results/checkpoints/{model}/{names[-1]}"
 
 
 rule pretrain_model:

@@ -1,4 +1,16 @@
-"""Tables: one Parquet file of each kind for a study, checked against its schema on write."""
+"""Tables: one Parquet file of each kind for a study, checked against its schema on write.
+
+Needs: results of all stages. Makes: results/studies/<study>/tables.
+"""
+
+from essential_sparsity.planning.jobs import measured_places, other_costs
+
+
+def measured_paths(study, kind):
+    """Return the files of one kind of the study's measurements of weights."""
+    return [
+        f"results/weights/{place}{kind}.parquet" for place in measured_places(study)
+    ]
 
 
 rule collect_evaluations:

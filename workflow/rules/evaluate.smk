@@ -1,4 +1,43 @@
-"""Evaluation: one job for each checkpoint x method x sparsity x task x seed; a rule for each kind of protocol."""
+"""Evaluation: one job for each checkpoint x method x sparsity x task x seed; a rule for each kind of protocol.
+
+Needs: results/checkpoints, results/masks. Makes: results/inputs, results/evaluations.
+"""
+
+
+def evaluation_path(e):
+    """Return the file of one evaluation."""
+    return f"results/evaluations/{e.model}/{e.checkpoint}/{e.method}/{e.sparsity}/{e.task}/{e.seed}.parquet"
+
+
+def evaluation_inputs(wildcards):
+    """Return what an evaluation reads: the checkpoint, the prepared inputs, and the mask unless the model is dense."""
+    folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
+    inputs = {
+        **checkpoint_inputs(folder),
+        "manifest": f"results/matrices/{wildcards.model}.json",
+    }
+    if study.preparation(wildcards.task):
+        inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
+        if study.tasks[wildcards.task].get("head") == "question_answering":
+            # Answers that are text are read off the texts themselves.
+            inputs["rows"] = rows_path(wildcards.task)
+    else:
+        # Files that are read as they are: those of a folder, or, by their index, of a download.
+        files = source_inputs("datasets", study.tasks[wildcards.task]["dataset"])
+        if study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
+            inputs["index"], inputs["dataset"] = files
+        else:
+            inputs["files"] = files
+    if wildcards.method != "dense":
+        seed = study.mask_seed(wildcards.method, int(wildcards.seed))
+        inputs["mask"] = mask_path(
+            wildcards.model,
+            wildcards.checkpoint,
+            wildcards.method,
+            seed,
+            wildcards.sparsity,
+        )
+    return inputs
 
 
 rule prepare_inputs:

@@ -1,6 +1,14 @@
 """What is plotted of a study: the kinds of figures, which rules of report.smk draw."""
 
 
+def used_methods():
+    """Return what plots call the study's methods; their order gives each its colour in all figures."""
+    used = {e.method for e in study.evaluations}
+    return {
+        name: label for name, label in study.labels("methods").items() if name in used
+    }
+
+
 def models_and_tasks(study, *, dense):
     """Return the pairs of model and task that a study evaluates; without the dense model, those that it prunes."""
     return {

@@ -1,4 +1,23 @@
-"""Findings: the verdicts on the claims of a study; one without claims has none."""
+"""Findings: the verdicts on the claims of a study; one without claims has none.
+
+Needs: tables. Makes: the table of findings.
+"""
+
+from essential_sparsity.findings.claims import TABLES_OF
+from essential_sparsity.study.claims import last_checkpoints
+
+
+def claimed_tables(wildcards):
+    """Return the tables besides evaluations that the study's claims are judged by."""
+    needed = {TABLES_OF.get(claim["statistic"]) for claim in study.claims} - {None}
+    folder = f"results/studies/{study.name}/tables"
+    return {name: f"{folder}/{name}.parquet" for name in sorted(needed)}
+
+
+def finding_table(wildcards):
+    """Return the table of findings, as an input of a rule; nothing where the study makes no claim."""
+    path = f"results/studies/{study.name}/tables/findings.parquet"
+    return [path] if study.claims else []
 
 
 rule judge_findings:

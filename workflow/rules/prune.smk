@@ -1,4 +1,81 @@
-"""Pruning: statistics of the inputs, what all levels of a method share, and a packed mask for each level."""
+"""Pruning: statistics of the inputs, what all levels of a method share, and a packed mask for each level.
+
+Needs: results/checkpoints, results/matrices, results/datasets. Makes: results/statistics, results/plans, results/masks.
+"""
+
+
+def methods_with(rounds=False, by_block=False):
+    """Return the pattern of the methods that prune in rounds or in one shot, block by block or by scores alone."""
+    slots = {name: study.method(name) for name in study.methods}
+    kinds = {name: (bool(s.rounds), s.by_block) for name, s in slots.items()}
+    return one_of(name for name, kind in kinds.items() if kind == (rounds, by_block))
+
+
+def mask_path(model, checkpoint, method, seed, sparsity):
+    """Return the file of a mask."""
+    return f"results/masks/{model}/{checkpoint}/{method}/{seed}/{sparsity}.safetensors"
+
+
+def statistics_path(model, checkpoint, method):
+    """Return the file of the dense model's statistics that a method needs; None if it needs none."""
+    slots = study.method(method)
+    if slots.dense_needs == "nothing":
+        return None
+    return f"results/statistics/{model}/{checkpoint}/{slots.calibration}/{slots.dense_needs}.safetensors"
+
+
+def pruning_inputs(wildcards):
+    """Return what a plan or a mask is made of: the checkpoint, and what its method needs besides."""
+    slots = study.method(wildcards.method)
+    folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
+    statistics = statistics_path(
+        wildcards.model, wildcards.checkpoint, wildcards.method
+    )
+    inputs = {
+        "weights": f"{folder}/model.safetensors",
+        "manifest": f"results/matrices/{wildcards.model}.json",
+    }
+    if statistics:
+        inputs["statistics"] = statistics
+    # A plan itself has no sparsity, and no text to read.
+    if "sparsity" in wildcards.keys():
+        if slots.planned:
+            inputs["plan"] = (
+                f"results/plans/{wildcards.model}/{wildcards.checkpoint}/{wildcards.method}/{wildcards.seed}.json"
+            )
+        if slots.by_block:
+            inputs |= checkpoint_inputs(folder)
+            inputs["rows"] = (
+                f"results/datasets/{study.calibrations[slots.calibration]['dataset']}.parquet"
+            )
+    return inputs
+
+
+def round_inputs(wildcards):
+    """Return what a round of iterative pruning trains: the checkpoint under the mask of the round before, on its task."""
+    folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
+    task = study.method(wildcards.method).rounds["task"]
+    inputs = {
+        **checkpoint_inputs(folder),
+        "manifest": f"results/matrices/{wildcards.model}.json",
+        "inputs": f"results/inputs/{wildcards.model}/{task}.arrow",
+    }
+    before = study.level_before(wildcards.method, wildcards.sparsity)
+    if before:
+        inputs["mask"] = mask_path(
+            wildcards.model,
+            wildcards.checkpoint,
+            wildcards.method,
+            wildcards.seed,
+            before,
+        )
+    return inputs
+
+
+def calibration_of(method):
+    """Return the calibration of a method that prunes block by block; None for others, which read statistics."""
+    slots = study.method(method)
+    return study.calibration(slots.calibration) if slots.by_block else None
 
 
 rule calibrate_model:

@@ -1,4 +1,12 @@
-"""Plots, the report and the summary that a run ends with."""
+"""Plots, the report and the summary that a run ends with.
+
+Needs: tables. Makes: plots, report.html and summary.txt below results/studies.
+"""
+
+TEMPLATE_PARTS = [
+    ROOT / "workflow" / "report" / f"report.{suffix}"
+    for suffix in ("html.j2", "css", "js")
+]
 
 for kind, plot in PLOTS.items():
     place = os.path.join(*plot["labels"].values())

@@ -1,4 +1,33 @@
-"""Sources: pinned wheels, repositories of the model hub, and the datasets made of them."""
+"""Sources: pinned wheels, repositories of the model hub, and the datasets made of them.
+
+Needs: the registries. Makes: results/sources, results/datasets.
+"""
+
+from itertools import chain
+from essential_sparsity.sources.fetch import local_files, local_tables
+
+
+def source_inputs(kind, name, checkpoint=None):
+    """Return the files that the source of a registry entry is read from."""
+    source = getattr(study, kind)[name]["source"]
+    if source["kind"] == "hub":
+        place = "/".join(filter(None, (kind, name, checkpoint)))
+        folder = f"results/sources/hub/{place}"
+        return [f"{folder}/index.json", f"{folder}/files"]
+    if source["kind"] == "wheel":
+        return [f"results/sources/{source['package']}-{source['version']}.whl"]
+    if source["kind"] == "path" and kind == "datasets":
+        found = local_tables(source, study.where(kind, name))
+        return list(map(str, chain.from_iterable(found.values())))
+    if source["kind"] == "path":
+        return list(map(str, local_files(source, study.where(kind, name))))
+    folder = f"results/pretraining/{name}"
+    return [f"{folder}/index.json", f"{folder}/files"]
+
+
+def rows_path(task):
+    """Return the rows of a task's dataset."""
+    return f"results/datasets/{study.tasks[task]['dataset']}.parquet"
 
 
 rule download_package:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from essential_sparsity.checkpoints.precision import full_precision
 from essential_sparsity.errors import UserError
+
+if TYPE_CHECKING:  # as in scores.py
+    from torch import Tensor
 
 
 @dataclass
@@ -49,6 +48,8 @@ class InputStatistics:
     @classmethod
     def empty(cls, inputs: int, with_gram: bool, like: Tensor) -> InputStatistics:
         """Return sums over nothing, on the device of ``like``."""
+        import torch
+
         wide = torch.promote_types(like.dtype, torch.float32)
         gram = torch.zeros(inputs, inputs, dtype=wide, device=like.device) if with_gram else None
         zeros = torch.zeros(inputs, dtype=torch.float64, device=like.device)
@@ -56,6 +57,10 @@ class InputStatistics:
 
     def add(self, x: Tensor, samples: int) -> None:
         """Add inputs, (..., inputs), of so many sequences."""
+        import torch
+
+        from essential_sparsity.checkpoints.precision import full_precision
+
         rows = x.reshape(-1, x.shape[-1])
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         self.samples += samples
@@ -73,6 +78,8 @@ class InputStatistics:
 
     def norm(self) -> Tensor:
         """Return ``sqrt(mean over samples of ||X_j||^2)``, (inputs,): the mean is over sequences, not tokens."""
+        import torch
+
         wide = (self.squares / max(self.samples, 1)).sqrt()
         return wide.to(torch.float32 if self.gram is None else self.gram.dtype)
 
