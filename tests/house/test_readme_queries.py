@@ -29,7 +29,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[pd.DataFrame]:
     }  # fmt: skip
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### Ask the tables")[1].split("\n## ")[0]
+    section = (
+        (ROOT / "docs" / "tables.md").read_text(encoding="utf-8").split("\n## Ask the tables")[1].split("\n## ")[0]
+    )
     snippets = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     assert [("duckdb" in snippet, "pandas" in snippet) for snippet in snippets] == [(False, True), (True, False)] * 3
     printed: list[pd.DataFrame] = []

@@ -206,7 +206,7 @@ def test_profiles_give_a_gpu_to_every_rule_that_can_use_one(root: Path, profile:
 
 
 def test_links_of_the_documents_resolve(root: Path) -> None:
-    for document in (root / "README.md", root / "config" / "README.md", *(root / "docs").glob("*.md")):
+    for document in (*root.glob("*.md"), root / "config" / "README.md", *(root / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
             assert link.startswith("https://") or (document.parent / link).exists(), f"{document}: {link}"
 

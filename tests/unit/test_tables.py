@@ -16,7 +16,8 @@ from essential_sparsity.knees.curves import mean_curve
 from essential_sparsity.knees.tables import KNEES, LEVELS, level_rows
 from essential_sparsity.pruning.tables import LAYERS, layer_rows
 from essential_sparsity.tables import stack, write_table
-from schemas import SCHEMAS
+from schemas import SCHEMAS, columns_text
+from tiny import ROOT
 
 EVALUATION: dict[str, Any] = {
     "study": "s", "model": "m", "source": "wheel:p/f", "revision": "1.0", "checkpoint": "step000128", "step": 128,
@@ -169,3 +170,8 @@ def test_levels_have_a_row_for_each_of_their_rounds() -> None:
     assert all(column.description for column in LEVELS.columns.values())
     with pytest.raises(ValueError, match="twice the same"):
         LEVELS.typed(pd.DataFrame(level_rows({**placed, "rounds": [[0.3], [0.3]]})))
+
+
+def test_the_documents_list_every_column() -> None:
+    text = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+    assert text.split("## Columns\n\n")[1].split("\n## ")[0].strip() == columns_text().strip()
