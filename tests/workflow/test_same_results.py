@@ -17,7 +17,7 @@ def test_another_folder_other_cores_and_cold_starts_give_the_same_tables(finishe
     work = fresh.work.rename(fresh.work.with_name("another folder"))
     write_study(yaml.safe_load(finished.study_file.read_text()), work / "study.yaml")
     fresh.work = work
-    fresh.edit("../../Snakefile", "    seam.start_jobs_warm()\n", "    pass\n")
+    fresh.edit("../rules/start.smk", "    seam.start_jobs_warm()\n", "    pass\n")
     names = sorted(path.name for path in (finished.work / TABLES).glob("*.parquet") if path.stem != "costs")
     fresh.run("--cores", "1", *(f"{TABLES}/{name}" for name in names))
     assert len(tables(work / "results")) == len(names) >= 11

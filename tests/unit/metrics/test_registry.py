@@ -22,12 +22,11 @@ from essential_sparsity.metrics.registry import (
     chance_of,
     check_metric,
     compute_metric,
-    gold_answers,
-    gold_label,
     metric_of,
     performance,
     value_of,
 )
+from essential_sparsity.metrics.squad import gold_answers, gold_label
 from reference_metrics import reference_metric
 
 WHERE = "model m, task t"

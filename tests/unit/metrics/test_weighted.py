@@ -15,10 +15,10 @@ from essential_sparsity.metrics.registry import (
     METRICS,
     Floats,
     compute_metric,
-    gold_label,
     metric_features,
     weighted_values,
 )
+from essential_sparsity.metrics.squad import gold_label
 from essential_sparsity.metrics.weighted import midranks
 
 WHERE = "model m, task t"
