@@ -16,6 +16,7 @@ from packaging.version import Version
 from snakemake.cli import get_argument_parser
 
 from essential_sparsity.planning.needs import NEEDS
+from essential_sparsity.study.protocols import EVALUATIONS
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -30,10 +31,11 @@ def rules(root: Path) -> dict[str, str]:
     def unrolled(loop: re.Match[str]) -> str:
         """Return the rules that a loop over a table makes of its keys, as they would be written one by one."""
         variable, table, body = loop.groups()
-        entries = re.search(rf"^{table} = {{\n(?:    .*\n)+", text, flags=re.MULTILINE)
-        assert entries is not None
         written = ""
-        for key in re.findall(r'^    "(\w+)":', entries[0], flags=re.MULTILINE):
+        for key in {
+            "EVALUATIONS": EVALUATIONS,
+            "PLOTS": re.findall(r'^    "(\w+)": {\n        "category"', text, re.MULTILINE),
+        }[table]:
             named = re.sub(rf"\b{variable}\b(?=[,)\n])", f'"{key}"', body.replace(f"{{{variable}}}", key))
             named = re.sub(r'\bf"', '"', named.replace("\n    ", "\n"))
             name = re.findall(r"\w+", named)[1]

@@ -3,6 +3,8 @@
 Needs: results/checkpoints, results/masks. Makes: results/inputs, results/evaluations.
 """
 
+from essential_sparsity.study.protocols import EVALUATIONS
+
 
 def evaluation_path(e):
     """Return the file of one evaluation."""
@@ -65,41 +67,23 @@ rule prepare_inputs:
         "../scripts/prepare_inputs.py"
 
 
-# For each rule that evaluates: its protocols, how its message begins, and what its script is given besides.
-EVALUATIONS = {
-    "evaluate_language_model": (
-        ["perplexity", "masked_tokens"],
-        "Language modelling of",
-        {},
-    ),
-    "evaluate_benchmark": (
-        ["lm_eval"],
-        "Benchmark of",
-        {
-            "folder": lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
-                "path", ""
-            ),
-            "repository": lambda wildcards: study.dataset_of(wildcards.task)[
-                "source"
-            ].get("repository", ""),
-        },
-    ),
-    "evaluate_representation": (
-        ["linear_probe", "knn"],
-        "Representation of",
-        {},
-    ),
-    "finetune_model": (
-        ["finetune"],
-        "Fine-tuning",
-        # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
-        {
-            "states": "results/states/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}"
-        },
-    ),
+# What a rule's script is given besides.
+OTHERS = {
+    "evaluate_benchmark": {
+        "folder": lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+            "path", ""
+        ),
+        "repository": lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+            "repository", ""
+        ),
+    },
+    # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
+    "finetune_model": {
+        "states": "results/states/finetuning/{model}/{checkpoint}/{method}/{sparsity}/{task}/{seed}"
+    },
 }
 
-for rule, (protocols, begin, others) in EVALUATIONS.items():
+for rule, begin in EVALUATIONS.items():
 
     rule:
         name:
@@ -113,14 +97,14 @@ for rule, (protocols, begin, others) in EVALUATIONS.items():
         log:
             f"results/logs/{rule}/{{model}}/{{checkpoint}}/{{method}}/{{sparsity}}/{{task}}/{{seed}}.log",
         wildcard_constraints:
-            task=one_of(study.tasks_with(*protocols)),
+            task=one_of(study.tasks_by(rule)),
         conda:
             "../../envs/workflow.yaml"
         threads: 1
         resources:
             **needs(rule, of_task),
         params:
-            **others,
+            **OTHERS.get(rule, {}),
             code=code(f"{rule}.py"),
             task=lambda wildcards: task_entry(wildcards.task),
             method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
@@ -131,4 +115,6 @@ for rule, (protocols, begin, others) in EVALUATIONS.items():
             f"../scripts/{rule}.py"
 
 
-check_batches("finetune_model", {*study.used_tasks()} & {*study.tasks_with("finetune")})
+check_batches(
+    "finetune_model", {*study.used_tasks()} & {*study.tasks_by("finetune_model")}
+)

@@ -8,7 +8,7 @@ import pytest
 
 from essential_sparsity.data.kinds import held_out_splits, kind_of
 from essential_sparsity.errors import UserError
-from essential_sparsity.study.tasks import check_dataset, check_task, completed, draws, preparation
+from essential_sparsity.study.tasks import check_dataset, check_task, completed, preparation
 
 PATH = {"kind": "path", "path": "x"}
 HUB = {"kind": "hub", "repository": "o/n", "files": {"train": ["a"], "test": ["b"]}}
@@ -117,7 +117,3 @@ def test_inputs_depend_on_what_prepares_them_alone() -> None:
     assert preparation(HARNESS, KEPT) is None
     spans = {"kind": "spans", "max_length": 256, "stride": 128, "unanswerable": True}
     assert preparation(completed({**TRAINING, "null_threshold": 0.0}, SPANS), SPANS) == spans
-
-
-def test_what_trains_draws_from_its_seed() -> None:
-    assert [draws(task) for task in (TRAINING, PROBE, WORDS, HARNESS)] == [True, True, False, False]

@@ -12,7 +12,8 @@ from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.methods.method import Method
 from essential_sparsity.methods.rounds import level_before, round_levels
 from essential_sparsity.methods.scores import SCORES
-from essential_sparsity.study.tasks import completed, draws, preparation
+from essential_sparsity.study.protocols import PROTOCOLS
+from essential_sparsity.study.tasks import completed, preparation
 from essential_sparsity.study.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
@@ -170,9 +171,9 @@ class Registries:
         """Return what plots call the entries of a registry."""
         return {name: entry["label"] for name, entry in getattr(self, kind).items()}
 
-    def tasks_with(self, *protocols: str) -> list[str]:
-        """Return the registry's tasks of some protocols."""
-        return [name for name, task in self.tasks.items() if task["protocol"] in protocols]
+    def tasks_by(self, rule: str) -> list[str]:
+        """Return the registry's tasks that a rule evaluates."""
+        return [name for name, task in self.tasks.items() if PROTOCOLS[task["protocol"]].rule == rule]
 
     def preparation(self, task: str) -> dict[str, Any] | None:
         """Return what the prepared inputs of a task depend on, besides its dataset; None if it reads files."""
@@ -180,7 +181,7 @@ class Registries:
 
     def seed_matters(self, method: str, task: str) -> bool:
         """Say whether an evaluation depends on its seed: fine-tuning draws, and so does a random score."""
-        return draws(self.tasks[task]) or self.mask_seed(method, 1) == 1
+        return PROTOCOLS[self.tasks[task]["protocol"]].draws or self.mask_seed(method, 1) == 1
 
     def mask_seed(self, method: str, seed: int) -> int:
         """Return the seed of the mask of an evaluation: 0 for every deterministic score."""

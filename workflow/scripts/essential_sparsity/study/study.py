@@ -13,9 +13,9 @@ from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.knees.curves import Curve
 from essential_sparsity.study.asked import Asked, Evaluation, evaluations_of, similarities
 from essential_sparsity.study.pairs import MaskPair, pair_masks
+from essential_sparsity.study.protocols import PROTOCOLS
 from essential_sparsity.study.registries import DENSE, Registries
 from essential_sparsity.study.sweeps import Sweep, worst_case
-from essential_sparsity.study.tasks import draws
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Study(Registries):
     def drawn(self) -> list[str]:
         """Return the methods and tasks whose results depend on the seed."""
         methods = {e.method for e in self.evaluations if self.mask_draws(e.method)}
-        return sorted(methods | {name for name in self.used_tasks() if draws(self.tasks[name])})
+        return sorted(methods | {name for name in self.used_tasks() if PROTOCOLS[self.tasks[name]["protocol"]].draws})
 
     def mask_pairs(self) -> list[MaskPair]:
         """Return the pairs of masks that the study compares."""

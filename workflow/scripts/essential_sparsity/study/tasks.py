@@ -9,18 +9,7 @@ from typing import Any
 from essential_sparsity.data.kinds import FILES, has_images, held_out_splits, kind_of
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.metrics.registry import check_metric
-
-PROBES = ("linear_probe", "knn")
-# What fine-tuning predicts, by the kind of a dataset: the headline metric without another word.
-_HEADLINE = {"classes": "accuracy", "scores": "pearson", "spans": "squad_f1"}
-# The kind of what is predicted, by protocol, where the dataset does not say it.
-_PREDICTED = {"perplexity": "tokens", "masked_tokens": "tokens", "lm_eval": "choices"}
-# Keys that are asked for by one kind of preparation.
-_KEYS = {
-    "classes": ("max_length",), "scores": ("max_length",), "spans": ("max_length", "stride"), "images": (),
-    "stream": ("window", "windows"), "documents": ("window", "windows"),
-    "masked": ("window", "windows", "mask_probability", "seed"),
-}  # fmt: skip
+from essential_sparsity.study.protocols import KEYS, PROTOCOLS
 
 
 def heads_for(dataset: Mapping[str, Any]) -> tuple[str, ...]:
@@ -32,27 +21,20 @@ def heads_for(dataset: Mapping[str, Any]) -> tuple[str, ...]:
 
 def completed(task: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task with the head and metric that its dataset suggests, where it names none."""
-    if task["protocol"] != "finetune":
+    protocol = PROTOCOLS[task["protocol"]]
+    if not protocol.trains:
         return dict(task)
-    return {"head": heads_for(dataset)[0], "metric": _HEADLINE.get(kind_of(dataset), ""), **task}
-
-
-def draws(task: Mapping[str, Any]) -> bool:
-    """Say whether the result of a task depends on the seed: fine-tuning draws, and so does a choice of examples."""
-    return task["protocol"] in ("finetune", *PROBES)
+    return {"head": heads_for(dataset)[0], "metric": protocol.metrics.get(kind_of(dataset), ""), **task}
 
 
 def preparation(task: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the kind of a task's prepared inputs and the keys that they depend on; None if it reads files."""
-    if task["protocol"] == "lm_eval":
+    protocol = PROTOCOLS[task["protocol"]]
+    if protocol.reads == "files":
         return None
-    if task["protocol"] == "perplexity":
-        kind = "stream" if task["metric"] == "perplexity" else "documents"
-    elif task["protocol"] == "masked_tokens":
-        kind = "masked"
-    else:
-        kind = "images" if has_images(dataset) else kind_of(dataset)
-    found = {"kind": kind, **{key: task[key] for key in _KEYS[kind]}}
+    of_dataset = "images" if has_images(dataset) else kind_of(dataset)
+    kind = protocol.inputs.get(task["metric"], of_dataset)
+    found = {"kind": kind, **{key: task[key] for key in KEYS[kind]}}
     return {**found, "unanswerable": task["null_threshold"] is not None} if kind == "spans" else found
 
 
@@ -136,31 +118,32 @@ def check_task(task: Mapping[str, Any], dataset: Mapping[str, Any], where: str) 
     Raises:
         UserError: They do not.
     """
-    protocol, kind, name = task["protocol"], kind_of(dataset), task["dataset"]
-    if (protocol == "lm_eval") != (kind == "files"):
+    protocol, kind, name = PROTOCOLS[task["protocol"]], kind_of(dataset), task["dataset"]
+    if (protocol.reads == "files") != (kind == "files"):
+        fitting = ", ".join(known for known, other in PROTOCOLS.items() if other.reads == "files")
         raise UserError(
             f"{where}.dataset", f"dataset '{name}' with `format: {dataset['format']}`",
-            "`format: files` for the protocol lm_eval, and for no other", "choose another dataset or protocol",
+            f"`format: files` for the protocol {fitting}, and for no other", "choose another dataset or protocol",
         )  # fmt: skip
-    if protocol in ("perplexity", "masked_tokens") and has_images(dataset):
+    if protocol.reads == "texts" and has_images(dataset):
         raise UserError(f"{where}.dataset", f"dataset '{name}' of images", "one of texts", "choose another dataset")
-    if protocol in PROBES and not has_images(dataset):
+    if protocol.reads == "images" and not has_images(dataset):
         raise UserError(
-            f"{where}.dataset", f"dataset '{name}' of texts", f"one of images, which {protocol} needs",
+            f"{where}.dataset", f"dataset '{name}' of texts", f"one of images, which {task['protocol']} needs",
             "choose another dataset or protocol",
         )  # fmt: skip
-    if protocol in ("finetune", *PROBES):
-        labelled = kind in _HEADLINE
+    if protocol.metrics:
+        labelled = kind in protocol.metrics
         if not (labelled and "test" in held_out_splits(dataset)):
             raise UserError(
                 f"{where}.dataset", f"dataset '{name}' without {'a test split' if labelled else 'label'}",
                 "a dataset with `label`, `score` or `answers`, and `split` or files for `test`: it trains and tests",
                 "add them to the dataset or choose another",
             )  # fmt: skip
-    if protocol == "finetune":
+    if protocol.trains:
         _check_training(task, dataset, where)
-    if protocol != "lm_eval":
-        predicted = _PREDICTED.get(protocol, "classes" if has_images(dataset) else kind)
+    if protocol.reads != "files":
+        predicted = protocol.predicted or ("classes" if has_images(dataset) else kind)
         for key, metric in [("metric", task["metric"]), *(("also", metric) for metric in task.get("also", []))]:
             check_metric(metric, predicted, f"{where}" if key == "metric" else f"{where}.also")
 
