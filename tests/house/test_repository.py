@@ -16,6 +16,7 @@ from packaging.version import Version
 from snakemake.cli import get_argument_parser
 
 from essential_sparsity.planning.needs import NEEDS
+from essential_sparsity.report.figures.kinds import KINDS
 from essential_sparsity.study.protocols import EVALUATIONS
 
 
@@ -32,10 +33,7 @@ def rules(root: Path) -> dict[str, str]:
         """Return the rules that a loop over a table makes of its keys, as they would be written one by one."""
         variable, table, body = loop.groups()
         written = ""
-        for key in {
-            "EVALUATIONS": EVALUATIONS,
-            "PLOTS": re.findall(r'^    "(\w+)": {\n        "category"', text, re.MULTILINE),
-        }[table]:
+        for key in {"EVALUATIONS": EVALUATIONS, "KINDS": KINDS}[table]:
             named = re.sub(rf"\b{variable}\b(?=[,)\n])", f'"{key}"', body.replace(f"{{{variable}}}", key))
             named = re.sub(r'\bf"', '"', named.replace("\n    ", "\n"))
             name = re.findall(r"\w+", named)[1]

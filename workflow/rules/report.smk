@@ -3,13 +3,11 @@
 Needs: tables. Makes: plots, report.html and summary.txt below results/studies.
 """
 
-TEMPLATE_PARTS = [
-    ROOT / "workflow" / "report" / f"report.{suffix}"
-    for suffix in ("html.j2", "css", "js")
-]
+TEMPLATE_PARTS = sorted((ROOT / "workflow" / "report").glob("*.*"))
 
-for kind, plot in PLOTS.items():
-    place = os.path.join(*plot["labels"].values())
+for kind, figure in KINDS.items():
+    labels = {axis: f"{{{axis}}}" for axis in figure.axes}
+    place = os.path.join(*labels.values())
 
     rule:
         name:
@@ -17,14 +15,14 @@ for kind, plot in PLOTS.items():
         input:
             **{
                 name: f"results/studies/{{study}}/tables/{table}.parquet"
-                for name, table in plot["tables"].items()
+                for name, table in figure.tables.items()
             },
         output:
             report(
                 f"results/studies/{{study}}/plots/{kind}/{place}.svg",
                 caption=f"../report/{kind}.rst",
-                category=plot["category"],
-                labels=plot["labels"],
+                category=figure.title,
+                labels=labels,
             ),
             f"results/studies/{{study}}/plots/{kind}/{place}.pdf",
             f"results/studies/{{study}}/plots/{kind}/{place}.png",
@@ -37,9 +35,9 @@ for kind, plot in PLOTS.items():
             **needs(),
         params:
             code=code("plot.py"),
-            settings=settings_of(plot),
+            settings=settings_of(kind),
         message:
-            f"Plotting {plot['message']}"
+            f"Plotting {figure.message}"
         script:
             "../scripts/plot.py"
 

@@ -9,7 +9,7 @@ import pandas as pd
 from essential_sparsity.report.figures.ages import plot_ages
 from essential_sparsity.report.figures.curves import plot_curves
 from essential_sparsity.report.figures.emergence import plot_emergence
-from essential_sparsity.report.figures.findings import plot_finding
+from essential_sparsity.report.figures.findings import plot_findings
 from essential_sparsity.report.figures.layers import plot_layers
 from essential_sparsity.report.figures.losses import plot_losses
 from essential_sparsity.report.figures.similarities import plot_similarities
@@ -19,9 +19,8 @@ from essential_sparsity.run.job import run_job
 
 # By the names of their rules.
 PLOTS = {
-    "plot_ages": plot_ages, "plot_curves": plot_curves, "plot_emergence": plot_emergence, "plot_findings": plot_finding,
-    "plot_layers": plot_layers, "plot_losses": plot_losses, "plot_similarities": plot_similarities,
-    "plot_weights": plot_weights,
+    plot.__name__: plot for plot in
+    (plot_ages, plot_curves, plot_emergence, plot_findings, plot_layers, plot_losses, plot_similarities, plot_weights)
 }  # fmt: skip
 
 

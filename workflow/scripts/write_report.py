@@ -11,7 +11,8 @@ from essential_sparsity.files import atomic_path, read_json
 from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.planning.costs import stage_times
 from essential_sparsity.report.content import Study, report_content, report_data
-from essential_sparsity.report.page import CAPTIONS, TEMPLATE, render_report
+from essential_sparsity.report.figures.kinds import KINDS
+from essential_sparsity.report.page import TEMPLATE, render_report
 from essential_sparsity.report.words import numbers
 from essential_sparsity.report.words.summary import summary_text
 from essential_sparsity.report.words.trajectory import change_notes, missing_notes, outlier_notes, same_notes
@@ -35,7 +36,7 @@ def main(snakemake: Any) -> None:
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
         provenance=provenance,
         notes=[*steps, *weights, *change_notes(pd.read_parquet(snakemake.input.changes))],
-        plots={kind: [Path(path) for path in snakemake.input.plots if f"/plots/{kind}/" in path] for kind in CAPTIONS},
+        plots={kind: [Path(path) for path in snakemake.input.plots if f"/plots/{kind}/" in path] for kind in KINDS},
     )  # fmt: skip
     environment = environment_lines()
     rows = study.rows(tables)

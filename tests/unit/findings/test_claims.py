@@ -18,7 +18,7 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.files import canonical
 from essential_sparsity.findings.claims import parts_of, places_of
 from essential_sparsity.findings.tables import ALL_FINDINGS
-from essential_sparsity.report.figures.findings import panels_of, plot_finding
+from essential_sparsity.report.figures.findings import panels_of, plot_findings
 from essential_sparsity.report.gathered import findings_markdown, gather_findings
 from essential_sparsity.report.words.verdicts import estimate_text, models_text, subject_text, verdicts_sentence
 from essential_sparsity.study.resolve import resolve
@@ -192,7 +192,7 @@ def test_curves_of_a_model_share_a_panel_and_tasks_do_not() -> None:
 
 def test_a_figure_shows_every_estimate_over_its_region() -> None:
     last = {frames.SMOLLM: "final", frames.BERT: "step003000"}
-    figure = plot_finding(
+    figure = plot_findings(
         frames.findings(), frames.claims(), frames.levels(), frames.knees(), last, frames.METHOD_LABELS,
         frames.TASK_LABELS,
     )  # fmt: skip
@@ -216,7 +216,7 @@ def test_one_level_is_no_curve() -> None:
     one = levels[
         (levels["model"] != frames.SMOLLM) | (levels["sparsity"] <= levels["sparsity"][levels["sparsity"] > 0].min())
     ]
-    figure = plot_finding(
+    figure = plot_findings(
         frames.findings(), frames.claims(), one, frames.knees(), last, frames.METHOD_LABELS, frames.TASK_LABELS
     )
     assert [axes.get_xlabel() for axes in figure.axes].count("Sparsity (% removed)") == 1
@@ -240,7 +240,7 @@ def test_of_a_group_the_mean_is_drawn_and_each_model_thinly() -> None:
         "finding": "f", "claim": "c", "statistic": "knee", "of": canonical(of), "estimate": 0.5, "ci_low": 0.2,
         "ci_high": 0.8, "n_seeds": 2, "verdict": "holds", "holds_where": "above 0.1", "flags": "",
     }  # fmt: skip
-    figure = plot_finding(
+    figure = plot_findings(
         pd.DataFrame([row]), [claim], pd.concat([levels, other]), frames.knees(), dict.fromkeys(names, "step003000"),
         frames.METHOD_LABELS, frames.TASK_LABELS,
     )  # fmt: skip

@@ -16,8 +16,9 @@ from essential_sparsity.checkpoints.steps import step_of
 from essential_sparsity.report import data as drawn
 from essential_sparsity.report import tables as report_tables
 from essential_sparsity.report.charts import chart_specs
+from essential_sparsity.report.figures.kinds import KINDS, caption
 from essential_sparsity.report.figures.style import method_looks, palette
-from essential_sparsity.report.page import CAPTIONS, DRAWN_FIGURES, ReportContent, ReportFigure
+from essential_sparsity.report.page import DRAWN_FIGURES, ReportContent, ReportFigure
 from essential_sparsity.report.words.headline import finding_rows
 from essential_sparsity.report.words.knees import answer_sentence, model_sizes
 from essential_sparsity.report.words.notes import departures, evaluation_notes
@@ -25,16 +26,6 @@ from essential_sparsity.report.words.numbers import reading_note
 from essential_sparsity.report.words.sentences import finding_sentences
 from essential_sparsity.report.words.verdicts import verdicts_sentence
 
-_SECTIONS = {
-    "findings": "Finding",
-    "curves": "Performance over sparsity",
-    "layers": "Sparsity of every matrix at the knee",
-    "weights": "Statistics of the weights",
-    "similarities": "Similarity of masks",
-    "losses": "Loss over pre-training",
-    "emergence": "Emergence of sparsity",
-    "ages": "Knees over pre-training",
-}
 _VERSIONS = {"workflow": "workflow_commit", "torch": "torch_version", "transformers": "transformers_version"}
 _KINDS = 10
 
@@ -53,7 +44,7 @@ class Study:
         tasks: The registry's entries of its tasks.
         provenance: Where each checkpoint came from.
         notes: What a reader must know of its trajectories.
-        plots: The drawn figures by their kind, such as ``curves``; those of :data:`report.page.CAPTIONS`.
+        plots: The drawn figures by their kind, such as ``curves``; those of :data:`report.figures.kinds.KINDS`.
     """
 
     name: str
@@ -132,7 +123,7 @@ def report_content(
             ), *study.notes,
         ),
         departures=(*departures(study.tasks), *evaluation_notes(evaluations, labels)),
-        figures={kind: _figures(kind, study) for kind in CAPTIONS if study.plots.get(kind)},
+        figures={kind: _figures(kind, study) for kind in KINDS if study.plots.get(kind)},
         verdicts=report_tables.verdicts_table(tables["findings"], study.methods, labels),
         knees=report_tables.knees_table(knees, rules, study.methods, labels),
         differences=report_tables.differences_table(
@@ -174,7 +165,7 @@ def _figures(kind: str, study: Study) -> tuple[ReportFigure, ...]:
     for path in study.plots[kind][:DRAWN_FIGURES]:
         # Below the folder of its kind a figure is named by its model and task, or by one name.
         title = path.stem if path.parent.name == kind else f"{path.parent.name}: {study.task_labels[path.stem]}"
-        found.append(ReportFigure(title, CAPTIONS[kind], f"{_SECTIONS[kind]}, {title}", path.read_bytes()))
+        found.append(ReportFigure(title, caption(kind), f"{KINDS[kind].section}, {title}", path.read_bytes()))
     return tuple(found)
 
 

@@ -2,7 +2,9 @@
 
 In: the tables of a study. Out: SVG and PDF.
 
-Doors: style (of all), and a module a figure: curves, layers, similarities, weights, emergence, ages, losses, findings.
+Doors: kinds (of figures), style (of all), and a module a figure: curves, layers, similarities, weights, emergence,
+ages, losses, findings.
 
-To add a figure: a module, its record in `workflow/rules/figures.smk`, its caption.
+To add a figure: a module, its record in `kinds` and its caption in `workflow/report`, what a study has of it in
+`workflow/rules/figures.smk`, its function in `plot.py`.
 """

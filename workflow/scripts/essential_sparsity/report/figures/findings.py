@@ -37,7 +37,7 @@ _ROW_IN = 0.62
 _WIDE = 30.0
 
 
-def plot_finding(
+def plot_findings(
     findings: pd.DataFrame,
     claims: Sequence[Mapping[str, Any]],
     curves: pd.DataFrame,
