@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from harness import report
 
-from essential_sparsity.emergence.changes import Floats, SmoothDrift
-from essential_sparsity.inference import generator_of
+from essential_sparsity.emergence.changes import SmoothDrift
+from essential_sparsity.inference import Floats, generator_of
 
 SPACING, DRAWS, LEVEL = 50, 399, 0.05
 NOISE, CORRELATIONS = (1e-4, 0.01, 0.05), (0.0, 0.7)

@@ -23,12 +23,12 @@ import numpy.typing as npt
 from harness import report
 from scipy.special import ndtri
 
-from essential_sparsity.inference import p_value
+from essential_sparsity.inference import Floats, p_value
 from essential_sparsity.knees.intervals import knee_interval
 from essential_sparsity.knees.readings import Knee, Readings
 from essential_sparsity.knees.resampling import Sample, draw_mean, resampled_values
 from essential_sparsity.knees.rules import RULES, find_knee, find_many
-from essential_sparsity.metrics.registry import Floats, performance
+from essential_sparsity.metrics.registry import performance
 
 # Curves of each row, and draws of each curve.
 CURVES, DRAWS = 1000, 200

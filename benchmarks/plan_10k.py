@@ -166,8 +166,8 @@ def main() -> None:
         jobs, plan, noop = measure(10_000, Path(name))
     report(
         "plan-10k", ours_seconds=plan.seconds, ours_peak_mb=plan.peak_mb, ours_cpu_seconds=plan.cpu_seconds, jobs=jobs,
-        noop_seconds=noop.seconds, noop_peak_mb=noop.peak_mb, noop_cpu_seconds=noop.cpu_seconds, limit_seconds=40.0,
-        limit_mb=1000.0,
+        noop_seconds=noop.seconds, noop_peak_mb=noop.peak_mb, noop_cpu_seconds=noop.cpu_seconds, limit_seconds=22.0,
+        limit_mb=500.0,
     )  # fmt: skip
 
 

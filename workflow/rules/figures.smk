@@ -18,12 +18,12 @@ def models_and_tasks(study, *, dense):
     }
 
 
-def of_model(wildcards):
+def settings_of_model(wildcards):
     """Return the settings of a figure of one model."""
     return {"model": wildcards.model}
 
 
-def of_task(wildcards):
+def settings_of_task(wildcards):
     """Return the settings of a figure of one model's methods on one task."""
     return {
         "model": wildcards.model,
@@ -37,33 +37,35 @@ def of_task(wildcards):
 PLOTS = {
     "curves": (
         lambda study: sorted(models_and_tasks(study, dense=True)),
-        lambda wildcards: of_task(wildcards) | {"settings": study.config["knees"]},
+        lambda wildcards: settings_of_task(wildcards)
+        | {"settings": study.config["knees"]},
     ),
     "layers": (
         lambda study: sorted(models_and_tasks(study, dense=False)),
-        lambda wildcards: of_task(wildcards)
+        lambda wildcards: settings_of_task(wildcards)
         | {"rule": study.config["knees"]["rules"][0]},
     ),
     "weights": (
         lambda study: sorted({(model,) for model, _ in study.weights}),
-        of_model,
+        settings_of_model,
     ),
     "similarities": (
         lambda study: sorted({(pair.model,) for pair in study.mask_pairs()}),
-        lambda wildcards: of_model(wildcards) | {"method_labels": used_methods()},
+        lambda wildcards: settings_of_model(wildcards)
+        | {"method_labels": used_methods()},
     ),
     "losses": (
         lambda study: [(model,) for model in study.pretrained_models()],
-        lambda wildcards: of_model(wildcards)
+        lambda wildcards: settings_of_model(wildcards)
         | {"objective": study.recipe(wildcards.model)["objective"]},
     ),
     "emergence": (
         lambda study: [(model,) for model in study.changing_models()],
-        of_model,
+        settings_of_model,
     ),
     "ages": (
         lambda study: study.ageing(),
-        lambda wildcards: of_task(wildcards)
+        lambda wildcards: settings_of_task(wildcards)
         | {"rule": study.config["knees"]["rules"][0]},
     ),
     "findings": (

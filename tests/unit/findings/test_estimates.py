@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from essential_sparsity.findings.estimates import Estimate, Unit, difference, mean, minus, within
-from essential_sparsity.metrics.registry import Floats
+from essential_sparsity.inference import Floats
 
 numbers = st.integers(-20, 20).map(lambda n: n / 20)
 

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from essential_sparsity.inference import holm, p_value
+from essential_sparsity.inference import Floats, holm, p_value
 from essential_sparsity.knees.differences import CurveKnee, difference_rows
 from essential_sparsity.knees.readings import Knee, Readings
 from essential_sparsity.knees.tables import DIFFERENCES
-from essential_sparsity.metrics.registry import Floats
 
 
 def knee(place: Knee | float | None, draws: Floats | None = None, censored: int = 0, **axes: Any) -> CurveKnee:

@@ -9,6 +9,7 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import norm, t
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.intervals import OPEN_ABOVE, OPEN_BELOW, knee_interval, quantiles, value_bounds
 from essential_sparsity.knees.readings import Knee, Readings
 from essential_sparsity.knees.resampling import (
@@ -22,7 +23,6 @@ from essential_sparsity.knees.resampling import (
     resampled_values,
 )
 from essential_sparsity.knees.rules import find_knee, find_many
-from essential_sparsity.metrics.registry import Floats
 
 LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 SETTINGS: dict[str, Any] = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0, "confidence": 0.95, "draws": 400}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from essential_sparsity.errors import UserError
+from essential_sparsity.inference import Floats
 from essential_sparsity.metrics.registry import (
     METRICS,
-    Floats,
     compute_metric,
     metric_features,
     weighted_values,

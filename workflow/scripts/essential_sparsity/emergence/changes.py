@@ -23,10 +23,9 @@ from scipy.special import stdtrit
 
 from essential_sparsity.checkpoints.steps import LEAST_STEPS, even_steps
 from essential_sparsity.emergence.tables import ALL_WEIGHTS, CHANGES
-from essential_sparsity.inference import generator_of, holm
+from essential_sparsity.inference import Floats, generator_of, holm
 from essential_sparsity.tables import stack
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
 
 STATISTICS = (

@@ -1,4 +1,4 @@
-"""What the frozen features of a vision encoder are worth: a linear probe and the nearest neighbours of its images."""
+"""The frozen features of a vision encoder: its class token, or the mean over its patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from essential_sparsity.data.pixels import PixelSettings, normalise
 from essential_sparsity.errors import UserError, first_line
 from essential_sparsity.progress import progress
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 # Tokens that stand before the patches, by the name of their parameter in transformers' models.

@@ -20,8 +20,9 @@ from essential_sparsity.data.batches import Ints, draw_training_rows, halving
 from essential_sparsity.data.pixels import PixelSettings
 from essential_sparsity.data.prepared import Prepared
 from essential_sparsity.errors import UserError, quoted
-from essential_sparsity.evaluation.features import Floats, Integers, features
+from essential_sparsity.evaluation.features import Integers, features
 from essential_sparsity.evaluation.outcomes import Outcome
+from essential_sparsity.inference import Floats
 
 # Test images whose similarities to all training images are held at a time.
 _BLOCK = 256

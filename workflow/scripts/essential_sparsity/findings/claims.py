@@ -1,4 +1,4 @@
-"""The claims of a study, as they are stated before it runs: checked, and with every name resolved."""
+"""The words of claims: what a statistic is of, and which curves its parts name."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.intervals import MOST_WITHOUT, quantiles, without_text
-from essential_sparsity.metrics.registry import Floats
 
 ONE_MODEL = "one pre-training seed: the spread over pre-trainings is not in the interval"
 NO_DRAWS = "nothing to resample: no interval"

@@ -10,9 +10,9 @@ import numpy as np
 
 from essential_sparsity.findings.estimates import ONE_MODEL, Estimate, bounds_of_draws, difference, mean, within
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.intervals import OPEN_ABOVE, OPEN_BELOW
 from essential_sparsity.knees.readings import LEFT, NOT_CENSORED, RIGHT
-from essential_sparsity.metrics.registry import Floats
 
 UNBOUNDED = "the loss does not grow before the knee: the ratio is unbounded"
 OPEN_RATIO = "the interval is open above: in some draws the loss does not grow before the knee"

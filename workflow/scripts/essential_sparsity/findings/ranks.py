@@ -9,7 +9,7 @@ import numpy as np
 
 from essential_sparsity.findings.estimates import NO_DRAWS, ONE_MODEL, Estimate, bounds_of_draws
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
-from essential_sparsity.metrics.registry import Floats
+from essential_sparsity.inference import Floats
 
 
 def rank_correlation(of: Mapping[str, Any], evidence: Evidence) -> Estimate:

@@ -10,9 +10,9 @@ import numpy as np
 from essential_sparsity.findings.claims import ESSENTIAL
 from essential_sparsity.findings.estimates import NO_DRAWS, ONE_MODEL, Estimate, Unit, difference, mean
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.analysis import Measured
 from essential_sparsity.knees.readings import NOT_CENSORED
-from essential_sparsity.metrics.registry import Floats
 
 
 def value_difference(of: Mapping[str, Any], evidence: Evidence) -> Estimate:

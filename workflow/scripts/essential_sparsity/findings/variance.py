@@ -10,10 +10,9 @@ import numpy as np
 
 from essential_sparsity.findings.estimates import Estimate
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
-from essential_sparsity.inference import generator_of
+from essential_sparsity.inference import Floats, generator_of
 from essential_sparsity.knees.intervals import quantiles
 from essential_sparsity.knees.readings import NOT_CENSORED
-from essential_sparsity.metrics.registry import Floats
 
 FACTORS = ("model", "task", "method")
 SEED, INTERACTION = "seed", "interaction"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.curves import curves, mean_curve
 from essential_sparsity.knees.differences import CurveKnee, difference_rows
 from essential_sparsity.knees.intervals import Interval, knee_interval, value_bounds
@@ -17,7 +18,7 @@ from essential_sparsity.knees.resampling import Draws, draw_mean, draw_seed, res
 from essential_sparsity.knees.rules import find_knee, find_many, value_at
 from essential_sparsity.knees.samples import Examples, sample_of
 from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
-from essential_sparsity.metrics.registry import Floats, performance, value_of
+from essential_sparsity.metrics.registry import performance, value_of
 from essential_sparsity.tables import Schema
 
 ONE_SEED = "one seed: the spread over seeds is not in the interval"

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.readings import CODES, LEFT, RIGHT, Readings, Settings, is_flat, nothing
-from essential_sparsity.metrics.registry import Floats
 
 # From this probability on, odds of four to one, a curve is said to have a knee.
 LEAST_PROBABILITY = 0.8

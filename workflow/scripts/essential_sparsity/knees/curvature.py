@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.readings import CODES, LEFT, RIGHT, Readings, Settings, is_flat, nothing
-from essential_sparsity.metrics.registry import Floats
 
 # The standard deviation of the kernel, as a fraction of the range of the levels.
 BANDWIDTH = 0.075

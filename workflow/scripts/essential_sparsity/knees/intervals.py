@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.curvature import curvature_at
 from essential_sparsity.knees.kneedle import chord_slope
 from essential_sparsity.knees.readings import CODES, LEFT, RIGHT, Knee, Readings, Settings
 from essential_sparsity.knees.tolerance import tolerated_score
-from essential_sparsity.metrics.registry import Floats, metric_of, value_of
+from essential_sparsity.metrics.registry import metric_of, value_of
 
 # Between two levels a curve is compared with the tolerance at so many points: crossings are interpolated between them.
 _STEPS = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.readings import CODES, LEFT, RIGHT, Readings, Settings, is_flat, nothing
-from essential_sparsity.metrics.registry import Floats
 
 
 def read_kneedle(sparsity: Floats, scores: Floats, settings: Settings, chance: float | None) -> Readings:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.tolerance import tolerated_score
 from essential_sparsity.methods.levels import ALL
-from essential_sparsity.metrics.registry import Floats
 
 # Levels are counted in thousandths: what a path can name.
 _UNIT = len(ALL) + 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from essential_sparsity.metrics.registry import Floats
+from essential_sparsity.inference import Floats
 
 NOT_CENSORED, LEFT, RIGHT = "none", "left", "right"
 

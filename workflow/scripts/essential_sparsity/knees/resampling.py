@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from essential_sparsity.inference import generator_of
+from essential_sparsity.inference import Floats, generator_of
 from essential_sparsity.knees.readings import ROUNDING
-from essential_sparsity.metrics.registry import Floats, performance, weighted_values
+from essential_sparsity.metrics.registry import performance, weighted_values
 
 EXAMPLES, SEEDS, BOTH = "examples", "seeds", "seeds and examples"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.bayes import explain_bayes, read_bayes
 from essential_sparsity.knees.curvature import explain_curvature, read_curvature
 from essential_sparsity.knees.kneedle import explain_kneedle, read_kneedle
@@ -29,7 +30,6 @@ from essential_sparsity.knees.readings import (  # fmt: skip
 )
 from essential_sparsity.knees.segments import explain_two_segments, read_two_segments
 from essential_sparsity.knees.tolerance import enclosing_levels, explain_tolerance, read_tolerance
-from essential_sparsity.metrics.registry import Floats
 
 __all__ = [
     "LEFT", "NOT_CENSORED", "RIGHT", "RULES", "RULE_NAMES", "Knee", "Readings", "Rule", "find_knee", "find_many",

@@ -14,8 +14,9 @@ import pandas as pd
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.tables import evaluation_places
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.resampling import Sample
-from essential_sparsity.metrics.registry import Floats, metric_features, performance, weighted_values
+from essential_sparsity.metrics.registry import metric_features, performance, weighted_values
 
 # Scores of float32 models are stored exactly; what remains is the order of summation.
 _SAME = 1e-6

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.readings import CODES, LEFT, RIGHT, ROUNDING, Readings, Settings, nothing
-from essential_sparsity.metrics.registry import Floats
 
 # Above this probability under a straight line the joint is doubted.
 _DOUBT = 0.05

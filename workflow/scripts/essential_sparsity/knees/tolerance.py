@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from essential_sparsity.inference import Floats
 from essential_sparsity.knees.readings import CODES, LEFT, NOT_CENSORED, RIGHT, Readings, Settings
-from essential_sparsity.metrics.registry import Floats
 
 DEFAULT_LOSS = "relative"
 

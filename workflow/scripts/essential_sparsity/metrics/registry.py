@@ -15,11 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
+from essential_sparsity.inference import Floats
 from essential_sparsity.metrics import values, weighted
 from essential_sparsity.metrics.squad import gold_answers
 from essential_sparsity.metrics.values import Value
-
-Floats = npt.NDArray[np.float64]
 
 # What a task predicts: a class, a number, a span of a text, tokens, or one of the choices that each example brings.
 KINDS = ("classes", "scores", "spans", "tokens", "choices")

@@ -14,10 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from essential_sparsity.errors import UserError, quoted
+from essential_sparsity.inference import Floats
 from essential_sparsity.metrics import weighted
 from essential_sparsity.metrics.squad import gold_answers, normalised
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

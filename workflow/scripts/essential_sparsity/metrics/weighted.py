@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from essential_sparsity.inference import Floats
 
 # Of weights (draws, examples) and features (curves, examples, k), the metric (curves, draws). Columns of zeros after
 # the last feature change nothing.

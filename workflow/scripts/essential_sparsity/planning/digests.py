@@ -1,4 +1,4 @@
-"""Digests of code and configuration: what makes Snakemake rerun a job is content, never a time stamp.
+"""Digests of code: what makes Snakemake rerun a job is content, never a time stamp.
 
 Snakemake notices an edited script by its modification time and an imported module not at all. Each rule therefore
 carries ``params: code=code_digest(script)``; a change in the digest reruns the rule's jobs, and nothing else does. What

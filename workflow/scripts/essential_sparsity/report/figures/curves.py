@@ -19,21 +19,7 @@ from essential_sparsity.knees.readings import NOT_CENSORED
 from essential_sparsity.knees.rules import RULE_NAMES
 from essential_sparsity.knees.tolerance import DEFAULT_LOSS
 from essential_sparsity.metrics.registry import metric_of
-from essential_sparsity.report.figures.style import (
-    AXES_OF_UNITS,
-    BLACK,
-    GREY,
-    LEGEND_WIDTH_IN,
-    RULE_MARKERS,
-    SPARSITY_LABEL,
-    line_look,
-    percent_tick,
-    set_title,
-    sort_checkpoints,
-    sort_methods,
-    tolerated_value,
-    wrapped_name,
-)
+from essential_sparsity.report.figures import style
 
 _OTHER_RULE_MARKER = "h"
 # Characters of a line of a method's name beside the strip of knees.
@@ -69,21 +55,21 @@ def plot_curves(
     """
     metric = str(evaluations["metric"].iloc[0])
     lines = {(axes["checkpoint"], axes["method"]): frame for axes, frame in curves(evaluations)}
-    methods = sort_methods({method for _, method in lines}, method_labels)
-    checkpoints = sort_checkpoints(checkpoint for checkpoint, _ in lines)
+    methods = style.sort_methods({method for _, method in lines}, method_labels)
+    checkpoints = style.sort_checkpoints(checkpoint for checkpoint, _ in lines)
     labels = {m: method_labels.get(m, m) for m in methods}
     looks = _curve_looks(methods, method_labels, [(method, frame) for (_, method), frame in lines.items()])
     close_up = _needs_close_up(evaluations, metric, settings)
     many_seeds = any(frame["seed"].nunique() > 1 for frame in lines.values())
 
     # A line of a method's name takes 0.16 inches, and every method the room of the longest name.
-    lines_of_names = max(wrapped_name(label, _NAME_WIDTH).count("\n") + 1 for label in labels.values())
+    lines_of_names = max(style.wrapped_name(label, _NAME_WIDTH).count("\n") + 1 for label in labels.values())
     strip = max(0.45, 0.16 * lines_of_names + 0.08) * len(methods) + 0.15
     heights = [3.3, *([2.2] if close_up else []), strip]
     columns = min(len(checkpoints), 3)
     rows = -(-len(checkpoints) // columns)
     label_width = 1.3
-    width = max(9.0, label_width + 3.0 * columns + LEGEND_WIDTH_IN)
+    width = max(9.0, label_width + 3.0 * columns + style.LEGEND_WIDTH_IN)
     figure = Figure(figsize=(width, rows * (sum(heights) + 0.9) + 0.5), layout="constrained")
     grid = figure.subplots(
         rows * len(heights), columns, squeeze=False, sharex="all", gridspec_kw={"height_ratios": heights * rows}
@@ -101,7 +87,7 @@ def plot_curves(
         here = {m: lines[checkpoint, m] for m in methods if (checkpoint, m) in lines}
         mean_knees = knees[(knees["checkpoint"] == checkpoint) & knees["seed"].isna()]
         dense = float(np.mean([mean_curve(frame)["value"].iloc[0] for frame in here.values()]))
-        limit, edge = (tolerated_value(dense, metric, settings, chance, n) for n in (1.0, _CLOSE_UP_TOLERANCES))
+        limit, edge = (style.tolerated_value(dense, metric, settings, chance, n) for n in (1.0, _CLOSE_UP_TOLERANCES))
         for panel in panels[:-1]:
             _draw_lines(panel, here, looks, many_seeds)
             if bands is not None:
@@ -115,11 +101,11 @@ def plot_curves(
             _look_closer(panels[1], dense, edge, metric)
         _draw_knees(panels[-1], mean_knees, looks, labels)
         first = i % columns == 0
-        panels[-1].set_xlabel(SPARSITY_LABEL if columns < 3 else "Sparsity (% removed)")
+        panels[-1].set_xlabel(style.SPARSITY_LABEL if columns < 3 else "Sparsity (% removed)")
         panels[-1].tick_params(labelbottom=True)
         for panel in panels[:-1]:
             panel.tick_params(labelbottom=False)
-            label = metric_of(metric).label + AXES_OF_UNITS[metric_of(metric).unit]
+            label = metric_of(metric).label + style.AXES_OF_UNITS[metric_of(metric).unit]
             panel.set_ylabel(label if first and panel is panels[0] else "")
             if not first and panel is panels[0]:
                 panel.tick_params(labelleft=False, which="both")
@@ -128,8 +114,8 @@ def plot_curves(
         if not first:
             panels[-1].tick_params(labelleft=False)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    grid[0, 0].xaxis.set_major_formatter(FuncFormatter(percent_tick))
-    set_title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - LEGEND_WIDTH_IN)
+    grid[0, 0].xaxis.set_major_formatter(FuncFormatter(style.percent_tick))
+    style.set_title(figure, f"{metric_of(metric).label} on {task_label}: {model}", width - style.LEGEND_WIDTH_IN)
     rules = list(dict.fromkeys(knees["rule"]))
     _curves_legend(figure, looks, labels, rules, metric, settings, chance if chance_shown else None, many_seeds)
     return figure
@@ -148,8 +134,8 @@ def _curve_looks(
     levels = {
         method: max(frame["sparsity"].nunique() for name, frame in frames if name == method) for method in methods
     }
-    known = sort_methods({*labels, *methods}, labels)
-    looks = {method: line_look(known.index(method), len(known)) for method in methods}
+    known = style.sort_methods({*labels, *methods}, labels)
+    looks = {method: style.line_look(known.index(method), len(known)) for method in methods}
     single, several = {"linestyle": "none", "markersize": 6}, {"marker": ".", "markersize": 7}
     return {method: {**look, **(single if levels[method] <= 2 else several)} for method, look in looks.items()}
 
@@ -178,7 +164,7 @@ def _needs_close_up(evaluations: pd.DataFrame, metric: str, settings: Mapping[st
     """Say whether the tolerance is too thin to be seen on the axis that holds every value."""
     low, high = (_transform(v, metric) for v in _reach(evaluations, metric))
     dense = float(evaluations.loc[evaluations["method"] == "dense", "value"].mean())
-    limit = tolerated_value(dense, metric, settings, float(evaluations["chance"].iloc[0]))
+    limit = style.tolerated_value(dense, metric, settings, float(evaluations["chance"].iloc[0]))
     # Without a limit there is nothing to look at.
     return abs(_transform(limit, metric) - _transform(dense, metric)) < _VISIBLE_BAND * (high - low)
 
@@ -214,9 +200,9 @@ def _draw_levels(panel: Axes, dense: float, limit: float, chance: float | None) 
     """Draw the dense level, the tolerance below it, and the level of a model that knows nothing."""
     if np.isfinite(limit):
         panel.axhspan(min(dense, limit), max(dense, limit), color="0.85", linewidth=0, zorder=0)
-    panel.axhline(dense, color=GREY, linewidth=1.0, zorder=1)
+    panel.axhline(dense, color=style.GREY, linewidth=1.0, zorder=1)
     if chance is not None:
-        panel.axhline(chance, color=BLACK, linewidth=1.0, linestyle=":", zorder=1)
+        panel.axhline(chance, color=style.BLACK, linewidth=1.0, linestyle=":", zorder=1)
 
 
 def _scale_metric(panel: Axes, metric: str, reach: tuple[float, float]) -> None:
@@ -269,7 +255,7 @@ def _mark_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, 
 def _knee_look(rule: str, censored: str, colour: Any) -> dict[str, Any]:
     """Return the look of a knee: its shape says the rule, and hollow says that the true one is outside the levels."""
     return {
-        "marker": RULE_MARKERS.get(rule, _OTHER_RULE_MARKER), "s": 36, "edgecolor": colour, "linewidth": 1.2,
+        "marker": style.RULE_MARKERS.get(rule, _OTHER_RULE_MARKER), "s": 36, "edgecolor": colour, "linewidth": 1.2,
         "facecolor": colour if censored == NOT_CENSORED else "white",
     }  # fmt: skip
 
@@ -304,9 +290,9 @@ def _draw_knees(
         if rows.empty:
             nothing = "not evaluated" if read.empty else "no knee"
             panel.text(0.5, position, nothing, transform=panel.get_yaxis_transform(), ha="center", va="center",
-                       fontsize=8, color=GREY)  # fmt: skip
-    panel.set_title("Knees of the mean curves", loc="left", fontsize=8.5, color=GREY, pad=3)
-    panel.set_yticks(range(len(methods)), [wrapped_name(labels[m], _NAME_WIDTH) for m in methods], fontsize=8)
+                       fontsize=8, color=style.GREY)  # fmt: skip
+    panel.set_title("Knees of the mean curves", loc="left", fontsize=8.5, color=style.GREY, pad=3)
+    panel.set_yticks(range(len(methods)), [style.wrapped_name(labels[m], _NAME_WIDTH) for m in methods], fontsize=8)
     panel.set_ylim(len(methods) - 0.4, -0.6)
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)
@@ -325,17 +311,19 @@ def _curves_legend(
     """Put one legend beside the panels: methods, levels, rules."""
     entries: list[tuple[Any, str]] = []
     for method, look in looks.items():
-        entries.append((Line2D([], [], **look), wrapped_name(labels[method], 26)))
+        entries.append((Line2D([], [], **look), style.wrapped_name(labels[method], 26)))
     if many_seeds:
-        entries.append((_marker(".", GREY, True), "one seed (line: mean)"))
-    entries.append((Line2D([], [], color=GREY, linewidth=1.0), "dense model"))
-    entries.append((Patch(facecolor="0.85"), wrapped_name(f"tolerance: {_tolerance_text(metric, settings)}", 26)))
+        entries.append((_marker(".", style.GREY, True), "one seed (line: mean)"))
+    entries.append((Line2D([], [], color=style.GREY, linewidth=1.0), "dense model"))
+    entries.append((Patch(facecolor="0.85"), style.wrapped_name(f"tolerance: {_tolerance_text(metric, settings)}", 26)))
     if chance is not None:
-        entries.append((Line2D([], [], color=BLACK, linewidth=1.0, linestyle=":"), "chance"))
+        entries.append((Line2D([], [], color=style.BLACK, linewidth=1.0, linestyle=":"), "chance"))
     for rule in rules:
-        marker = RULE_MARKERS.get(rule, _OTHER_RULE_MARKER)
-        entries.append((_marker(marker, GREY, True), f"knee: {RULE_NAMES.get(rule, rule)}"))
-    entries.append((_marker("o", GREY, False), wrapped_name("hollow: the true knee lies outside the levels tried", 26)))
+        marker = style.RULE_MARKERS.get(rule, _OTHER_RULE_MARKER)
+        entries.append((_marker(marker, style.GREY, True), f"knee: {RULE_NAMES.get(rule, rule)}"))
+    entries.append(
+        (_marker("o", style.GREY, False), style.wrapped_name("hollow: the true knee lies outside the levels tried", 26))
+    )
     figure.legend(
         [handle for handle, _ in entries], [label for _, label in entries], loc="outside right upper", frameon=False,
         alignment="left", handlelength=2.4, labelspacing=0.7,

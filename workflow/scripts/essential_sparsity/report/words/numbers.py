@@ -1,4 +1,4 @@
-"""From tables to words and numbers: what a study found, and what it cannot say."""
+"""Numbers in words: a knee, a value, an interval, a range, a rule."""
 
 from __future__ import annotations
 
