@@ -117,6 +117,15 @@ number = partial(Column, float)
 fraction = partial(Column, float, least=0.0, most=1.0)
 count = partial(Column, "Int64")
 flag = partial(Column, bool)
+# What tables of checkpoints, and of curves, begin with.
+CHECKPOINT = {
+    "model": text(description="Name in the registry of models."),
+    "checkpoint": text(description="`final` or the step of pre-training."),
+}
+CURVE = CHECKPOINT | {
+    "method": text(description="Name in the registry of methods."),
+    "task": text(description="Name in the registry of tasks."),
+}
 
 
 def stack(frames: Iterable[pd.DataFrame], schema: Schema) -> pd.DataFrame:

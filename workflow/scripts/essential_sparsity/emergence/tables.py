@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from essential_sparsity.tables import Schema, count, fraction, number, text
+from essential_sparsity.tables import CHECKPOINT, Schema, count, fraction, number, text
 
 _STATISTICS = {
     "n": count(description="Number of weights."),
@@ -28,8 +28,7 @@ _STATISTICS = {
 WEIGHTS = Schema(
     "weights",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
+        **CHECKPOINT,
         "step": count(nullable=True, description="Step of pre-training; null for `final`."),
         "position": count(description="Place of the matrix among the prunable ones, from 0."),
         "name": text(description="Name of the tensor in the checkpoint."),
@@ -49,8 +48,7 @@ WEIGHTS = Schema(
 TRAJECTORIES = Schema(
     "trajectories",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
+        **CHECKPOINT,
         "step": count(nullable=True, description="Step of pre-training; null for `final`."),
         **_STATISTICS,
     },
@@ -60,8 +58,7 @@ TRAJECTORIES = Schema(
 HISTOGRAMS = Schema(
     "histograms",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
+        **CHECKPOINT,
         "step": count(nullable=True, description="Step of pre-training; null for `final`."),
         "low": number(least=0.0, description="Lower edge of the bin of |w|, which belongs to it."),
         "high": number(least=0.0, description="Upper edge, which does not; 0 for the row of zeros."),

@@ -6,15 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from essential_sparsity.tables import Schema, count, fraction, number, text
+from essential_sparsity.tables import CURVE, Schema, count, fraction, number, text
 
 KNEES = Schema(
     "knees",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
-        "method": text(description="Name in the registry of methods."),
-        "task": text(description="Name in the registry of tasks."),
+        **CURVE,
         "metric": text(description="What the values are."),
         "seed": count(nullable=True, description="Seed of the curve; null for the mean curve over the seeds."),
         "rule": text(description="The rule that read the knee."),
@@ -45,10 +42,7 @@ KNEES = Schema(
 CURVES = Schema(
     "curves",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
-        "method": text(description="Name in the registry of methods."),
-        "task": text(description="Name in the registry of tasks."),
+        **CURVE,
         "metric": text(description="What the values are."),
         "sparsity": fraction(description="The level; 0 for the dense model, where every curve starts."),
         "value": number(
@@ -95,10 +89,7 @@ DIFFERENCES = Schema(
 LEVELS = Schema(
     "levels",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
-        "method": text(description="Name in the registry of methods."),
-        "task": text(description="Name in the registry of tasks."),
+        **CURVE,
         "round": count(least=1, description="The round that evaluated the level; 1 is the start."),
         "sparsity": fraction(description="The level."),
         "low": fraction(nullable=True, description="In the end, the last level before the first beyond tolerance."),

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from essential_sparsity.tables import Schema, count, flag, fraction, number, text
+from essential_sparsity.tables import CHECKPOINT, Schema, count, flag, fraction, number, text
 
 SIMILARITIES = Schema(
     "similarities",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
+        **CHECKPOINT,
         "sparsity": fraction(description="The level of both masks."),
         "method": text(description="Method of the first mask."),
         "other_method": text(description="Method of the second mask."),
@@ -32,8 +31,7 @@ SIMILARITIES = Schema(
 LAYERS = Schema(
     "layers",
     {
-        "model": text(description="Name in the registry of models."),
-        "checkpoint": text(description="`final` or the step of pre-training."),
+        **CHECKPOINT,
         "method": text(description="Name in the registry of methods."),
         "seed": count(description="Seed of the mask; 0 for a deterministic score."),
         "sparsity": fraction(description="Target of the whole model."),
