@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.transforms import Bbox
 
 from essential_sparsity.checkpoints.steps import checkpoint_age
 from essential_sparsity.files import atomic_path
@@ -68,7 +69,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
-        axes.set_position([round(edge, 9) for edge in axes.get_position().bounds])
+        axes.set_position(Bbox(axes.get_position().get_points().round(9)))
     with mpl.rc_context(_DETERMINISTIC), atomic_path(path) as temporary:
         figure.savefig(temporary, metadata=metadata[path.suffix], facecolor="white")
 
