@@ -38,6 +38,8 @@ _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"} | dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
+# Activations are freed and asked for again with every batch: up to these sizes (bytes) the C library keeps their pages.
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
 class WarmProcess:
@@ -79,9 +81,8 @@ class WarmProcess:
     def _start(self) -> subprocess.Popen[str]:
         answers, theirs = os.pipe()
         command = [*self._command[:2], str(theirs), *self._command[2:]]
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, pass_fds=[theirs], env={**os.environ, **_ONE_THREAD}, text=True
-        )
+        environment = {**_KEPT_MEMORY, **os.environ, **_ONE_THREAD}
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs], env=environment, text=True)
         os.close(theirs)
         lines = os.fdopen(answers)
         # Once it has imported everything, it says so; if it cannot serve, it ends.
