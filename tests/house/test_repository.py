@@ -94,7 +94,7 @@ def test_every_rule_is_complete(root: Path) -> None:
             assert f"    {keyword}" in body, f"{name} has no {keyword}"
         script = "plot" if name.startswith("plot_") else name
         assert f'"../scripts/{script}.py"' in body
-        assert f'code=code("{script}.py")' in body
+        assert re.search(rf'code=(lambda wildcards: )?code\("{script}.py"', body)
         assert "retries:" not in body
         assert (root / "workflow" / "scripts" / f"{script}.py").is_file()
         environment = re.search(r'conda:\s+"\.\./\.\./(envs/\w+\.yaml)"', body)

@@ -125,7 +125,7 @@ rule plan_pruning:
     resources:
         **needs("plan_pruning"),
     params:
-        code=code("plan_pruning.py"),
+        code=lambda wildcards: code("plan_pruning.py", wildcards.method),
         method=lambda wildcards: method_entry(wildcards.method),
     message:
         "Planning the pruning of {wildcards.model}, {wildcards.checkpoint}, by {wildcards.method}, seed {wildcards.seed}"
@@ -149,7 +149,7 @@ rule prune_weights:
     resources:
         **needs("prune_weights"),
     params:
-        code=code("prune_weights.py"),
+        code=lambda wildcards: code("prune_weights.py", wildcards.method),
         method=lambda wildcards: method_entry(wildcards.method),
     message:
         "Pruning {wildcards.model}, {wildcards.checkpoint}, to {wildcards.sparsity} by {wildcards.method}, seed {wildcards.seed}"
@@ -174,7 +174,7 @@ rule prune_blocks:
     resources:
         **needs("prune_blocks", of_calibration),
     params:
-        code=code("prune_blocks.py"),
+        code=lambda wildcards: code("prune_blocks.py", wildcards.method),
         method=lambda wildcards: method_entry(wildcards.method),
         calibration=lambda wildcards: canonical(calibration_of(wildcards.method)),
         where=lambda wildcards: study.where(
@@ -210,7 +210,7 @@ rule prune_iteratively:
             ],
         ),
     params:
-        code=code("prune_iteratively.py"),
+        code=lambda wildcards: code("prune_iteratively.py", wildcards.method),
         task=lambda wildcards: task_entry(study.method(wildcards.method).rounds["task"]),
         method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.

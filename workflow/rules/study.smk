@@ -46,9 +46,11 @@ def task_entry(task):
     return canonical(study.task(task))
 
 
-def code(script):
-    """Return the digest of a rule's script and of all modules that it imports: a change in it reruns the rule."""
-    return code_digest(SCRIPTS / script, SCRIPTS)
+@cache
+def code(script, method=None):
+    """Return the digest of a script and of all that it imports, of a method what it uses: a change reruns the rule."""
+    entries = study.method(method).entries if method else None
+    return code_digest(SCRIPTS / script, SCRIPTS, entries)
 
 
 def missing_steps(model):

@@ -20,6 +20,7 @@ import random_layers
 from essential_sparsity.checkpoints.manifest import Matrix
 from essential_sparsity.methods.allocation import ALLOCATIONS, power_law_exponent, scaled_to_budget, shifted_to_budget
 from essential_sparsity.methods.levels import ALL, removed_count
+from essential_sparsity.methods.scores import SCORES, Score
 from essential_sparsity.methods.statistics import InputStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,7 +53,8 @@ class Made:
     def inputs(self, matrix: Matrix) -> InputStatistics:
         return random_layers.statistics(self.x[matrix.name], SAMPLES)
 
-    def removed_by_magnitude(self, matrices: Sequence[Matrix], with_ties: bool) -> dict[str, list[int]]:
+    def removed_by(self, score: Score, matrices: Sequence[Matrix], with_ties: bool) -> dict[str, list[int]]:
+        assert score is SCORES["magnitude"]
         assert not with_ties, "there are none"
         scores = {m.name: np.abs(self.weights[m.name]) for m in matrices}
         masks = [oracles.selection.global_pool(scores, s) for s in ALL]

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from essential_sparsity.files import canonical
-from essential_sparsity.planning.digests import CARRIERS, PACKAGE, code_digest
+from essential_sparsity.methods.method import Method
+from essential_sparsity.planning.digests import CARRIERS, PACKAGE, REGISTRIES, code_digest
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "workflow" / "scripts"
 _clock = itertools.count(1)
@@ -153,6 +154,8 @@ def test_what_carries_a_job_reruns_nothing_and_every_other_module_what_imports_i
     # Shown by `pytest -s`.
     print("".join(f"\n{module}: {', '.join(sorted(found)) or '-'}" for module, found in reruns.items()))
     carried = {module for module in reruns if module.split("/")[1] in CARRIERS}
+    by_definition = {f"{PACKAGE}/{module}" for module in REGISTRIES}
+    assert not any(reruns[module] for module in by_definition), "nothing uses what was added"
     assert {"run/job.py", "run/leases.py", "errors.py", "files.py", "progress.py"} <= {
         module.removeprefix(f"{PACKAGE}/") for module in carried
     }
@@ -161,9 +164,67 @@ def test_what_carries_a_job_reruns_nothing_and_every_other_module_what_imports_i
     for script in scripts:
         imports = f"import sys, {Path(script).stem}; print(*(m for m in sys.modules if m.startswith('{PACKAGE}.')))"
         done = subprocess.run([sys.executable, "-c", imports], cwd=root, capture_output=True, text=True, check=True)
-        imported = {f"{name.replace('.', '/')}.py" for name in done.stdout.split()} & set(reruns)
+        imported = {f"{name.replace('.', '/')}.py" for name in done.stdout.split()} & set(reruns) - by_definition
         assert len(imported) > 5
         assert all(script in reruns[module] for module in imported - carried)
+
+
+MAGNITUDE, WANDA = Method("magnitude", "global"), Method("wanda", "row")
+OWL = Method("magnitude", "layer", "owl")
+ALPHA = Method("ria", "layer", "alpha-pruning", update="reconstruct")
+SPARSEGPT = Method("sparsegpt", "column-block", update="sparsegpt")
+DSNOT = Method("wanda", "row", refinement="dsnot")
+METHODS = [MAGNITUDE, WANDA, OWL, ALPHA, SPARSEGPT, DSNOT]
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "expected"),
+    [
+        # An entry's own code, wherever a method uses it.
+        ("scores", "return weight.to(norm.dtype).abs() * norm", "return norm", [WANDA, OWL, DSNOT]),
+        ("scores", '"ria_power", 0.5', '"ria_power", 0.6', [ALPHA]),
+        ("allocation", "2 * float(options", "3 * float(options", [OWL]),
+        ("refinement", "CYCLES = 50", "CYCLES = 51", [DSNOT]),
+        ("updates", "torch.finfo(hessian.dtype).eps ** 1.5", "0", [ALPHA]),
+        # What entries share, and entries themselves.
+        ("allocation", "capped |= over", "capped = over", [ALPHA]),
+        ("allocation", "for _ in range(200)", "for _ in range(100)", [OWL]),
+        ("scores", 'Score(wanda, needs="moments")', 'Score(wanda, needs="hessians")', [WANDA, OWL, DSNOT]),
+        ("scores", "Score(magnitude, elementwise=True)", "Score(magnitude)", [MAGNITUDE, OWL]),
+        # One more entry.
+        ("scores", "SCORES: dict[str, Score] = {", 'SCORES: dict[str, Score] = {\n    "new": Score(wanda),', []),
+        # What all use: the context of scores; what pruning itself imports; what slots import.
+        ("scores", "seed: int = 0", "seed: int = 1", METHODS),
+        ("updates", "BLOCK_SIZE = 128", "BLOCK_SIZE = 64", METHODS),
+        ("statistics", "def no_statistics(", "def none_at_all(", METHODS),
+    ],
+)  # fmt: skip
+def test_an_edited_slot_reruns_the_methods_that_use_it(
+    tmp_path: Path, module: str, old: str, new: str, expected: list[Method]
+) -> None:
+    shutil.copytree(SCRIPTS / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(SCRIPTS / "prune_weights.py", tmp_path)
+
+    def digests() -> list[str]:
+        return [code_digest(tmp_path / "prune_weights.py", tmp_path, method.entries) for method in METHODS]
+
+    before = digests()
+    text = (tmp_path / PACKAGE / "methods" / f"{module}.py").read_text(encoding="utf-8")
+    assert old in text
+    write(tmp_path, f"{PACKAGE}/methods/{module}.py", text.replace(old, new))
+    after = digests()
+    changed = [method for method, a, b in zip(METHODS, before, after, strict=True) if a != b]
+    assert changed == expected
+
+
+def test_modules_of_slots_hold_what_is_looked_through_and_nothing_else() -> None:
+    kinds = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
+    for module in REGISTRIES:
+        docstring, *body = ast.parse((SCRIPTS / PACKAGE / module).read_text(encoding="utf-8")).body
+        assert isinstance(docstring, ast.Expr)
+        for node in body:
+            typed = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            assert typed or isinstance(node, kinds), f"{module}:{node.lineno}"
 
 
 def test_raising_the_number_of_what_carries_jobs_reruns_everything(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

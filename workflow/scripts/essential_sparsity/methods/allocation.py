@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from essential_sparsity.checkpoints.manifest import Matrix
 from essential_sparsity.methods.levels import level_index
-from essential_sparsity.methods.scores import SCORES, ScoreContext
+from essential_sparsity.methods.scores import SCORES, Score, ScoreContext
 from essential_sparsity.methods.statistics import Needs
 
 if TYPE_CHECKING:  # as in scores.py
@@ -38,8 +38,8 @@ class Model(Protocol):
         """Return the statistics of a matrix's inputs in the dense model."""
         ...
 
-    def removed_by_magnitude(self, matrices: Sequence[Matrix], with_ties: bool) -> dict[str, list[int]]:
-        """Return how many weights of each matrix global magnitude removes at each of ``levels.ALL``.
+    def removed_by(self, score: Score, matrices: Sequence[Matrix], with_ties: bool) -> dict[str, list[int]]:
+        """Return how many weights of each matrix a score removes at each of ``levels.ALL``, in one pool of all.
 
         ``with_ties``: ``int(s n)`` of all, and all that are as large as the last of them.
         """
@@ -92,7 +92,7 @@ def erk(
 
 def measure_magnitudes(matrices: Sequence[Matrix], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return how many weights of each matrix global magnitude removes at every level that there is."""
-    return {"removed": model.removed_by_magnitude(matrices, with_ties=options.get("compat") == "published")}
+    return {"removed": model.removed_by(SCORES["magnitude"], matrices, options.get("compat") == "published")}
 
 
 def magnitude(

@@ -112,6 +112,14 @@ class Method:
             found.add("block_size")
         return found
 
+    @property
+    def entries(self) -> dict[str, str]:
+        """Its entry of each registry of slots, by the registry's name."""
+        return {
+            "SCORES": self.score, "ALLOCATIONS": self.allocation, "REFINEMENTS": self.refinement,
+            "UPDATES": self.update,
+        }  # fmt: skip
+
     def sparsity(self, level: float) -> float:
         """Return the exact sparsity that a level stands for: of N:M, 1 - N/M, which three decimals may not hold."""
         return level if self.group is None else 1 - self.group[0] / self.group[1]

@@ -20,7 +20,7 @@ from essential_sparsity.methods.allocation import ALLOCATIONS
 from essential_sparsity.methods.levels import ALL, level_index, removed_count
 from essential_sparsity.methods.method import Method
 from essential_sparsity.methods.refinement import REFINEMENTS
-from essential_sparsity.methods.scores import SCORES, ScoreContext
+from essential_sparsity.methods.scores import SCORES, Score, ScoreContext
 from essential_sparsity.methods.statistics import DAMPING, InputStatistics, inverse_factor, no_statistics
 from essential_sparsity.methods.updates import BLOCK_SIZE, UPDATES, sweep_columns
 from essential_sparsity.pruning.bits import Packed
@@ -88,15 +88,16 @@ class PrunableModel:
             raise no_statistics(matrix.name)
         return self.statistics.read(matrix.name, self.device)
 
-    def removed_by_magnitude(self, matrices: Sequence[Matrix], with_ties: bool) -> dict[str, list[int]]:
-        """Return how many weights of each matrix global magnitude removes at each of ``levels.ALL``.
+    def removed_by(self, score: Score, matrices: Sequence[Matrix], with_ties: bool) -> dict[str, list[int]]:
+        """Return how many weights of each matrix a score removes at each of ``levels.ALL``, in one pool of all.
 
         Args:
+            score: One whose scores depend on no other weight.
             matrices: Those of the pool.
             with_ties: Count ``int(s n)`` weights, and all that are as large as the last, as MULTIFLOW's reference does.
         """
         names = [m.name for m in matrices]
-        keys = keys_of_files(self.files, names, SCORES["magnitude"], 0, {})
+        keys = keys_of_files(self.files, names, score, 0, {})
         if not with_ties:
             return removed_counts(keys, names, all_cuts(keys))
         total = sum(keys.sizes.values())
