@@ -34,10 +34,14 @@ def tokens(folder: Path) -> dict[str, Any]:
     from safetensors.torch import save_file
     from torch import nn
 
+    from essential_sparsity.methods.statistics import Calibration
     from essential_sparsity.pruning.calibration_text import calibration_batches
 
     rows = pd.read_parquet(folder / "results/datasets/rotten-tomatoes-plots-by-film.parquet")
-    settings = {"sequences": SEQUENCES, "length": LENGTH, "batch_size": SEQUENCES, "seed": 0}
+    settings = Calibration(
+        dataset="", sequences=SEQUENCES, length=LENGTH, batch_size=SEQUENCES, propagate="pruned", activations="memory",
+        precision="float32", seed=0,
+    )  # fmt: skip
     batches = calibration_batches(rows, _checkpoint(folder) / "companions", nn.Module(), settings, "benchmark")
     save_file({"tokens": torch.cat(batches)}, _tokens(folder))
     return {}

@@ -19,7 +19,10 @@ def main() -> None:
     from essential_sparsity.checkpoints.files import checkpoint_folder
     from essential_sparsity.checkpoints.manifest import read_manifest
     from essential_sparsity.data.prepared import Prepared
+    from essential_sparsity.data.tasks import Finetuning
     from essential_sparsity.pruning.masks import Pruning, read_pruning
+    from essential_sparsity.study.resolve import resolve
+    from essential_sparsity.study.validation import load_yaml
     from essential_sparsity.training.fit import HEADS
     from essential_sparsity.training.kinds import TASK_KINDS
     from essential_sparsity.training.loop import adamw, hold_in_step
@@ -28,7 +31,8 @@ def main() -> None:
     results = ROOT / "results"
     data = Prepared(results / f"inputs/{MODEL}/{TASK}.arrow")
     kind, rows = TASK_KINDS[data.about["kind"]], data.split("train")
-    task = {"learning_rate": 2e-5, "weight_decay": 0.0, "precision": "float32"}
+    task = resolve(load_yaml(ROOT / "config" / "config.yaml"), ROOT, "config/config.yaml").tasks[TASK]
+    assert isinstance(task, Finetuning)
     matrices = read_manifest(results / f"matrices/{MODEL}.json")
     half = read_pruning(results / f"masks/{MODEL}/final/magnitude-global/0/0.500.safetensors", matrices)
     sides = {}

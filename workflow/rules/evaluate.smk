@@ -18,15 +18,15 @@ def evaluation_inputs(wildcards):
         **checkpoint_inputs(folder),
         "manifest": f"results/matrices/{wildcards.model}.json",
     }
-    if study.preparation(wildcards.task):
+    if prepared := study.preparation(wildcards.task):
         inputs["inputs"] = f"results/inputs/{wildcards.model}/{wildcards.task}.arrow"
-        if study.tasks[wildcards.task].get("head") == "question_answering":
+        if prepared["kind"] == "spans":
             # Answers that are text are read off the texts themselves.
             inputs["rows"] = rows_path(wildcards.task)
     else:
         # Files that are read as they are: those of a folder, or, by their index, of a download.
-        files = source_inputs("datasets", study.tasks[wildcards.task]["dataset"])
-        if study.dataset_of(wildcards.task)["source"]["kind"] == "hub":
+        files = source_inputs("datasets", study.tasks[wildcards.task].dataset)
+        if study.dataset_of(wildcards.task).source["kind"] == "hub":
             inputs["index"], inputs["dataset"] = files
         else:
             inputs["files"] = files
@@ -70,10 +70,10 @@ rule prepare_inputs:
 # What a rule's script is given besides.
 OTHERS = {
     "evaluate_benchmark": {
-        "folder": lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+        "folder": lambda wildcards: study.dataset_of(wildcards.task).source.get(
             "path", ""
         ),
-        "repository": lambda wildcards: study.dataset_of(wildcards.task)["source"].get(
+        "repository": lambda wildcards: study.dataset_of(wildcards.task).source.get(
             "repository", ""
         ),
     },

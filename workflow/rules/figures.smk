@@ -7,7 +7,7 @@ def used_methods():
     """Return what plots call the study's methods; their order gives each its colour in all figures."""
     used = {e.method for e in study.evaluations}
     return {
-        name: label for name, label in study.labels("methods").items() if name in used
+        name: method.label for name, method in study.methods.items() if name in used
     }
 
 
@@ -27,7 +27,7 @@ def settings_of_task(wildcards):
     """Return the settings of a figure of one model's methods on one task."""
     return {
         "model": wildcards.model,
-        "task_label": study.tasks[wildcards.task]["label"],
+        "task_label": study.tasks[wildcards.task].label,
         "method_labels": used_methods(),
     }
 
@@ -76,7 +76,7 @@ PLOTS = {
             "claims": [c for c in study.claims if c["finding"] == wildcards.finding],
             "last": last_checkpoints(study),
             "methods": used_methods(),
-            "tasks": {name: study.tasks[name]["label"] for name in study.used_tasks()},
+            "tasks": {name: study.tasks[name].label for name in study.used_tasks()},
         },
     ),
 }

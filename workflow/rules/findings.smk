@@ -44,7 +44,7 @@ rule judge_findings:
         drawn=canonical(study.drawn()),
         knees=canonical(study.config["knees"]),
         positive=lambda wildcards: canonical(
-            {name: study.tasks[name].get("positive") for name in study.used_tasks()}
+            {name: study.tasks[name].positive for name in study.used_tasks()}
         ),
     message:
         "Judging the findings of {wildcards.study}"

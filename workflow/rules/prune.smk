@@ -46,7 +46,7 @@ def pruning_inputs(wildcards):
         if slots.by_block:
             inputs |= checkpoint_inputs(folder)
             inputs["rows"] = (
-                f"results/datasets/{study.calibrations[slots.calibration]['dataset']}.parquet"
+                f"results/datasets/{study.calibrations[slots.calibration].dataset}.parquet"
             )
     return inputs
 
@@ -54,7 +54,7 @@ def pruning_inputs(wildcards):
 def round_inputs(wildcards):
     """Return what a round of iterative pruning trains: the checkpoint under the mask of the round before, on its task."""
     folder = f"results/checkpoints/{wildcards.model}/{wildcards.checkpoint}"
-    task = study.method(wildcards.method).rounds["task"]
+    task = study.method(wildcards.method).rounds.task
     inputs = {
         **checkpoint_inputs(folder),
         "manifest": f"results/matrices/{wildcards.model}.json",
@@ -72,18 +72,12 @@ def round_inputs(wildcards):
     return inputs
 
 
-def calibration_of(method):
-    """Return the calibration of a method that prunes block by block; None for others, which read statistics."""
-    slots = study.method(method)
-    return study.calibration(slots.calibration) if slots.by_block else None
-
-
 rule calibrate_model:
     input:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         companions="results/checkpoints/{model}/{checkpoint}/companions",
         manifest="results/matrices/{model}.json",
-        rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration]['dataset']}.parquet",
+        rows=lambda wildcards: f"results/datasets/{study.calibrations[wildcards.calibration].dataset}.parquet",
     output:
         statistics="results/statistics/{model}/{checkpoint}/{calibration}/{statistics}.safetensors",
         cost="results/costs/statistics/{model}/{checkpoint}/{calibration}/{statistics}.json",
@@ -98,7 +92,7 @@ rule calibrate_model:
     params:
         code=code("calibrate_model.py"),
         calibration=lambda wildcards: canonical(
-            study.calibration(wildcards.calibration)
+            study.defining("calibrations", wildcards.calibration)
         ),
         where=lambda wildcards: study.where("calibrations", wildcards.calibration),
     message:
@@ -176,7 +170,9 @@ rule prune_blocks:
     params:
         code=lambda wildcards: code("prune_blocks.py", wildcards.method),
         method=lambda wildcards: method_entry(wildcards.method),
-        calibration=lambda wildcards: canonical(calibration_of(wildcards.method)),
+        calibration=lambda wildcards: canonical(
+            study.defining("calibrations", study.method(wildcards.method).calibration)
+        ),
         where=lambda wildcards: study.where(
             "calibrations", study.method(wildcards.method).calibration
         ),
@@ -205,13 +201,11 @@ rule prune_iteratively:
     resources:
         **needs(
             "prune_iteratively",
-            lambda wildcards: study.tasks[
-                study.method(wildcards.method).rounds["task"]
-            ],
+            lambda wildcards: study.tasks[study.method(wildcards.method).rounds.task],
         ),
     params:
         code=lambda wildcards: code("prune_iteratively.py", wildcards.method),
-        task=lambda wildcards: task_entry(study.method(wildcards.method).rounds["task"]),
+        task=lambda wildcards: task_entry(study.method(wildcards.method).rounds.task),
         method=lambda wildcards: method_entry(wildcards.method, wildcards.sparsity),
         # States of a training that saves some: not an output, which Snakemake would remove when the job fails.
         states="results/states/rounds/{model}/{checkpoint}/{method}/{seed}/{sparsity}",

@@ -85,7 +85,7 @@ rule write_report:
         knees=canonical(study.config["knees"]),
         methods=lambda wildcards: canonical(used_methods()),
         tasks=lambda wildcards: canonical(
-            {name: study.tasks[name] for name in study.used_tasks()}
+            {name: plain(study.tasks[name]) for name in study.used_tasks()}
         ),
     message:
         "Writing the report of {wildcards.study}"

@@ -9,7 +9,7 @@ from essential_sparsity.sources.fetch import local_files, local_tables
 
 def source_inputs(kind, name, checkpoint=None):
     """Return the files that the source of a registry entry is read from."""
-    source = getattr(study, kind)[name]["source"]
+    source = dict(study.sources(kind))[name]
     if source["kind"] == "hub":
         place = "/".join(filter(None, (kind, name, checkpoint)))
         folder = f"results/sources/hub/{place}"
@@ -27,7 +27,7 @@ def source_inputs(kind, name, checkpoint=None):
 
 def rows_path(task):
     """Return the rows of a task's dataset."""
-    return f"results/datasets/{study.tasks[task]['dataset']}.parquet"
+    return f"results/datasets/{study.tasks[task].dataset}.parquet"
 
 
 rule download_package:
@@ -125,7 +125,9 @@ rule prepare_dataset:
         **needs("prepare_dataset"),
     params:
         code=code("prepare_dataset.py"),
-        dataset=lambda wildcards: canonical(study.dataset(wildcards.dataset)),
+        dataset=lambda wildcards: canonical(
+            study.defining("datasets", wildcards.dataset)
+        ),
         where=lambda wildcards: study.where("datasets", wildcards.dataset),
     message:
         "Preparing the dataset {wildcards.dataset}"

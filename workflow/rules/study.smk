@@ -9,6 +9,7 @@ from snakemake.logging import logger
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import canonical, read_json, sha256_of
 from essential_sparsity.planning.digests import code_digest
+from essential_sparsity.records import plain
 from essential_sparsity.study.resolve import resolve
 
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -43,7 +44,7 @@ def method_entry(method, sparsity="1"):
 @cache
 def task_entry(task):
     """Return what defines a task, as a parameter."""
-    return canonical(study.task(task))
+    return canonical(study.defining("tasks", task))
 
 
 @cache

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.checkpoints.loading import load_tokenizer
+from essential_sparsity.data.tasks import Benchmark
 from essential_sparsity.evaluation.benchmark import evaluate_benchmark
 from essential_sparsity.evaluation.evaluate import evaluate_to_files
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.evaluation.perplexity import load_causal
 from essential_sparsity.pruning.masks import Pruning
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 
@@ -17,7 +19,7 @@ from essential_sparsity.run.job import run_job
 def main(snakemake: Any) -> None:
     """Write the evaluation's row and its examples."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
+    task, method = record(Benchmark, json.loads(snakemake.params.task)), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
     folder = Path(inputs.get("dataset", snakemake.params.folder))
     repository = snakemake.params.repository or None

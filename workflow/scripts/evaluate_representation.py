@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.data.tasks import LinearProbe, NearestNeighbours, Probe
 from essential_sparsity.evaluation.evaluate import evaluate_to_files
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.evaluation.probes import evaluate_probe, labelled_images, load_encoder
 from essential_sparsity.pruning.masks import Pruning
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 
@@ -16,7 +18,8 @@ from essential_sparsity.run.job import run_job
 def main(snakemake: Any) -> None:
     """Write the evaluation's row and its examples."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
+    task: Probe = record(LinearProbe | NearestNeighbours, json.loads(snakemake.params.task))
+    method = json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:

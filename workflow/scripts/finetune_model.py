@@ -9,10 +9,12 @@ import pandas as pd
 
 from essential_sparsity.checkpoints.files import PROVENANCE
 from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.data.tasks import Finetuning
 from essential_sparsity.evaluation.evaluate import evaluate_to_files
 from essential_sparsity.evaluation.finetuned import evaluate_finetuned
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.pruning.masks import Pruning
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 from essential_sparsity.training.loop import Training, state_key
@@ -21,7 +23,7 @@ from essential_sparsity.training.loop import Training, state_key
 def main(snakemake: Any) -> None:
     """Write the evaluation's row and its examples; states of a training that was cut off are in ``params.states``."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    task, method = json.loads(snakemake.params.task), json.loads(snakemake.params.method)
+    task, method = record(Finetuning, json.loads(snakemake.params.task)), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
     states = Path(snakemake.params.states)
     read = [Path(inputs["companions"]).with_name(PROVENANCE)]

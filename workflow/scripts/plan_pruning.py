@@ -11,6 +11,7 @@ from essential_sparsity.files import write_json
 from essential_sparsity.methods.method import Method
 from essential_sparsity.pruning.prune import PrunableModel, measure
 from essential_sparsity.pruning.statistics import StatisticsFile
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 
@@ -18,7 +19,7 @@ from essential_sparsity.run.job import run_job
 def main(snakemake: Any) -> None:
     """Write the plan."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    method = Method(**json.loads(snakemake.params.method))
+    method = record(Method, json.loads(snakemake.params.method))
     matrices = [m for m in read_manifest(Path(snakemake.input.manifest)) if m.pruned]
     with ExitStack() as stack:
         files = stack.enter_context(open_weights(Path(snakemake.input.weights)))

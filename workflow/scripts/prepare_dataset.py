@@ -6,18 +6,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.rows import prepare_rows
 from essential_sparsity.files import atomic_path
+from essential_sparsity.records import record
 from essential_sparsity.run.job import run_job
 from essential_sparsity.sources.fetch import table_splits
 
 
 def main(snakemake: Any) -> None:
     """Write the rows to ``output.rows``."""
-    dataset, where = json.loads(snakemake.params.dataset), snakemake.params.where
-    source, inputs = dataset["source"], [Path(p) for p in snakemake.input]
+    dataset, where = record(Dataset, json.loads(snakemake.params.dataset)), snakemake.params.where
+    source, inputs = dataset.source, [Path(p) for p in snakemake.input]
     with tempfile.TemporaryDirectory() as folder:
-        if dataset["format"] == "images":
+        if dataset.format == "images":
             files = {"train": [Path(source["path"]).expanduser()]}
         else:
             files = table_splits(source, inputs, Path(folder) / "source", f"{where}.source")

@@ -15,10 +15,10 @@ from essential_sparsity.run.job import run_job
 
 def main(snakemake: Any) -> None:
     """Write the columns to ``output.inputs``."""
-    task, rows = json.loads(snakemake.params.task), pd.read_parquet(snakemake.input.rows)
+    rows, keys = pd.read_parquet(snakemake.input.rows), json.loads(snakemake.params.task)
     with checkpoint_folder(dict(snakemake.input.items())) as checkpoint:
-        columns, about = prepare_inputs(rows, task, checkpoint, snakemake.params.where)
-    logging.info("%s: %s", task["kind"], {key: value for key, value in about.items() if key != "classes"})
+        columns, about = prepare_inputs(rows, checkpoint, snakemake.params.where, **keys)
+    logging.info("%s", {key: value for key, value in about.items() if key != "classes"})
     write_prepared(columns, about, Path(snakemake.output.inputs))
 
 

@@ -12,11 +12,13 @@ from essential_sparsity.checkpoints.manifest import read_manifest
 from essential_sparsity.checkpoints.tensors import open_weights
 from essential_sparsity.files import read_json
 from essential_sparsity.methods.method import Method
+from essential_sparsity.methods.statistics import Calibration
 from essential_sparsity.pruning.blocks import prune_by_block
 from essential_sparsity.pruning.calibration_text import calibration_batches
 from essential_sparsity.pruning.masks import writing_mask
 from essential_sparsity.pruning.prune import check_counts, divide, mask_header, put_matrix
 from essential_sparsity.pruning.streaming import activation_folder, streamed_model
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 
@@ -24,7 +26,8 @@ from essential_sparsity.run.job import run_job
 def main(snakemake: Any) -> None:
     """Write the packed mask, and the new values of kept weights if the method changes them."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    method, calibration = Method(**json.loads(snakemake.params.method)), json.loads(snakemake.params.calibration)
+    method = record(Method, json.loads(snakemake.params.method))
+    calibration = record(Calibration, json.loads(snakemake.params.calibration))
     weights, output = Path(snakemake.input.weights), Path(snakemake.output.mask)
     matrices = read_manifest(Path(snakemake.input.manifest))
     prunable = [m for m in matrices if m.pruned]
@@ -40,11 +43,11 @@ def main(snakemake: Any) -> None:
     header = mask_header(axes, method, prunable, sparsity, targets)
     with (
         open_weights(weights) as files,
-        activation_folder(calibration["activations"], output.parent) as folder,
+        activation_folder(calibration.activations, output.parent) as folder,
         writing_mask(output, header) as writer,
     ):
         for name, result in prune_by_block(
-            model, files, matrices, batches, device, folder, method, targets, seed, calibration["precision"]
+            model, files, matrices, batches, device, folder, method, targets, seed, calibration.precision
         ):
             put_matrix(writer, name, result)
         check_counts(header, method, prunable)

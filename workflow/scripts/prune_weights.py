@@ -13,6 +13,7 @@ from essential_sparsity.methods.method import Method
 from essential_sparsity.pruning.masks import writing_mask
 from essential_sparsity.pruning.prune import PrunableModel, check_counts, divide, mask_header, prune_levels, put_matrix
 from essential_sparsity.pruning.statistics import StatisticsFile
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 
@@ -20,7 +21,7 @@ from essential_sparsity.run.job import run_job
 def main(snakemake: Any) -> None:
     """Write the packed mask, and the new values of kept weights if the method changes them."""
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
-    method = Method(**json.loads(snakemake.params.method))
+    method = record(Method, json.loads(snakemake.params.method))
     matrices = [m for m in read_manifest(Path(snakemake.input.manifest)) if m.pruned]
     axes = dict(snakemake.wildcards.items())
     sparsity, seed = method.sparsity(float(axes["sparsity"])), int(axes["seed"])

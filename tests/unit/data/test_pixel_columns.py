@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import sklearn.datasets
 import yaml
 from PIL import Image
 
+import entries
 from essential_sparsity.data.images import decode_image
+from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.rows import prepare_rows
 from essential_sparsity.errors import UserError
 from essential_sparsity.study.validation import validate
@@ -35,14 +38,13 @@ def digits() -> Path:
 
 
 @pytest.fixture(scope="module")
-def entries(root: Path) -> dict[str, Any]:
+def halves(root: Path) -> list[Dataset]:
     registry = yaml.safe_load((root / "config" / "datasets.yaml").read_text())
-    validate(registry, root / "workflow" / "schemas" / "datasets.schema.yaml", "config/datasets.yaml")
-    return {name: registry[name] for name in ("digits-low", "digits-high")}
+    return [entries.dataset(**registry[name]) for name in ("digits-low", "digits-high")]
 
 
-def test_every_digit_is_scikit_learns(digits: Path, entries: dict[str, Any]) -> None:
-    rows = prepare_rows({"train": [digits]}, {k: v for k, v in entries["digits-low"].items() if k != "where"}, WHERE)
+def test_every_digit_is_scikit_learns(digits: Path, halves: list[Dataset]) -> None:
+    rows = prepare_rows({"train": [digits]}, replace(halves[0], where=None), WHERE)
     expected = sklearn.datasets.load_digits()
     assert rows["label"].tolist() == [str(label) for label in expected.target]
     # 256 greys tell 17 apart: the values come back.
@@ -53,8 +55,8 @@ def test_every_digit_is_scikit_learns(digits: Path, entries: dict[str, Any]) -> 
     assert red == green == blue == Image.fromarray(images[0])
 
 
-def test_the_two_halves_of_the_digits_share_no_class_and_no_row(digits: Path, entries: dict[str, Any]) -> None:
-    low, high = (prepare_rows({"train": [digits]}, entry, WHERE) for entry in entries.values())
+def test_the_two_halves_of_the_digits_share_no_class_and_no_row(digits: Path, halves: list[Dataset]) -> None:
+    low, high = (prepare_rows({"train": [digits]}, entry, WHERE) for entry in halves)
     assert set(low["label"]) == set("01234")
     assert set(high["label"]) == set("56789")
     assert len(low) + len(high) == 1797
@@ -78,8 +80,8 @@ def table(folder: Path, header: bool = True, **changes: Any) -> dict[str, list[P
 
 def test_pixels_are_read_row_by_row_between_black_and_white(tmp_path: Path) -> None:
     expected = [[[0, 16, 32], [128, 239, 255]], [[255, 0, 0], [0, 0, 8]]]
-    named = prepare_rows(table(tmp_path), {"format": "csv", "image": LAYOUT, "label": "label"}, WHERE)
-    entry = {"format": "csv-without-header", "image": LAYOUT, "label": "0"}
+    named = prepare_rows(table(tmp_path), entries.dataset(image=LAYOUT, label="label"), WHERE)
+    entry = entries.dataset(format="csv-without-header", image=LAYOUT, label="0")
     numbered = prepare_rows(table(tmp_path, header=False), entry, WHERE)
     for rows in (named, numbered):
         assert rows["label"].tolist() == ["cat", "dog"]
@@ -101,13 +103,13 @@ def test_pixels_are_read_row_by_row_between_black_and_white(tmp_path: Path) -> N
 def test_what_is_no_image_is_named_with_its_place(
     tmp_path: Path, changes: dict[str, Any], layout: dict[str, int], says: str
 ) -> None:
-    entry = {"format": "csv", "image": {**LAYOUT, **layout}, "label": "label"}
+    entry = entries.dataset(image=LAYOUT | layout, label="label")
     with pytest.raises(UserError, match=rf"mine\.image.*{says}.*To mend"):
         prepare_rows(table(tmp_path, **changes), entry, WHERE)
 
 
 def test_a_header_where_none_is_expected_is_named(tmp_path: Path) -> None:
-    entry = {"format": "csv-without-header", "image": LAYOUT, "label": "0"}
+    entry = entries.dataset(format="csv-without-header", image=LAYOUT, label="0")
     with pytest.raises(UserError, match=r"row 0, column '1': found 'pixel0'.*write `format: csv`"):
         prepare_rows(table(tmp_path), entry, WHERE)
 

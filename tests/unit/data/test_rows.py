@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import entries
+from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.rows import prepare_rows
 from essential_sparsity.data.tables import hold_out
 from essential_sparsity.data.texts import balance_classes, sentences
@@ -32,8 +35,8 @@ def films(n: int = 60) -> pd.DataFrame:
     )
 
 
-def dataset(**more: Any) -> dict[str, Any]:
-    return {"format": "csv", "text": "body", **more}
+def dataset(**more: Any) -> Dataset:
+    return entries.dataset(**{"text": "body"} | more)
 
 
 SPLIT: dict[str, Any] = {"group": "film", "test_fraction": 0.3, "seed": 0}
@@ -249,10 +252,10 @@ def test_datasets_of_one_source_hold_out_the_same_groups_whatever_they_leave_out
         {"text": [f"text {i}" for i in range(80)], "kind": ["plot", "review"] * 40, "film": [str(i) for i in range(80)]}
     )
     frame.to_csv(tmp_path / "films.csv", index=False)
-    entry = {"format": "csv", "text": "text", "split": {"group": "film", "test_fraction": 0.3, "seed": 0}}
+    entry = dataset(text="text", split=SPLIT)
     files = {"train": [tmp_path / "films.csv"]}
     every = prepare_rows(files, entry, "d").set_index("text")["split"]
-    plots = prepare_rows(files, {**entry, "where": {"kind": ["plot"]}}, "d").set_index("text")["split"]
+    plots = prepare_rows(files, replace(entry, where={"kind": ["plot"]}), "d").set_index("text")["split"]
     assert len(plots) == 40
     assert (plots == every[plots.index]).all()
 
@@ -270,7 +273,7 @@ def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=f"{name}: found a file that cannot be read as csv"):
-        prepare_rows({"train": [tmp_path / name]}, {"format": "csv", "text": "text"}, "d")
+        prepare_rows({"train": [tmp_path / name]}, dataset(text="text"), "d")
 
 
 # --- Pairs, numbers, answers, images ---
@@ -298,13 +301,13 @@ def squad(n: int = 6) -> pd.DataFrame:
 
 
 def test_answers_are_read_as_squad_lays_them_out(tmp_path: Path) -> None:
-    entry = {"format": "parquet", "text": "q", "text_pair": "c", "answers": "a"}
+    entry = dataset(format="parquet", text="q", text_pair="c", answers="a")
     squad().to_parquet(tmp_path / "t.parquet")
     rows = prepare_rows({"train": [tmp_path / "t.parquet"]}, entry, WHERE)
     assert [list(x) for x in rows["answers"]] == [[], ["river"]] * 3
     assert [list(x) for x in rows["answer_starts"]] == [[], [4]] * 3
     with pytest.raises(UserError, match=r"answers, file t\.parquet, row 0: found 'what 0\?'.*SQuAD"):
-        prepare_rows({"train": [tmp_path / "t.parquet"]}, {**entry, "answers": "q"}, WHERE)
+        prepare_rows({"train": [tmp_path / "t.parquet"]}, replace(entry, answers="q"), WHERE)
 
 
 @pytest.mark.parametrize("as_struct", [True, False])
@@ -313,7 +316,7 @@ def test_images_are_taken_as_the_hub_stores_them(tmp_path: Path, as_struct: bool
     values = [{"bytes": image, "path": None} for image in images] if as_struct else images
     frame = pd.DataFrame({"img": values, "kind": ["a", "b"] * 2})
     frame.to_parquet(tmp_path / "t.parquet")
-    entry = {"format": "parquet", "image": "img", "label": "kind"}
+    entry = entries.dataset(format="parquet", image="img", label="kind")
     rows = prepare_rows({"train": [tmp_path / "t.parquet"]}, entry, WHERE)
     assert rows["image"].tolist() == images
     pd.DataFrame({"img": [b"one", None], "kind": ["a", "b"]}).to_parquet(tmp_path / "t.parquet")
@@ -376,8 +379,8 @@ def test_a_class_that_training_does_not_see_is_refused(tmp_path: Path) -> None:
 def test_lines_are_joined_to_documents(tmp_path: Path) -> None:
     lines = ["lost\n", " = One = \n", "a b\n", " = = Part = = \n", "c\n", " = Two = \n", "d\n"]
     pd.DataFrame({"body": lines}).to_parquet(tmp_path / "t.parquet")
-    entry = {"format": "parquet", "text": "body", "documents": "= [^=].*[^=] ="}
+    entry = dataset(format="parquet", documents="= [^=].*[^=] =")
     rows = prepare_rows({"test": [tmp_path / "t.parquet"]}, entry, WHERE)
     assert rows["text"].tolist() == [" = One = \na b\n = = Part = = \nc\n", " = Two = \nd\n"]
     with pytest.raises(UserError, match="documents: found the pattern 'Chapter', which no text matches"):
-        prepare_rows({"test": [tmp_path / "t.parquet"]}, {**entry, "documents": "Chapter"}, WHERE)
+        prepare_rows({"test": [tmp_path / "t.parquet"]}, replace(entry, documents="Chapter"), WHERE)

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import entries
 import tiny
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation import benchmark_tasks
@@ -31,7 +32,6 @@ from essential_sparsity.evaluation.benchmark_files import split_files
 from essential_sparsity.evaluation.outcomes import Outcome
 
 WHERE = "model m, sparsity 0.300"
-TASK: dict[str, Any] = {"metric": "accuracy", "shots": None, "limit": None, "batch_size": 4, "max_length": None}
 MMLU = tiny.ROOT.parent / "shared" / "hub" / "datasets" / "cais" / "mmlu"
 HUMANITIES = {
     "formal_logic": 3, "high_school_european_history": 2, "high_school_us_history": 5, "high_school_world_history": 2,
@@ -129,6 +129,10 @@ def model(checkpoint: Path) -> nn.Module:
     return LlamaForCausalLM.from_pretrained(checkpoint).eval()
 
 
+def benchmark(name: str, **keys: Any) -> Any:
+    return entries.task(**{"protocol": "lm_eval", "lm_eval_task": name, "batch_size": 4} | keys)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(checkpoint: Path) -> Any:
     return AutoTokenizer.from_pretrained(checkpoint)
@@ -137,7 +141,7 @@ def tokenizer(checkpoint: Path) -> Any:
 @pytest.fixture
 def evaluate(model: nn.Module, tokenizer: Any, staged: Path) -> Callable[..., Outcome]:
     def run(name: str, folder: Path = staged, repository: str | None = None, **keys: Any) -> Outcome:
-        return evaluate_benchmark(model, tokenizer, {**TASK, "lm_eval_task": name, **keys}, folder, repository, WHERE)
+        return evaluate_benchmark(model, tokenizer, benchmark(name, **keys), folder, repository, WHERE)
 
     return run
 
@@ -465,7 +469,7 @@ def test_a_tokenizer_without_a_first_token_is_refused(model: nn.Module, staged: 
     tiny.write_llama(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"neither `bos_token` nor `eos_token`"):
-        evaluate_benchmark(model, tokenizer, {**TASK, "lm_eval_task": "arc_easy"}, staged, None, WHERE)
+        evaluate_benchmark(model, tokenizer, benchmark("arc_easy"), staged, None, WHERE)
 
 
 def test_a_task_is_found_without_reading_all_definitions() -> None:

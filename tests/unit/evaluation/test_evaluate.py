@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import entries
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.evaluate import EVALUATION, check_mask_is_of, evaluation_row
 from essential_sparsity.evaluation.outcomes import Outcome
@@ -20,7 +21,7 @@ RUN = {
     "seconds": 1.0, "peak_memory_mb": 1.0, "device": "cpu", "workflow_commit": None, "torch_version": "2",
     "transformers_version": "5",
 }  # fmt: skip
-TASK = {"protocol": "finetune", "metric": "accuracy"}
+TASK = entries.task(metric="accuracy")
 SINGULAR = "singular Hessian of a.b: damping 0.1 instead of 0.01."
 
 

@@ -31,6 +31,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+import entries
 import families
 from essential_sparsity.data.batches import draw_training_rows
 from essential_sparsity.data.prepare import prepare_inputs
@@ -43,6 +44,7 @@ from essential_sparsity.metrics.registry import compute_metric
 from essential_sparsity.pretraining.masked_text import train_tokenizer
 from essential_sparsity.pruning.masks import AppliedMasks, Pruning
 from essential_sparsity.run.exhaustion import is_out_of_memory
+from essential_sparsity.study.protocols import KEYS
 from essential_sparsity.tables import write_table
 from essential_sparsity.training import kinds as task_kinds
 from essential_sparsity.training.fit import HEADS, freeze
@@ -53,11 +55,9 @@ from pictures import pictures
 CPU = torch.device("cpu")
 WHERE = "model m, sparsity 0.500"
 TASK: dict[str, Any] = {
-    "head": "mean_pooling", "metric": "accuracy", "also": [], "positive": None, "freeze": [], "train_examples": 64,
-    "epochs": 2, "batch_size": 16, "batches": "by_length", "max_length": 12, "stride": 4, "answer_length": 6,
-    "null_threshold": None, "learning_rate": 0.01, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.01,
-    "clip": 1.0, "precision": "float32", "micro_batch": None, "early_stopping": None, "save_every": None,
-    "evaluation_batch_size": 32,
+    "head": "mean_pooling", "metric": "accuracy", "train_examples": 64, "epochs": 2, "batch_size": 16,
+    "batches": "by_length", "max_length": 12, "stride": 4, "answer_length": 6, "learning_rate": 0.01,
+    "weight_decay": 0.01, "evaluation_batch_size": 32,
 }  # fmt: skip
 KINDS = {"plot": ["hero", "village", "war", "train"], "review": ["film", "boring", "acting", "script"]}
 TEXT_HEADS = ["mean_pooling", "sequence_classification"]
@@ -100,9 +100,9 @@ def masks_at(checkpoint: Path, sparsity: float) -> dict[str, Tensor]:
 
 
 def prepared(checkpoint: Path, data: pd.DataFrame, kind: str, file: Path, **task: Any) -> Prepared:
-    write_prepared(
-        *prepare_inputs(data, {**TASK, "kind": kind, "unanswerable": False, **task}, checkpoint, WHERE), file
-    )
+    known = {**TASK, "unanswerable": False, **task}
+    keys = {key: known[key] for key in (*KEYS[kind], *(["unanswerable"] if kind == "spans" else []))}
+    write_prepared(*prepare_inputs(data, checkpoint, WHERE, kind=kind, **keys), file)
     return Prepared(file)
 
 
@@ -117,7 +117,7 @@ def run(checkpoint: Path, tmp_path: Path) -> Any:
         frame = rows() if data is None else data
         inputs = prepared(folder, frame, kind, tmp_path / "inputs.arrow", **task)
         matrices = {m.name: m for m in families.manifest(folder)}
-        training = Training({**TASK, **task}, seed, CPU, tmp_path / "states", "key", processes)
+        training = Training(entries.task(**TASK | task), seed, CPU, tmp_path / "states", "key", processes)
         return evaluate_finetuned(folder, Pruning(masks, matrices), inputs, lambda: frame, training, WHERE)
 
     return evaluate
@@ -521,7 +521,7 @@ def test_the_step_holds_masks_before_it_clips() -> None:
 def test_adamw_has_the_papers_settings(checkpoint: Path) -> None:
     model = AutoModel.from_pretrained(checkpoint)
     model.embeddings.requires_grad_(False)
-    group = adamw(model, {"learning_rate": 2e-5, "weight_decay": 0.0, "precision": "float32"}).param_groups[0]
+    group = adamw(model, entries.task()).param_groups[0]
     assert (group["lr"], group["eps"], group["weight_decay"], group["betas"]) == (2e-5, 1e-8, 0.0, (0.9, 0.999))
     assert len(group["params"]) == sum(p.requires_grad for p in model.parameters())
 
@@ -565,7 +565,7 @@ def test_several_processes_take_the_steps_that_one_takes(
     assert realised == sparsity == pytest.approx(0.5, abs=1e-3)
     # Adam divides by the gradient's size, and makes much of how a sum is rounded.
     pd.testing.assert_frame_equal(one.examples, several.examples, rtol=1e-3)
-    untrained, _ = run(masks, 2, epochs=0, **rate)
+    untrained, _ = run(masks, 2, **rate | {"learning_rate": 1e-12})
     assert not np.allclose(one.examples["loss"], untrained.examples["loss"], rtol=1e-2), "there were steps to take"
 
 

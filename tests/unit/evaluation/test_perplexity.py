@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +17,17 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, LlamaForCausalLM
 
+import entries
 import tiny
 from essential_sparsity.data.prepare import prepare_inputs
 from essential_sparsity.data.prepared import Prepared, write_prepared
+from essential_sparsity.data.tasks import Windows
 from essential_sparsity.data.tokens import rolling_windows, token_windows
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.evaluation.perplexity import (
     LANGUAGE_MODELLING,
     causal_losses,
-    evaluate_documents,
     evaluate_masked,
     evaluate_stream,
     load_causal,
@@ -34,12 +36,13 @@ from essential_sparsity.evaluation.perplexity import (
 from essential_sparsity.evaluation.tables import EXAMPLES
 from essential_sparsity.metrics.registry import compute_metric
 from essential_sparsity.pretraining.masked_text import train_tokenizer
+from essential_sparsity.study.tasks import preparation
 from essential_sparsity.tables import write_table
 
 WHERE = "model m, sparsity 0.300"
-STREAM = {"kind": "stream", "window": 16, "windows": 5, "batch_size": 2}
-DOCUMENTS = {"kind": "documents", "window": 16, "windows": None, "batch_size": 3}
-MASKED = {"kind": "masked", "window": 16, "windows": 6, "batch_size": 4, "mask_probability": 0.2, "seed": 0}
+STREAM = entries.task("perplexity", window=16, windows=5, batch_size=2)
+DOCUMENTS = entries.task("perplexity", metric="word_perplexity", window=16, batch_size=3)
+MASKED = entries.task("masked_tokens", window=16, windows=6, batch_size=4, mask_probability=0.2)
 CPU = torch.device("cpu")
 
 
@@ -71,20 +74,22 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return pd.read_csv(path).assign(split="train", id=range(100, 130))
 
 
-def prepared(rows: pd.DataFrame, task: dict[str, Any], folder: Path, file: Path) -> Prepared:
-    write_prepared(*prepare_inputs(rows, task, folder, WHERE), file)
+def prepared(rows: pd.DataFrame, task: Windows, folder: Path, file: Path) -> Prepared:
+    keys = preparation(task, entries.dataset(text="t"))
+    assert keys is not None
+    write_prepared(*prepare_inputs(rows, folder, WHERE, **keys), file)
     return Prepared(file)
 
 
-def evaluated(rows: pd.DataFrame, task: dict[str, Any], model: nn.Module, folder: Path, file: Path) -> Outcome:
-    run = {"stream": evaluate_stream, "documents": evaluate_documents, "masked": evaluate_masked}[task["kind"]]
-    return run(model, prepared(rows, task, folder, file / "inputs.arrow"), task, WHERE)
+def evaluated(rows: pd.DataFrame, task: Windows, model: nn.Module, folder: Path, file: Path) -> Outcome:
+    _, evaluate = LANGUAGE_MODELLING[task.protocol, task.metric]
+    return evaluate(model, prepared(rows, task, folder, file / "inputs.arrow"), task, WHERE)
 
 
 def ids_of(texts: pd.DataFrame, tokenizer: Any, n: int) -> np.ndarray:
     """The stream, tokenised as one text: the texts joined by blank lines."""
     stream = tokenizer("\n\n".join(texts["text"]), add_special_tokens=False)["input_ids"]
-    return np.array(stream[:n]).reshape(STREAM["windows"], STREAM["window"])
+    return np.array(stream[:n]).reshape(STREAM.windows, STREAM.window)
 
 
 def log_probabilities(model: nn.Module, ids: np.ndarray) -> np.ndarray:
@@ -150,7 +155,7 @@ def test_a_lack_of_memory_changes_nothing(
             return self.inner(input_ids=input_ids, **more)
 
     data = prepared(texts, STREAM, folder, tmp_path / "inputs.arrow")
-    task = {**STREAM, "batch_size": 8}
+    task = replace(STREAM, batch_size=8)
     whole, parts = evaluate_stream(model, data, STREAM, WHERE), evaluate_stream(Full(), data, task, WHERE)
     pd.testing.assert_frame_equal(whole.examples, parts.examples, rtol=1e-6)
     assert "out of memory, going on with batches of 2" in caplog.text
@@ -179,7 +184,7 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(
         def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
             return SimpleNamespace(logits=torch.zeros(*input_ids.shape, len(tokenizer)) + self.w)
 
-    for task in (STREAM, DOCUMENTS, MASKED | {"kind": "stream"}):
+    for task in (STREAM, DOCUMENTS, replace(STREAM, windows=6, batch_size=4)):
         outcome = evaluated(texts, task, Even(), folder, tmp_path)
         assert outcome.value == pytest.approx(outcome.chance, rel=1e-5)
     assert evaluated(texts, STREAM, Even(), folder, tmp_path).value == pytest.approx(len(tokenizer), rel=1e-5)
@@ -233,7 +238,7 @@ def test_a_window_longer_than_the_model_is_refused(
     model: nn.Module, texts: pd.DataFrame, folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="key window: found 65 tokens; expected at most 64"):
-        evaluated(texts, {**STREAM, "window": 65, "windows": 1}, model, folder, tmp_path)
+        evaluated(texts, replace(STREAM, window=65, windows=1), model, folder, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_is_refused(texts: pd.DataFrame, folder: Path, tmp_path: Path) -> None:
@@ -267,7 +272,7 @@ def test_word_perplexity_is_that_of_numpy(
     model: nn.Module, tokenizer: Any, texts: pd.DataFrame, folder: Path, tmp_path: Path
 ) -> None:
     few = texts.head(7)
-    outcome = evaluated(few, {**DOCUMENTS, "window": 64}, model, folder, tmp_path)
+    outcome = evaluated(few, replace(DOCUMENTS, window=64), model, folder, tmp_path)
     losses, words = [], []
     for text in few["text"]:
         ids = np.array([[tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
@@ -348,7 +353,7 @@ def test_only_masked_places_differ_from_the_text(bert: Path, texts: pd.DataFrame
         assert restored.tolist() == [tokenizer.cls_token_id, *stream[i].tolist(), tokenizer.sep_token_id]
         assert (ids[labels != -100] == tokenizer.mask_token_id).all()
     again = prepared(texts, MASKED, bert, tmp_path / "again.arrow")
-    other = prepared(texts, {**MASKED, "seed": 1}, bert, tmp_path / "other.arrow")
+    other = prepared(texts, replace(MASKED, seed=1), bert, tmp_path / "other.arrow")
     values = [d.ragged("input_ids").values.tolist() for d in (data, again, other)]
     assert values[0] == values[1] != values[2]
 

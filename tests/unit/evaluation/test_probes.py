@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,16 @@ from scipy.optimize import minimize
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+import entries
 from essential_sparsity.data.pixels import PixelSettings, normalise
+from essential_sparsity.data.tasks import Probe
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.features import features, has_cls_token, prefix_tokens
 from essential_sparsity.evaluation.probes import LabelledImages, evaluate_probe, knn, linear_probe
 
 WHERE = "model m, task probe"
 SETTINGS = PixelSettings(1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-KNN: dict[str, Any] = {
-    "protocol": "knn", "pooling": "cls", "batch_size": 16, "neighbours": 20, "temperature": 0.07,
-}  # fmt: skip
-LINEAR: dict[str, Any] = {
-    "protocol": "linear_probe", "pooling": "cls", "batch_size": 16, "inverse_regularisation": 1.0,
-    "max_iterations": 1000,
-}  # fmt: skip
+KNN, LINEAR = entries.task("knn", batch_size=16), entries.task("linear_probe", batch_size=16)
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 8,
     "patch_size": 4,
@@ -191,14 +188,14 @@ def test_the_probe_is_logistic_regression_on_standardised_features() -> None:
         return float(penalty - c * (y * log_probabilities(x, flat)).sum())
 
     best = minimize(objective, np.zeros(classes * 6), method="BFGS", options={"gtol": 1e-8}).x
-    found, notes = linear_probe(train, labels, test, classes, {**LINEAR, "inverse_regularisation": c})
+    found, notes = linear_probe(train, labels, test, classes, replace(LINEAR, inverse_regularisation=c))
     assert notes == []
     np.testing.assert_allclose(found, log_probabilities((test.double().numpy() - mean) / std, best), atol=1e-2)
 
 
 def test_a_regression_that_does_not_converge_is_noted() -> None:
     train, labels = blobs(200, 4, spread=3.0)
-    few = {**LINEAR, "max_iterations": 2, "inverse_regularisation": 1e6}
+    few = replace(LINEAR, max_iterations=2, inverse_regularisation=1e6)
     assert linear_probe(train, labels, train, 4, few)[1] == ["the regression had not converged after 2 iterations"]
     assert linear_probe(train, labels, train, 4, LINEAR)[1] == []
 
@@ -240,7 +237,7 @@ def votes_by_loops(train: np.ndarray, labels: np.ndarray, test: np.ndarray, clas
 def test_neighbours_vote_as_the_formula_says(k: int, temperature: float) -> None:
     train, labels = blobs(90, 4, spread=1.5)
     test, _ = blobs(300, 4, seed=1, spread=1.5)  # more than a block
-    found, _ = knn(train, labels, test, 4, {"neighbours": k, "temperature": temperature})
+    found, _ = knn(train, labels, test, 4, replace(KNN, neighbours=k, temperature=temperature))
     expected = votes_by_loops(train.double().numpy(), labels, test.double().numpy(), 4, k, temperature)
     np.testing.assert_allclose(np.exp(found), expected, rtol=1e-9, atol=1e-12)
 
@@ -252,7 +249,7 @@ def test_neighbours_vote_as_scikit_learn_does(k: int) -> None:
     oracle = KNeighborsClassifier(
         n_neighbors=k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
     ).fit(train.double().numpy(), labels)
-    found, _ = knn(train, labels, test, 5, {"neighbours": k, "temperature": 0.07})
+    found, _ = knn(train, labels, test, 5, replace(KNN, neighbours=k, temperature=0.07))
     np.testing.assert_allclose(np.exp(found), oracle.predict_proba(test.double().numpy()), rtol=1e-7, atol=1e-12)
 
 
@@ -267,8 +264,8 @@ def test_the_length_of_a_feature_has_no_say() -> None:
 def test_a_low_temperature_neither_overflows_nor_loses_the_nearest() -> None:
     train, labels = blobs(60, 3)
     test, _ = blobs(20, 3, seed=1)
-    nearest, _ = knn(train, labels, test, 3, {"neighbours": 1, "temperature": 1.0})
-    found, _ = knn(train, labels, test, 3, {"neighbours": 20, "temperature": 1e-5})
+    nearest, _ = knn(train, labels, test, 3, replace(KNN, neighbours=1, temperature=1.0))
+    found, _ = knn(train, labels, test, 3, replace(KNN, neighbours=20, temperature=1e-5))
     assert (found.argmax(1) == nearest.argmax(1)).all()
     assert np.isfinite(found.max(1)).all()
 
@@ -276,7 +273,9 @@ def test_a_low_temperature_neither_overflows_nor_loses_the_nearest() -> None:
 def test_copies_at_the_edge_all_vote() -> None:
     """Two images that are the same image have the same say, whichever comes first."""
     train = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    found, _ = knn(train, np.array([0, 1, 1, 2]), torch.tensor([[1.0, 0.1]]), 3, {"neighbours": 1, "temperature": 0.1})
+    found, _ = knn(
+        train, np.array([0, 1, 1, 2]), torch.tensor([[1.0, 0.1]]), 3, replace(KNN, neighbours=1, temperature=0.1)
+    )
     np.testing.assert_allclose(np.exp(found), [[1 / 3, 2 / 3, 0]])
 
 
@@ -302,7 +301,7 @@ def shuffled(images: LabelledImages, seed: int) -> LabelledImages:
 
 
 @pytest.mark.parametrize("task", [KNN, LINEAR], ids=["knn", "linear"])
-def test_an_outcome_can_be_recomputed_from_its_examples(task: dict[str, Any]) -> None:
+def test_an_outcome_can_be_recomputed_from_its_examples(task: Probe) -> None:
     train, test = colours(80, 0), colours(30, 1)
     outcome = evaluate_probe(encoder("ViT"), train, test, SETTINGS, task, WHERE)
     rows = outcome.examples
@@ -319,7 +318,7 @@ def test_an_outcome_can_be_recomputed_from_its_examples(task: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("task", [KNN, LINEAR], ids=["knn", "linear"])
-def test_the_order_of_the_training_images_has_no_say(task: dict[str, Any]) -> None:
+def test_the_order_of_the_training_images_has_no_say(task: Probe) -> None:
     model, train, test = encoder("ViT"), colours(80, 0), colours(30, 1)
     first = evaluate_probe(model, train, test, SETTINGS, task, WHERE)
     second = evaluate_probe(model, shuffled(train, 5), test, SETTINGS, task, WHERE)
@@ -330,7 +329,7 @@ def test_the_order_of_the_training_images_has_no_say(task: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("task", [KNN, LINEAR], ids=["knn", "linear"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_model_of_zeros_is_at_chance(task: dict[str, Any], seed: int) -> None:
+def test_a_model_of_zeros_is_at_chance(task: Probe, seed: int) -> None:
     model = encoder("ViT")
     for parameter in model.parameters():
         parameter.data.zero_()
@@ -359,7 +358,7 @@ def test_a_probe_of_a_constant_model_is_at_chance() -> None:
 
 
 def test_a_note_of_the_probe_reaches_the_outcome() -> None:
-    few = {**LINEAR, "max_iterations": 1}
+    few = replace(LINEAR, max_iterations=1)
     outcome = evaluate_probe(encoder("ViT"), colours(80, 0), colours(30, 1), SETTINGS, few, WHERE)
     assert list(outcome.notes) == ["the regression had not converged after 1 iterations"]
 

@@ -11,8 +11,10 @@ from essential_sparsity.errors import UserError
 from essential_sparsity.methods.allocation import ALLOCATIONS
 from essential_sparsity.methods.method import Method, check_method
 from essential_sparsity.methods.refinement import REFINEMENTS
+from essential_sparsity.methods.rounds import Rounds
 from essential_sparsity.methods.scores import SCORES
 from essential_sparsity.methods.updates import UPDATES
+from essential_sparsity.records import record
 from essential_sparsity.study.validation import load_yaml
 
 DENSE = {"calibration": "c", "propagate": "dense"}
@@ -42,7 +44,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("slots", PUBLISHED.values(), ids=PUBLISHED)
 def test_published_methods_and_sensible_others_pass(slots: dict[str, Any]) -> None:
-    check_method(Method(**slots), "methods.mine")
+    check_method(record(Method, slots), "methods.mine")
 
 
 ROUNDS = {"score": "magnitude", "scope": "global", "rounds": {"task": "t", "levels": [0.3, 0.5, 0.9]}}
@@ -98,7 +100,7 @@ def test_a_senseless_combination_is_refused_with_the_key_the_reason_and_the_mend
     slots: dict[str, Any], key: str, reason: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        check_method(Method(**slots), "methods.mine")
+        check_method(record(Method, slots), "methods.mine")
     assert caught.value.where == f"methods.mine.{key}"
     assert reason in caught.value.found
     assert caught.value.mend
@@ -119,7 +121,7 @@ def test_a_senseless_combination_is_refused_with_the_key_the_reason_and_the_mend
 def test_an_unknown_name_is_refused_with_the_nearest_one(slot: str, misspelt: str, meant: str) -> None:
     with pytest.raises(UserError) as caught:
         slots: dict[str, Any] = {"score": "magnitude", "scope": "layer", slot: misspelt}
-        check_method(Method(**slots), "methods.mine")
+        check_method(record(Method, slots), "methods.mine")
     assert caught.value.where == f"methods.mine.{slot}"
     assert misspelt in caught.value.found
     assert f"'{meant}'" in caught.value.expected
@@ -191,7 +193,7 @@ def test_an_unstructured_method_has_the_sparsity_that_is_asked() -> None:
 def test_a_method_asks_for_the_statistics_that_its_slots_use(
     slots: dict[str, Any], needs: str, dense_needs: str, by_block: bool
 ) -> None:
-    method = Method(**slots)
+    method = record(Method, slots)
     check_method(method, "methods.mine")
     assert (method.needs, method.dense_needs, method.by_block) == (needs, dense_needs, by_block)
     assert method.calibrated == bool(method.calibration)
@@ -208,19 +210,19 @@ def test_a_method_asks_for_the_statistics_that_its_slots_use(
     ],
 )
 def test_sparsegpt_chooses_and_updates_in_turns_where_it_is_published_so(slots: dict[str, Any], adaptive: bool) -> None:
-    assert Method(**slots).adaptive is adaptive
+    assert record(Method, slots).adaptive is adaptive
 
 
 def test_a_method_is_what_its_dictionary_says() -> None:
     method = Method("wanda", "row", options={"owl_range": 0.1}, **DENSE)
-    assert Method(**method.to_dict()) == method
+    assert record(Method, method.to_dict()) == method
 
 
 def test_a_level_of_rounds_depends_on_no_later_one() -> None:
-    method = Method(**ROUNDS)
+    method = record(Method, ROUNDS)
     check_method(method, "methods.mine")
-    assert method.up_to(0.5).rounds["levels"] == [0.3, 0.5]
-    assert method.up_to(0.9) == method == Method(**method.to_dict())
+    assert method.up_to(0.5).rounds == Rounds("t", [0.3, 0.5])
+    assert method.up_to(0.9) == method == record(Method, method.to_dict())
     assert not method.planned, "each round reads its cut off the weights that it trained"
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from essential_sparsity.files import canonical
 from essential_sparsity.methods.method import Method
-from essential_sparsity.planning.digests import CARRIERS, PACKAGE, REGISTRIES, code_digest
+from essential_sparsity.planning.digests import CARRIERS, CHOICES, PACKAGE, code_digest
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "workflow" / "scripts"
 _clock = itertools.count(1)
@@ -154,7 +154,7 @@ def test_what_carries_a_job_reruns_nothing_and_every_other_module_what_imports_i
     # Shown by `pytest -s`.
     print("".join(f"\n{module}: {', '.join(sorted(found)) or '-'}" for module, found in reruns.items()))
     carried = {module for module in reruns if module.split("/")[1] in CARRIERS}
-    by_definition = {f"{PACKAGE}/{module}" for module in REGISTRIES}
+    by_definition = {f"{PACKAGE}/{module}" for module in CHOICES}
     assert not any(reruns[module] for module in by_definition), "nothing uses what was added"
     assert {"run/job.py", "run/leases.py", "errors.py", "files.py", "progress.py"} <= {
         module.removeprefix(f"{PACKAGE}/") for module in carried
@@ -219,7 +219,7 @@ def test_an_edited_slot_reruns_the_methods_that_use_it(
 
 def test_modules_of_slots_hold_what_is_looked_through_and_nothing_else() -> None:
     kinds = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
-    for module in REGISTRIES:
+    for module in CHOICES:
         docstring, *body = ast.parse((SCRIPTS / PACKAGE / module).read_text(encoding="utf-8")).body
         assert isinstance(docstring, ast.Expr)
         for node in body:

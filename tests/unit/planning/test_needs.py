@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import entries
 from essential_sparsity.planning.needs import NEEDS, Read, kept, pretraining, read_by
 
 # 100 million weights, and 7,000 million.
 SMALL, LARGE = Read(400), Read(28_000)
-TASK: dict[str, Any] = {
-    "batch_size": 32, "micro_batch": None, "max_length": 128, "train_examples": 1000, "head": "sequence_classification",
-    "window": 512,
-}  # fmt: skip
-CALIBRATION = {"sequences": 128, "length": 2048, "batch_size": 8, "activations": "memory"}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "measure_weights": {}, "plan_pruning": {}, "prune_weights": {}, "calibrate_model": CALIBRATION,
-    "prune_blocks": CALIBRATION, "prune_iteratively": TASK, "finetune_model": TASK, "evaluate_language_model": TASK,
-    "evaluate_benchmark": {**TASK, "window": None}, "evaluate_representation": TASK,
+TASK = entries.task(batch_size=32, max_length=128, head="sequence_classification")
+WINDOWS = entries.task("perplexity", batch_size=32)
+CALIBRATION = entries.calibration(length=2048)
+SETTINGS = {
+    "measure_weights": None, "plan_pruning": None, "prune_weights": None, "calibrate_model": CALIBRATION,
+    "prune_blocks": CALIBRATION, "prune_iteratively": TASK, "finetune_model": TASK, "evaluate_language_model": WINDOWS,
+    "evaluate_benchmark": entries.task("lm_eval", lm_eval_task="arc_easy", batch_size=32),
+    "evaluate_representation": entries.task("knn", train_examples=1000),
 }  # fmt: skip
 
 
@@ -36,18 +37,18 @@ def test_larger_models_need_more_of_everything(rule: str) -> None:
 def test_weights_fit_where_they_have_to_be() -> None:
     # Training: weights, gradients and two moments.
     for rule, times in {"evaluate_language_model": 1, "evaluate_benchmark": 1, "finetune_model": 4}.items():
-        need = NEEDS[rule]
-        assert min(need.memory(TASK, LARGE, 0), need.gpu_memory(TASK, LARGE)) > times * LARGE.mb
+        need, settings = NEEDS[rule], SETTINGS[rule]
+        assert min(need.memory(settings, LARGE, 0), need.gpu_memory(settings, LARGE)) > times * LARGE.mb
     # Pruning by scores and block by block never has the whole model in memory.
-    assert NEEDS["prune_weights"].memory({}, LARGE, 0) < LARGE.mb / 2
+    assert NEEDS["prune_weights"].memory(None, LARGE, 0) < LARGE.mb / 2
     assert NEEDS["prune_blocks"].memory(CALIBRATION, LARGE, 0) < 3 * LARGE.mb
-    on_disk = {**CALIBRATION, "activations": "disk"}
+    on_disk = replace(CALIBRATION, activations="disk")
     assert NEEDS["prune_blocks"].memory(on_disk, LARGE, 0) < LARGE.mb
 
 
 def test_logits_of_a_batch_count() -> None:
     def held(**changes: Any) -> int:
-        return NEEDS["evaluate_language_model"].memory({**TASK, **changes}, Read(400, 150_000), 0)
+        return NEEDS["evaluate_language_model"].memory(replace(WINDOWS, **changes), Read(400, 150_000), 0)
 
     assert held(batch_size=2) - held(batch_size=1) >= 512 * 150_000 * 4e-6
     assert held(window=1024) > held()
@@ -55,7 +56,7 @@ def test_logits_of_a_batch_count() -> None:
 
 def test_what_training_keeps_grows_with_the_batch_and_its_rows() -> None:
     def held(**changes: Any) -> int:
-        return NEEDS["finetune_model"].memory({**TASK, **changes}, SMALL, 0)
+        return NEEDS["finetune_model"].memory(replace(TASK, **changes), SMALL, 0)
 
     assert held(max_length=64) <= held(micro_batch=16) < held()
     # BERT's repository: 12 GB hold six rows of 512 tokens of BERT-base, whose states take 1.8 GB.

@@ -38,7 +38,7 @@ from essential_sparsity.methods.refinement import REFINEMENTS
 from essential_sparsity.methods.scores import SCORES
 from essential_sparsity.methods.statistics import InputStatistics
 from essential_sparsity.methods.updates import UPDATES
-from essential_sparsity.planning.digests import PACKAGE, REGISTRIES, code_digest
+from essential_sparsity.planning.digests import CHOICES, PACKAGE, code_digest
 from essential_sparsity.pruning.keys import PART
 from essential_sparsity.pruning.masks import unpack
 from essential_sparsity.pruning.prune import PrunableModel, PrunedMatrix, as_rows, as_stored, measure, prune_levels
@@ -303,7 +303,7 @@ def test_every_combination_runs_and_counts_or_is_refused(tmp_path: Path, score: 
 )  # fmt: skip
 def test_the_digest_of_a_methods_code_has_all_that_runs(tmp_path: Path, method: Method) -> None:
     shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    slots = [tmp_path / "scripts" / PACKAGE / module for module in REGISTRIES]
+    slots = [tmp_path / "scripts" / PACKAGE / module for module in CHOICES]
     made, called = Made(tmp_path / "made"), set[tuple[str, str]]()
 
     def note(frame: FrameType, event: str, _: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from essential_sparsity.data.tasks import Finetuning, Perplexity
 from essential_sparsity.errors import UserError
 from essential_sparsity.methods.levels import sparsity_name
 from essential_sparsity.study.asked import Evaluation
@@ -328,21 +329,22 @@ def test_defaults_are_filled_in_at_every_level() -> None:
     assert recipe["mask_probability"] == 0.15
     assert recipe["seed"] == 0
     assert study.models["own-bert"]["dtype"] == "float32"
-    assert study.methods["own-random"]["pattern"] == "unstructured"
-    assert study.methods["own-random"]["allocation"] == "uniform"
-    assert study.tasks["own-class"]["metric"] == "accuracy"
-    assert study.tasks["own-class"]["learning_rate"] == 2e-5
-    assert study.tasks["own-text"]["metric"] == "perplexity"
-    assert study.tasks["own-text"]["window"] == 512
-    assert study.datasets["own-texts"]["split"]["seed"] == 0
+    assert study.methods["own-random"].pattern == "unstructured"
+    assert study.methods["own-random"].allocation == "uniform"
+    assert study.tasks["own-class"].metric == "accuracy"
+    text = study.tasks["own-text"]
+    assert isinstance(text, Perplexity)
+    assert (text.metric, text.window) == ("perplexity", 512)
+    split = study.datasets["own-texts"].split
+    assert split is not None and split.seed == 0
 
 
 def test_the_paper_protocol_is_the_default_of_finetuning() -> None:
     # Jaiswal et al. 2023: learning rate 2e-5, no weight decay, batch 64, length 256, all weights trained.
-    task = build().task("own-class")
-    assert (task["learning_rate"], task["weight_decay"], task["batch_size"], task["max_length"]) == (2e-5, 0.0, 64, 256)
-    assert task["freeze"] == []
-    assert task["head"] == "sequence_classification"
+    task = build().tasks["own-class"]
+    assert isinstance(task, Finetuning)
+    assert (task.learning_rate, task.weight_decay, task.batch_size, task.max_length) == (2e-5, 0.0, 64, 256)
+    assert (task.freeze, task.head) == ([], "sequence_classification")
 
 
 def test_defaults_are_not_shared_between_entries() -> None:
@@ -551,7 +553,7 @@ def test_a_gguf_file_needs_nothing_beside_it(tmp_path: Path, monkeypatch: pytest
 
 def test_gpus_that_cannot_share_a_batch_are_found_before_any_job() -> None:
     study = build()
-    batch = study.tasks["own-class"]["batch_size"]
+    batch = study.tasks["own-class"].batch_size
     for gpus in (0, 1, 2, batch):
         check_batches(study, "finetune_model", ["own-class"], gpus)
     check_batches(study, "finetune_model", [], 3)
@@ -586,11 +588,11 @@ def test_labels_and_notes_do_not_define_a_job() -> None:
     for study in (one, other):
         assert study.slots(DENSE) is None
     assert one.slots("own-random") == other.slots("own-random")
-    assert one.task("own-class") == other.task("own-class")
-    assert one.dataset("own-texts") == other.dataset("own-texts")
+    for kind, name in (("tasks", "own-class"), ("datasets", "own-texts")):
+        assert one.defining(kind, name) == other.defining(kind, name)
     assert one.model("own-bert", "step000100") == other.model("own-bert", "step000100")
     content["registries"]["tasks"]["own-class"]["epochs"] = 9
-    assert build(content).task("own-class") != one.task("own-class")
+    assert build(content).defining("tasks", "own-class") != one.defining("tasks", "own-class")
 
 
 def test_used_datasets_include_the_corpus_of_a_pretraining() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from essential_sparsity.data.kinds import held_out_splits, kind_of
+import entries
+from essential_sparsity.data.tasks import Finetuning
 from essential_sparsity.errors import UserError
 from essential_sparsity.study.tasks import check_dataset, check_task, completed, preparation
 
@@ -19,13 +20,10 @@ SPANS = {**TEXTS, "text_pair": "c", "answers": "a"}
 IMAGES = {"source": HUB, "format": "parquet", "image": "i", "label": "l"}
 FOLDER = {"source": PATH, "format": "images"}
 KEPT = {"source": {**HUB, "files": {"all": ["*"]}}, "format": "files"}
-TRAINING = {
-    "protocol": "finetune", "dataset": "d", "early_stopping": None, "micro_batch": None, "batch_size": 64, "also": [],
-    "positive": None, "max_length": 256, "stride": 128, "null_threshold": None,
-}  # fmt: skip
-WORDS = {"protocol": "perplexity", "dataset": "d", "metric": "word_perplexity", "window": 8, "windows": None}
-PROBE = {"protocol": "knn", "dataset": "d", "metric": "accuracy"}
-HARNESS = {"protocol": "lm_eval", "dataset": "d", "metric": "accuracy"}
+TRAINING: dict[str, Any] = {}
+WORDS = {"protocol": "perplexity", "metric": "word_perplexity", "window": 8}
+PROBE = {"protocol": "knn"}
+HARNESS = {"protocol": "lm_eval", "lm_eval_task": "arc_easy"}
 
 
 @pytest.mark.parametrize(
@@ -39,12 +37,14 @@ HARNESS = {"protocol": "lm_eval", "dataset": "d", "metric": "accuracy"}
     ],
 )
 def test_head_and_metric_follow_from_the_dataset(dataset: dict[str, Any], kind: str, head: str, metric: str) -> None:
-    assert kind_of(dataset) == kind
-    task = completed(TRAINING, dataset)
-    assert (task["head"], task["metric"]) == (head, metric)
-    check_task(task, dataset, "t")
-    own = completed({**TRAINING, "head": "mean_pooling", "metric": "f1"}, CLASSES)
-    assert (own["head"], own["metric"]) == ("mean_pooling", "f1"), "what is written stays"
+    found = entries.dataset(**dataset)
+    assert found.kind == kind
+    task = completed(entries.task(), found)
+    assert isinstance(task, Finetuning)
+    assert (task.head, task.metric) == (head, metric)
+    check_task(task, found, "t")
+    own = entries.task(head="mean_pooling", metric="f1")
+    assert completed(own, entries.dataset(**CLASSES)) == own, "what is written stays"
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,9 @@ def test_head_and_metric_follow_from_the_dataset(dataset: dict[str, Any], kind: 
     ],
 )
 def test_what_does_not_go_together_is_refused(task: dict[str, Any], dataset: dict[str, Any], says: str) -> None:
+    found = entries.dataset(**dataset)
     with pytest.raises(UserError) as caught:
-        check_task(completed(task, dataset), dataset, "the task")
+        check_task(completed(entries.task(**task), found), found, "the task")
     assert says in caught.value.found
     assert caught.value.where.startswith("the task")
 
@@ -88,32 +89,44 @@ def test_what_does_not_go_together_is_refused(task: dict[str, Any], dataset: dic
     ],
 )
 def test_keys_of_a_dataset_that_contradict_each_other_are_refused(change: dict[str, Any], says: str) -> None:
-    check_dataset(CLASSES, "the dataset")
+    check_dataset(entries.dataset(**CLASSES), "the dataset")
     with pytest.raises(UserError) as caught:
-        check_dataset({**CLASSES, **change}, "the dataset")
+        check_dataset(entries.dataset(**CLASSES | change), "the dataset")
     assert says in caught.value.found
 
 
 @pytest.mark.parametrize("dataset", [{"source": PATH, "format": "csv"}, {"source": HUB, "format": "files"}])
 def test_a_dataset_that_names_nothing_is_refused(dataset: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        check_dataset(dataset, "the dataset")
+        check_dataset(entries.dataset(**dataset), "the dataset")
 
 
 def test_splits_that_a_dataset_may_have() -> None:
-    assert held_out_splits(CLASSES) == {"test"}
-    assert held_out_splits({**CLASSES, "split": {"validation_fraction": 0.1}}) == {"test", "validation"}
-    assert held_out_splits({**CLASSES, "source": PATH}) == set()
-    assert held_out_splits(FOLDER) == {"test", "validation"}
-    assert held_out_splits(KEPT) == set()
+    assert entries.dataset(**CLASSES).held_out_splits == {"test"}
+    assert entries.dataset(**CLASSES | {"split": {"validation_fraction": 0.1}}).held_out_splits == {
+        "test",
+        "validation",
+    }
+    assert entries.dataset(**CLASSES | {"source": PATH}).held_out_splits == set()
+    assert entries.dataset(**FOLDER).held_out_splits == {"test", "validation"}
+    assert entries.dataset(**KEPT).held_out_splits == set()
 
 
-def test_inputs_depend_on_what_prepares_them_alone() -> None:
-    assert preparation(completed(TRAINING, CLASSES), CLASSES) == {"kind": "classes", "max_length": 256}
-    assert preparation(completed(TRAINING, IMAGES), IMAGES) == {"kind": "images"}
-    assert preparation(PROBE, FOLDER) == {"kind": "images"}
-    assert preparation(WORDS, TEXTS) == {"kind": "documents", "window": 8, "windows": None}
-    assert preparation({**WORDS, "metric": "perplexity"}, TEXTS)["kind"] == "stream"  # type: ignore[index]
-    assert preparation(HARNESS, KEPT) is None
-    spans = {"kind": "spans", "max_length": 256, "stride": 128, "unanswerable": True}
-    assert preparation(completed({**TRAINING, "null_threshold": 0.0}, SPANS), SPANS) == spans
+@pytest.mark.parametrize(
+    ("task", "dataset", "expected"),
+    [
+        (TRAINING, CLASSES, {"kind": "classes", "max_length": 256}),
+        (TRAINING, IMAGES, {"kind": "images"}),
+        (PROBE, FOLDER, {"kind": "images"}),
+        (WORDS, TEXTS, {"kind": "documents", "window": 8, "windows": None}),
+        ({**WORDS, "metric": "perplexity"}, TEXTS, {"kind": "stream", "window": 8, "windows": None}),
+        (HARNESS, KEPT, None),
+        ({"null_threshold": 0.0}, SPANS, {"kind": "spans", "max_length": 256, "stride": 128, "unanswerable": True}),
+        (TRAINING, SPANS, {"kind": "spans", "max_length": 256, "stride": 128, "unanswerable": False}),
+    ],
+)
+def test_inputs_depend_on_what_prepares_them_alone(
+    task: dict[str, Any], dataset: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    found = entries.dataset(**dataset)
+    assert preparation(completed(entries.task(**task), found), found) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers import BertConfig, BertForMaskedLM
 
+import entries
 import families
 from essential_sparsity.checkpoints.manifest import Matrix
 from essential_sparsity.data.prepare import prepare_inputs
@@ -30,12 +32,10 @@ from essential_sparsity.training.loop import Training, state_key, train_from
 from essential_sparsity.training.rounds import prune_round, prune_trained
 
 WHERE = "model m"
-TASK: dict[str, Any] = {
-    "head": "mean_pooling", "freeze": ["embeddings.*"], "train_examples": 48, "epochs": 1, "batch_size": 16,
-    "batches": "by_length", "max_length": 12, "stride": 4, "learning_rate": 0.02, "schedule": "linear", "warmup": 0.0,
-    "weight_decay": 0.01, "clip": 1.0, "precision": "float32", "micro_batch": None, "early_stopping": None,
-    "save_every": None, "kind": "classes", "unanswerable": False,
-}  # fmt: skip
+TASK = entries.task(
+    head="mean_pooling", freeze=["embeddings.*"], train_examples=48, epochs=1, batch_size=16, batches="by_length",
+    max_length=12, learning_rate=0.02, weight_decay=0.01,
+)  # fmt: skip
 LEVELS = (0.4, 0.7)
 Masks = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=12, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(folder)
-    write_prepared(*prepare_inputs(data, TASK, folder, WHERE), folder / "inputs.arrow")
+    write_prepared(*prepare_inputs(data, folder, WHERE, kind="classes", max_length=12), folder / "inputs.arrow")
     return folder
 
 
@@ -112,7 +112,7 @@ def test_two_rounds_are_those_of_torch_with_the_trained_weights(folder: Path, fo
         removed = sum(int((~mask).sum()) for mask in keep.values())
         model, _ = train_from(
             partial(build_model, folder, Pruning(keep, rows), data, own, WHERE), training_data(data, own), own, None,
-            TASK["batch_size"], WHERE,
+            TASK.batch_size, WHERE,
         )  # fmt: skip
         modules = {
             name: model.get_submodule(f"encoder.{name.removeprefix('bert.').removesuffix('.weight')}") for name in rows
@@ -154,7 +154,7 @@ def test_a_round_that_was_cut_off_goes_on_from_its_last_state(
 ) -> None:
     matrices = families.manifest(folder)
     rows, steps, real = {m.name: m for m in matrices}, [], AppliedMasks.hold_gradients
-    own = Training({**TASK, "save_every": 1}, 3, torch.device("cpu"), tmp_path / "states", "key")
+    own = Training(replace(TASK, save_every=1), 3, torch.device("cpu"), tmp_path / "states", "key")
 
     def run() -> Masks:
         packed = prune_round(folder, no_pruning(matrices), Prepared(folder / "inputs.arrow"), own, LEVELS[0], WHERE)
@@ -237,7 +237,7 @@ def test_several_gpus_train_by_the_same_code(folder: Path, monkeypatch: pytest.M
 def test_states_are_named_only_where_some_are_saved(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     assert state_key(TASK, ["code"], [tmp_path / "a"]) == ""
-    saving = {**TASK, "save_every": 2}
+    saving = replace(TASK, save_every=2)
     key = state_key(saving, ["code"], [tmp_path / "a"])
     (tmp_path / "a").write_text("b")
     assert key.startswith("code ") and key != state_key(saving, ["code"], [tmp_path / "a"])

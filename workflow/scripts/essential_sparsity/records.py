@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
+
+Kind = TypeVar("Kind")
 
 
+@overload
+def record(hint: type[Kind], values: Any) -> Kind: ...
+@overload
+def record(hint: Any, values: Any) -> Any: ...
 def record(hint: Any, values: Any) -> Any:
     """Return a record of plain values, those within it too.
 
@@ -26,7 +32,8 @@ def record(hint: Any, values: Any) -> Any:
     if kind is None:
         return values
     hints = get_type_hints(kind)
-    return kind(**{key: record(hints.get(key), value) for key, value in values.items()})
+    made: Any = kind
+    return made(**{key: record(hints.get(key), value) for key, value in values.items()})
 
 
 def _fits(kind: Any, values: Mapping[str, Any]) -> bool:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from essential_sparsity.data.kinds import PixelColumns
 from essential_sparsity.data.tables import FILE, ROW, SPLIT, place_of
 from essential_sparsity.errors import UserError
 
 
-def images_of_columns(frame: pd.DataFrame, layout: Mapping[str, Any], where: str) -> list[bytes]:
+def images_of_columns(frame: pd.DataFrame, layout: PixelColumns, where: str) -> list[bytes]:
     """Return the image of each row, grey with 8 bits a pixel, as PNG.
 
     Args:
         frame: Rows, with their place.
-        layout: ``first_column, height, width, white``, as in the registry.
+        layout: Where the pixels are.
         where: The registry key, for messages.
 
     Raises:
         UserError: Fewer columns than pixels, or a value that is no number between black and white.
     """
-    height, width, first = layout["height"], layout["width"], layout["first_column"]
+    height, width, first = layout.height, layout.width, layout.first_column
     own = [name for name in frame.columns if name not in {SPLIT, FILE, ROW}]
     columns = own[first : first + height * width]
     if len(columns) < height * width:
@@ -37,8 +36,8 @@ def images_of_columns(frame: pd.DataFrame, layout: Mapping[str, Any], where: str
             mend="correct `first_column`, `height` or `width`",
         )
     values = frame[columns].apply(pd.to_numeric, errors="coerce")
-    _check_pixels(frame[columns], values, frame, layout["white"], where)
-    grey = (values.to_numpy(np.float64) * (255 / layout["white"])).round().astype(np.uint8)
+    _check_pixels(frame[columns], values, frame, layout.white, where)
+    grey = (values.to_numpy(np.float64) * (255 / layout.white)).round().astype(np.uint8)
     return [_png(pixels) for pixels in grey.reshape(len(frame), height, width)]
 
 

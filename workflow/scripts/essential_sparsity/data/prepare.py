@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from essential_sparsity.checkpoints.extract import read_config
 from essential_sparsity.checkpoints.loading import load_tokenizer
-from essential_sparsity.data.prepared import ragged_column
+from essential_sparsity.data.prepared import About, ragged_column
 from essential_sparsity.data.tokens import (
     Columns,
     check_fits,
@@ -28,17 +28,12 @@ from essential_sparsity.data.tokens import (
 )
 from essential_sparsity.errors import UserError, quoted
 
-Prepare = Callable[[pd.DataFrame, Mapping[str, Any], Path, str], tuple[Columns, dict[str, Any]]]
 
-
-def prepare_images(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+def prepare_images(rows: pd.DataFrame, checkpoint: Path, where: str) -> tuple[Columns, About]:
     """Decode images and bring them to the size that the model's processor asks for; bytes, not yet normalised.
 
     Args:
         rows: Columns ``id, split, image, label``.
-        task: Nothing of it is asked.
         checkpoint: The folder with ``preprocessor_config.json``.
         where: What is prepared, for messages.
 
@@ -68,15 +63,17 @@ def prepare_images(
 
 
 def prepare_spans(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+    rows: pd.DataFrame, checkpoint: Path, where: str, *, max_length: int, stride: int, unanswerable: bool
+) -> tuple[Columns, About]:
     """Tokenise questions with the windows of their contexts.
 
     Args:
         rows: Columns ``id, split, text, text_pair, answers, answer_starts``.
-        task: ``max_length, stride``, and ``unanswerable``: whether questions may have no answer.
         checkpoint: The folder with tokenizer and configuration.
         where: What is prepared, for messages.
+        max_length: Tokens of a window.
+        stride: Tokens that two windows of a context share.
+        unanswerable: Whether questions may have no answer.
 
     Returns:
         The columns of :func:`data.spans.span_features`, a row a feature, with the ``split`` of each; and what fills
@@ -88,10 +85,10 @@ def prepare_spans(
     from essential_sparsity.data.spans import check_answerable, lost_answers, span_features
 
     tokenizer, config = load_tokenizer(checkpoint, where), read_config(checkpoint)
-    if not task["unanswerable"]:
+    if not unanswerable:
         check_answerable(rows, where)
-    longest = longest_input(task["max_length"], tokenizer, config)
-    features = span_features(rows, tokenizer, longest, task["stride"], has_segments(config), where)
+    longest = longest_input(max_length, tokenizer, config)
+    features = span_features(rows, tokenizer, longest, stride, has_segments(config), where)
     splits = rows.set_index("id")["split"]
     lists = {"input_ids": pa.int32(), "token_type_ids": pa.int8(), "offsets": pa.int32()}
     columns: Columns = {
@@ -111,8 +108,9 @@ def prepare_spans(
 # The kinds whose rows a model, or what stands on it, is trained on.
 TRAINED = ("classes", "scores", "spans", "images")
 
-# By what a study says of a task: the kind of its rows, or what its protocol and metric make of texts.
-PREPARE: dict[str, Prepare] = {
+# By what a study says of a task: the kind of its rows, or what its protocol and metric make of texts. What follows the
+# star are keys of the task.
+PREPARE: dict[str, Callable[..., tuple[Columns, About]]] = {
     "classes": prepare_sequences,
     "scores": prepare_sequences,
     "spans": prepare_spans,
@@ -124,15 +122,16 @@ PREPARE: dict[str, Prepare] = {
 
 
 def prepare_inputs(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+    rows: pd.DataFrame, checkpoint: Path, where: str, *, kind: str, **keys: Any
+) -> tuple[Columns, About]:
     """Prepare the inputs of a task for one model.
 
     Args:
         rows: The dataset's rows.
-        task: What the preparation depends on; ``kind`` names an entry of :data:`PREPARE`.
         checkpoint: The folder of a checkpoint of the model, with tokenizer or processor.
         where: What is prepared, for messages.
+        kind: An entry of :data:`PREPARE`.
+        keys: What that takes of the task.
 
     Returns:
         Columns for :func:`data.prepared.write_prepared`, and what holds for all rows, with the ``kind``.
@@ -140,12 +139,12 @@ def prepare_inputs(
     Raises:
         UserError: Nothing to train or to test on, or as the kind's own function says.
     """
-    if task["kind"] in TRAINED and (missing := {"train", "test"} - set(rows["split"])):
+    if kind in TRAINED and (missing := {"train", "test"} - set(rows["split"])):
         raise UserError(
             where=where,
             found=f"no row of the split {quoted(sorted(missing))} in the dataset",
             expected="rows to train on and rows to test on",
             mend="add rows of that split to the data, or `test_fraction` to the dataset's `split`",
         )
-    columns, about = PREPARE[task["kind"]](rows, task, checkpoint, where)
-    return columns, {**about, "kind": task["kind"]}
+    columns, about = PREPARE[kind](rows, checkpoint, where, **keys)
+    return columns, {**about, "kind": kind}

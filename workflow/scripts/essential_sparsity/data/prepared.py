@@ -18,6 +18,8 @@ from essential_sparsity.files import atomic_path
 _ABOUT = b"essential_sparsity"
 
 Ints = npt.NDArray[np.int64]
+# What holds for all rows, as plain values: the kind, the classes, the token that fills up a batch.
+About = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,16 @@ def ragged_column(rows: list[Any], dtype: pa.DataType) -> pa.Array:
     return pa.array(rows, type=pa.large_list(dtype))
 
 
-def write_prepared(columns: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> None:
+def write_prepared(columns: Mapping[str, Any], about: About, path: Path) -> None:
     """Write columns, and what is to be said of all of them, as one Arrow file.
 
     Args:
         columns: Arrays of Arrow or NumPy by name, all of one length.
-        about: Plain values, such as the classes or the token that fills up a batch.
+        about: What holds for all rows.
         path: The file, which appears whole.
     """
     arrays = {name: column if isinstance(column, pa.Array) else pa.array(column) for name, column in columns.items()}
-    table = pa.table(arrays).replace_schema_metadata({_ABOUT: json.dumps(dict(about)).encode()})
+    table = pa.table(arrays).replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as file,
@@ -86,7 +88,7 @@ class Prepared:
         self.path = path
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            self.about: dict[str, Any] = json.loads(table.schema.metadata[_ABOUT])
+            self.about: About = json.loads(table.schema.metadata[_ABOUT])
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 where=str(path),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from essential_sparsity.data.kinds import has_images
+from essential_sparsity.data.kinds import Dataset, PixelColumns
 from essential_sparsity.data.tables import (
     FILE,
     ROW,
@@ -28,13 +27,12 @@ from essential_sparsity.errors import UserError, did_you_mean, quoted
 _TEXTS = ("text", "text_pair")
 
 
-def prepare_rows(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any], where: str) -> pd.DataFrame:
+def prepare_rows(files: Mapping[str, Sequence[Path]], dataset: Dataset, where: str) -> pd.DataFrame:
     """Apply a registry entry to the files of its source.
 
     Args:
         files: The data as they came, by their split.
-        dataset: The registry entry: ``format``, ``text`` or ``image``, and optionally ``text_pair, label, classes,
-            score, answers, where, split, sentences, words, balance, documents, seed``.
+        dataset: The registry entry.
         where: The entry's place, for messages.
 
     Returns:
@@ -46,15 +44,15 @@ def prepare_rows(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any]
         UserError: Unknown column or value, no row left, an empty split, or fewer than two classes.
     """
     frame = _read(files, dataset, where)
-    if "split" in dataset:
+    if dataset.split:
         # Before rows are left out: datasets of one source hold out the same groups, whatever else they ask for.
-        frame[SPLIT] = assign_splits(frame, dataset["split"], f"{where}.split")
-    frame = filter_rows(frame, dataset.get("where", {}), where)
+        frame[SPLIT] = assign_splits(frame, dataset.split, f"{where}.split")
+    frame = filter_rows(frame, dataset.where or {}, where)
     rows = _mapped(frame, dataset, where)
-    if "documents" in dataset:
-        rows = join_documents(rows, dataset["documents"], where)
-    if "sentences" in dataset:
-        for name in dataset["sentences"]["classes"]:
+    if dataset.documents is not None:
+        rows = join_documents(rows, dataset.documents, where)
+    if dataset.sentences:
+        for name in dataset.sentences.classes:
             if name not in set(rows["label"]):
                 raise UserError(
                     where=f"{where}.sentences.classes",
@@ -62,61 +60,58 @@ def prepare_rows(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any]
                     expected=f"one of {quoted(sorted(rows['label'].unique()))}",
                     mend=did_you_mean(name, rows["label"].unique()),
                 )
-        rows = split_sentences(rows, dataset["sentences"]["classes"], dataset["sentences"]["per_text"])
-    if "words" in dataset:
+        rows = split_sentences(rows, dataset.sentences.classes, dataset.sentences.per_text)
+    if dataset.words:
         count = rows["text"].map(lambda text: len(text.split()))
-        rows = rows[count.between(dataset["words"][0], dataset["words"][1])]
-    asked = {part for part in ("test", "validation") if f"{part}_fraction" in dataset.get("split", {})}
+        rows = rows[count.between(dataset.words[0], dataset.words[1])]
+    asked = set(dataset.split.fractions if dataset.split else ())
     _check_splits(rows, asked | set(files) | set(frame[SPLIT]), dataset, where)
-    if "label" in dataset or dataset["format"] == "images":
+    if dataset.label is not None or dataset.format == "images":
         check_classes(rows, where)
-    if dataset.get("balance"):
-        rows = balance_classes(rows, dataset.get("seed", 0))
+    if dataset.balance:
+        rows = balance_classes(rows, dataset.seed)
     return rows.reset_index(drop=True).reset_index(names="id")
 
 
-def _read(files: Mapping[str, Sequence[Path]], dataset: Mapping[str, Any], where: str) -> pd.DataFrame:
-    if dataset["format"] != "images":
-        return read_splits(files, dataset["format"], where)
+def _read(files: Mapping[str, Sequence[Path]], dataset: Dataset, where: str) -> pd.DataFrame:
+    if dataset.format != "images":
+        return read_splits(files, dataset.format, where)
     from essential_sparsity.data.images import image_folder
 
     frame: pd.DataFrame = image_folder(files["train"][0], where)
     return frame.rename(columns={"split": SPLIT, "file": FILE}).assign(**{ROW: 0})
 
 
-def _mapped(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> pd.DataFrame:
+def _mapped(frame: pd.DataFrame, dataset: Dataset, where: str) -> pd.DataFrame:
     """Return the columns that an entry names, under their key, without rows that lack one of them."""
-    for key in ("text", "text_pair", "image", "label", "score", "answers"):
-        if isinstance(dataset.get(key), str):
-            require_column(frame, dataset[key], f"{where}.{key}")
-    rows = pd.DataFrame({"split": frame[SPLIT]})
-    for key in _TEXTS:
-        if key in dataset:
-            rows[key] = frame[dataset[key]]
-    if has_images(dataset):
+    named = {key: getattr(dataset, key) for key in ("text", "text_pair", "image", "label", "score", "answers")}
+    columns = {key: column for key, column in named.items() if isinstance(column, str)}
+    for key, column in columns.items():
+        require_column(frame, column, f"{where}.{key}")
+    texts = [key for key in _TEXTS if key in columns]
+    rows = pd.DataFrame({"split": frame[SPLIT], **{key: frame[columns[key]] for key in texts}})
+    if dataset.has_images:
         rows["image"] = _images(frame, dataset, where)
     rows["label"] = None
-    if "label" in dataset or dataset["format"] == "images":
-        labels = frame[dataset.get("label", "label")]
-        rows["label"] = map_labels(labels, dataset.get("classes"), frame, where)
-    if "score" in dataset:
-        rows["score"] = _numbers(frame, dataset["score"], f"{where}.score")
+    if dataset.label is not None or dataset.format == "images":
+        rows["label"] = map_labels(frame[dataset.label or "label"], dataset.classes, frame, where)
+    if dataset.score is not None:
+        rows["score"] = _numbers(frame, dataset.score, f"{where}.score")
     # A row without a class or a text has nothing to be learnt or tested on.
-    needed = [key for key in ("text", "text_pair", "label", "score") if key in dataset]
-    if "answers" in dataset:
-        rows["answers"], rows["answer_starts"] = _answers(frame, dataset["answers"], f"{where}.answers")
-    rows = rows.dropna(subset=needed)
-    return rows.astype({key: str for key in _TEXTS if key in dataset})
+    needed = [key for key in ("text", "text_pair", "label", "score") if key in columns]
+    if dataset.answers is not None:
+        rows["answers"], rows["answer_starts"] = _answers(frame, dataset.answers, f"{where}.answers")
+    return rows.dropna(subset=needed).astype(dict.fromkeys(texts, str))
 
 
-def _images(frame: pd.DataFrame, dataset: Mapping[str, Any], where: str) -> list[bytes]:
-    if isinstance(dataset.get("image"), Mapping):
+def _images(frame: pd.DataFrame, dataset: Dataset, where: str) -> list[bytes]:
+    if isinstance(dataset.image, PixelColumns):
         from essential_sparsity.data.pixel_columns import images_of_columns
 
-        return images_of_columns(frame, dataset["image"], f"{where}.image")
+        return images_of_columns(frame, dataset.image, f"{where}.image")
     from essential_sparsity.data.images import image_bytes
 
-    return image_bytes(frame[dataset.get("image", "image")], lambda row: f"{where}.image, {place_of(frame.iloc[row])}")
+    return image_bytes(frame[dataset.image or "image"], lambda row: f"{where}.image, {place_of(frame.iloc[row])}")
 
 
 def _numbers(frame: pd.DataFrame, column: str, where: str) -> pd.Series:
@@ -170,7 +165,7 @@ def join_documents(rows: pd.DataFrame, start: str, where: str) -> pd.DataFrame:
     return joined[["split", "text"]].assign(label=None)
 
 
-def _check_splits(rows: pd.DataFrame, wanted: set[str], dataset: Mapping[str, Any], where: str) -> None:
+def _check_splits(rows: pd.DataFrame, wanted: set[str], dataset: Dataset, where: str) -> None:
     if rows.empty:
         raise UserError(
             where=where,
@@ -180,7 +175,7 @@ def _check_splits(rows: pd.DataFrame, wanted: set[str], dataset: Mapping[str, An
         )
     if empty := wanted - set(rows["split"]):
         raise UserError(
-            where=f"{where}.split" if "split" in dataset else f"{where}.source.files",
+            where=f"{where}.split" if dataset.split else f"{where}.source.files",
             found=f"no row in {quoted(sorted(empty))}",
             expected=f"rows in {quoted(sorted(wanted))}",
             mend="choose another fraction or other files, or widen the filters of this dataset",

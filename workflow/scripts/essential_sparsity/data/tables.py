@@ -8,11 +8,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from essential_sparsity.data.kinds import Split
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 
 # Names that no table uses: the split, the file and the row in it, while rows are chosen.
@@ -108,7 +108,7 @@ def require_column(frame: pd.DataFrame, column: str, where: str) -> None:
         )
 
 
-def filter_rows(frame: pd.DataFrame, conditions: Mapping[str, list[str]], where: str) -> pd.DataFrame:
+def filter_rows(frame: pd.DataFrame, conditions: Mapping[str, Sequence[str]], where: str) -> pd.DataFrame:
     """Keep the rows whose columns hold one of the listed values.
 
     Raises:
@@ -149,39 +149,37 @@ def hold_out(groups: pd.Series, fractions: Mapping[str, float], seed: int) -> pd
     return splits
 
 
-def assign_splits(frame: pd.DataFrame, split: Mapping[str, Any], where: str) -> pd.Series:
+def assign_splits(frame: pd.DataFrame, split: Split, where: str) -> pd.Series:
     """Return the split of each row: as a column says, or by holding out groups, or rows.
 
     Args:
         frame: Rows, with the split of their file.
-        split: ``column``; or ``test_fraction`` and ``validation_fraction``, of the groups of the column ``group`` if
-            there is one and of the rows otherwise, and ``seed``. Rows of other files than those of ``train`` stay.
+        split: How they are held out. Rows of other files than those of ``train`` stay.
         where: The registry key, for messages.
 
     Raises:
         UserError: An unknown column, or a value of it that is no split.
     """
-    if "column" in split:
-        require_column(frame, split["column"], f"{where}.column")
-        written = frame[split["column"]].astype(str)
+    if split.column is not None:
+        require_column(frame, split.column, f"{where}.column")
+        written = frame[split.column].astype(str)
         unknown = ~written.isin(["train", "validation", "test"])
         if unknown.any():
             row = frame[unknown].iloc[0]
             raise UserError(
                 where=f"{where}.column, {place_of(row)}",
-                found=f"'{row[split['column']]}' in the column '{split['column']}'",
+                found=f"'{row[split.column]}' in the column '{split.column}'",
                 expected="'train', 'validation' or 'test'",
                 mend="rename the values, or leave rows out with `where`",
             )
         return pd.Series(written)
-    if "group" in split:
-        require_column(frame, split["group"], f"{where}.group")
+    if split.group is not None:
+        require_column(frame, split.group, f"{where}.group")
     drawn = frame[SPLIT] == "train"
     # Without a group every row is one; numbers of one length, whose order as texts is their own.
     width = len(str(len(frame)))
     rows = pd.Series([f"{i:0{width}}" for i in range(int(drawn.sum()))], index=frame.index[drawn])
-    groups = frame.loc[drawn, split["group"]] if "group" in split else rows
-    fractions = {part: split[f"{part}_fraction"] for part in ("test", "validation") if f"{part}_fraction" in split}
+    groups = rows if split.group is None else frame.loc[drawn, split.group]
     found = frame[SPLIT].copy()
-    found[drawn] = hold_out(groups, fractions, split["seed"])
+    found[drawn] = hold_out(groups, split.fractions, split.seed)
     return found

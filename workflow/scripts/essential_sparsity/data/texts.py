@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def split_sentences(frame: pd.DataFrame, classes: list[str], per_text: int) -> pd.DataFrame:
+def split_sentences(frame: pd.DataFrame, classes: Sequence[str], per_text: int) -> pd.DataFrame:
     """Replace the texts of some classes by their first ``per_text`` sentences, a row each; other rows stay."""
     units = frame["text"].where(~frame["label"].isin(classes), frame["text"].map(lambda t: sentences(t)[:per_text]))
     return frame.assign(text=units).explode("text", ignore_index=True).dropna(subset=["text"])

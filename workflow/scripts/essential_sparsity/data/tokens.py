@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from essential_sparsity.checkpoints.extract import read_config
 from essential_sparsity.checkpoints.loading import load_tokenizer
-from essential_sparsity.data.prepared import ragged_column
+from essential_sparsity.data.prepared import About, ragged_column
 from essential_sparsity.errors import UserError
 
 Columns = dict[str, Any]
@@ -87,16 +87,14 @@ def pad_token(tokenizer: Any, where: str) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def prepare_sequences(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+def prepare_sequences(rows: pd.DataFrame, checkpoint: Path, where: str, *, max_length: int) -> tuple[Columns, About]:
     """Tokenise sentences or pairs with a class or a number each.
 
     Args:
         rows: Columns ``id, split, text`` and perhaps ``text_pair``, and ``label`` or ``score``.
-        task: ``max_length``.
         checkpoint: The folder with tokenizer and configuration.
         where: What is prepared, for messages.
+        max_length: Tokens of a text.
 
     Returns:
         Columns ``id, split, input_ids``, ``token_type_ids`` where the model has segments, and ``label``: the class's
@@ -111,7 +109,7 @@ def prepare_sequences(
     # Asked for by name: a tokenizer's own list of inputs may lack them, and pairs would lose what tells them apart.
     options = {"return_token_type_ids": has_segments(config), "return_attention_mask": False, "verbose": False}
     encoded = tokenizer(*texts, **options)
-    longest = longest_input(task["max_length"], tokenizer, config)
+    longest = longest_input(max_length, tokenizer, config)
     cut = np.array([len(ids) > longest for ids in encoded["input_ids"]])
     shortened = tokenizer(
         *([part[i] for i in np.flatnonzero(cut)] for part in texts),
@@ -125,7 +123,7 @@ def prepare_sequences(
                 found[i] = shortened[key][place]
             columns[key] = ragged_column(found, dtype)
     check_fits(columns["input_ids"].values.to_numpy(), tokenizer, config, where)
-    about: dict[str, Any] = {
+    about: About = {
         "pad": pad_token(tokenizer, where),
         "padding_side": tokenizer.padding_side,
         "max_length": longest,
@@ -183,24 +181,25 @@ def _window_columns(windows: np.ndarray) -> Columns:
 
 
 def prepare_stream(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+    rows: pd.DataFrame, checkpoint: Path, where: str, *, window: int, windows: int | None
+) -> tuple[Columns, About]:
     """Cut the texts, as one stream, into windows that do not overlap, as the pruning papers do.
 
     Args:
         rows: Columns ``text`` and ``split``: of a dataset with a split, ``test`` is read.
-        task: ``window``, and ``windows``: how many, or None for all.
         checkpoint: The folder with tokenizer and configuration.
         where: What is prepared, for messages.
+        window: Tokens of a window.
+        windows: How many; None for all.
 
     Returns:
         Columns ``id, input_ids``, all rows of one length, and the size of the vocabulary.
     """
     tokenizer = load_tokenizer(checkpoint, where)
     texts = evaluated_texts(rows)["text"].tolist()
-    windows = token_windows(texts, tokenizer, task["window"], task["windows"], where)
-    check_fits(windows.ravel(), tokenizer, read_config(checkpoint), where)
-    return _window_columns(windows), {"vocabulary": len(tokenizer)}
+    cut = token_windows(texts, tokenizer, window, windows, where)
+    check_fits(cut.ravel(), tokenizer, read_config(checkpoint), where)
+    return _window_columns(cut), {"vocabulary": len(tokenizer)}
 
 
 def rolling_windows(ids: list[int], window: int, prefix: int) -> Iterator[tuple[list[int], int]]:
@@ -229,15 +228,16 @@ def rolling_windows(ids: list[int], window: int, prefix: int) -> Iterator[tuple[
 
 
 def prepare_documents(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+    rows: pd.DataFrame, checkpoint: Path, where: str, *, window: int, windows: int | None
+) -> tuple[Columns, About]:
     """Cut each text, as a document of its own, into inputs for word perplexity.
 
     Args:
         rows: Columns ``id, text`` and ``split``: of a dataset with a split, ``test`` is read.
-        task: ``window``, and ``windows``: documents, or None for all.
         checkpoint: The folder with tokenizer and configuration.
         where: What is prepared, for messages.
+        window: Tokens that the model is given at once.
+        windows: How many documents; None for all.
 
     Returns:
         Columns ``id`` (of the document), ``input_ids``, ``predicted`` (how many of the last tokens are predicted) and
@@ -257,14 +257,14 @@ def prepare_documents(
         )
     chosen = evaluated_texts(rows)
     chosen = chosen[[bool(text.split()) for text in chosen["text"]]]
-    chosen = chosen if task["windows"] is None else chosen.head(task["windows"])
+    chosen = chosen if windows is None else chosen.head(windows)
     if chosen.empty:
         raise UserError(where, "no text with a word", "at least one", "use another dataset")
     parts: list[tuple[int, list[int], int, int]] = []
     for row, text in zip(chosen["id"], chosen["text"], strict=True):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         words = itertools.chain([len(text.split())], itertools.repeat(0))
-        parts += [(row, part, count, next(words)) for part, count in rolling_windows(ids, task["window"], int(prefix))]
+        parts += [(row, part, count, next(words)) for part, count in rolling_windows(ids, window, int(prefix))]
     columns: Columns = {
         "id": np.array([part[0] for part in parts]),
         "input_ids": ragged_column([part[1] for part in parts], pa.int32()),
@@ -284,15 +284,19 @@ def special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def prepare_masked(
-    rows: pd.DataFrame, task: Mapping[str, Any], checkpoint: Path, where: str
-) -> tuple[Columns, dict[str, Any]]:
+    rows: pd.DataFrame, checkpoint: Path, where: str, *, window: int, windows: int | None, mask_probability: float,
+    seed: int,
+) -> tuple[Columns, About]:  # fmt: skip
     """Draw the tokens that a masked language model is to predict, once for all sparsities.
 
     Args:
         rows: Columns ``text`` and ``split``: of a dataset with a split, ``test`` is read.
-        task: ``window, windows, mask_probability, seed``.
         checkpoint: The folder with tokenizer and configuration.
         where: What is prepared, for messages.
+        window: Tokens of a window, special ones included.
+        windows: How many; None for all.
+        mask_probability: Share of the tokens that are drawn.
+        seed: Of the draw.
 
     Returns:
         Columns ``id``, ``input_ids`` between the tokenizer's first and last special token and with its mask token in
@@ -311,21 +315,21 @@ def prepare_masked(
             mend="pair this model with a task of the protocol perplexity",
         )
     before, after = special_tokens_around(tokenizer)
-    inner = task["window"] - len(before) - len(after)
+    inner = window - len(before) - len(after)
     texts = evaluated_texts(rows)["text"].tolist()
-    windows = token_windows(texts, tokenizer, inner, task["windows"], where)
-    check_fits(windows.ravel(), tokenizer, read_config(checkpoint), where)
-    draw = np.random.default_rng(task["seed"])
-    count = max(1, round(task["mask_probability"] * inner))
+    cut = token_windows(texts, tokenizer, inner, windows, where)
+    check_fits(cut.ravel(), tokenizer, read_config(checkpoint), where)
+    draw = np.random.default_rng(seed)
+    count = max(1, round(mask_probability * inner))
     inputs, labels = [], []
-    for window in windows:
+    for ids in cut:
         places = draw.permutation(inner)[:count]
-        masked, wanted = window.copy(), np.full(inner, -100)
-        masked[places], wanted[places] = tokenizer.mask_token_id, window[places]
+        masked, wanted = ids.copy(), np.full(inner, -100)
+        masked[places], wanted[places] = tokenizer.mask_token_id, ids[places]
         inputs.append([*before, *masked.tolist(), *after])
         labels.append([-100] * len(before) + wanted.tolist() + [-100] * len(after))
     columns: Columns = {
-        "id": np.arange(len(windows)),
+        "id": np.arange(len(cut)),
         "input_ids": ragged_column(inputs, pa.int32()),
         "labels": ragged_column(labels, pa.int32()),
     }

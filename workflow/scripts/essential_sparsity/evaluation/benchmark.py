@@ -14,6 +14,7 @@ import pandas as pd
 from torch import nn
 
 from essential_sparsity.checkpoints.loading import check_length
+from essential_sparsity.data.tasks import Benchmark
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.evaluation.benchmark_tasks import LoadedTasks, answers, check_answers, load_tasks, offline
 from essential_sparsity.evaluation.outcomes import Outcome
@@ -28,7 +29,7 @@ _COLUMNS = ("id", "group", "label", "prediction", "score", "loss", "n")
 
 
 def evaluate_benchmark(
-    model: nn.Module, tokenizer: Any, task: Mapping[str, Any], folder: Path, repository: str | None, where: str
+    model: nn.Module, tokenizer: Any, task: Benchmark, folder: Path, repository: str | None, where: str
 ) -> Outcome:
     """Evaluate a task, group or tag of the lm-evaluation-harness.
 
@@ -39,11 +40,8 @@ def evaluate_benchmark(
     Args:
         model: A causal language model of transformers, pruned in place, in eval mode.
         tokenizer: Its tokenizer.
-        task: ``lm_eval_task`` (a name that the harness knows), ``metric`` (``accuracy``, ``accuracy_norm``,
-            ``word_perplexity``, or the harness's name of a metric that is a mean over examples, with ``,filter`` where
-            there are several), ``shots`` (examples in a prompt; None for the task's own), ``limit`` (examples a task;
-            None for all), ``batch_size``, ``max_length`` (tokens; None for the model's), and if one likes ``split``
-            (the split that is evaluated; None for the task's own).
+        task: Its metric is ``accuracy``, ``accuracy_norm``, ``word_perplexity``, or the harness's name of a metric that
+            is a mean over examples, with ``,filter`` where there are several.
         folder: The staged files of the repository that the task reads, laid out as there.
         repository: Its name on the hub; None if that is not known.
         where: What is evaluated, for messages.
@@ -58,13 +56,13 @@ def evaluate_benchmark(
         UserError: See :func:`load_tasks`; the metric is not one of the task's, an item has no answer, a log-likelihood
             is not finite, or memory does not suffice for a single sequence.
     """
-    if task["max_length"] is not None:
-        check_length(model, task["max_length"], "max_length", where)
+    if task.max_length is not None:
+        check_length(model, task.max_length, "max_length", where)
     _check_prefix(tokenizer, where)
     with tempfile.TemporaryDirectory() as scratch, offline():
         tasks = load_tasks(task, folder, repository, Path(scratch), where)
-        metric, chosen_filter = _metric_of(tasks, task["metric"], where)
-        check_answers(tasks, task["limit"], where)
+        metric, chosen_filter = _metric_of(tasks, task.metric, where)
+        check_answers(tasks, task.limit, where)
         results, cut = _answered(model, tokenizer, tasks, task, where)
         samples = [
             (name, sample)
@@ -79,7 +77,7 @@ def evaluate_benchmark(
             rows = [_example(tasks.tasks[name], name, sample, metric) for name, sample in samples]
     table = pd.DataFrame(rows)
     value, chance = (_summed_up(table, column, metric) for column in ("value", "chance"))
-    logging.info("%s: %s %.4f (chance %.4f) over %d examples", tasks.name, task["metric"], value, chance, len(table))
+    logging.info("%s: %s %.4f (chance %.4f) over %d examples", tasks.name, task.metric, value, chance, len(table))
     own = results["results"].get(tasks.name, {})
     return Outcome(
         value=value,
@@ -140,7 +138,7 @@ def _our_name(metric: str, chosen_filter: str) -> str:
 
 
 def _answered(
-    model: nn.Module, tokenizer: Any, tasks: LoadedTasks, task: Mapping[str, Any], where: str
+    model: nn.Module, tokenizer: Any, tasks: LoadedTasks, task: Benchmark, where: str
 ) -> tuple[dict[str, Any], int]:
     """Let a model answer, in smaller batches if memory does not suffice.
 
@@ -154,15 +152,15 @@ def _answered(
     from lm_eval.evaluator import evaluate
 
     def answer(batch_size: int) -> tuple[dict[str, Any], int]:
-        if batch_size < task["batch_size"]:
+        if batch_size < task.batch_size:
             logging.warning("out of memory: starting over with batches of %d", batch_size)
         cut: list[int] = []
-        harness_model = _harness_model(model, tokenizer, batch_size, task["max_length"], cut)
+        harness_model = _harness_model(model, tokenizer, batch_size, task.max_length, cut)
         tasks.seed()
-        return evaluate(harness_model, tasks.loaded, limit=task["limit"], bootstrap_iters=0), sum(cut)
+        return evaluate(harness_model, tasks.loaded, limit=task.limit, bootstrap_iters=0), sum(cut)
 
     try:
-        answered: tuple[dict[str, Any], int] = find_executable_batch_size(answer, task["batch_size"])()
+        answered: tuple[dict[str, Any], int] = find_executable_batch_size(answer, task.batch_size)()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import yaml
 
+from essential_sparsity.data.tasks import Benchmark
 from essential_sparsity.errors import UserError, did_you_mean, first_line, quoted
 from essential_sparsity.evaluation.benchmark_files import READERS, split_files
 
@@ -67,13 +68,13 @@ def offline() -> Iterator[None]:
         yield
 
 
-def load_tasks(task: Mapping[str, Any], folder: Path, repository: str | None, scratch: Path, where: str) -> LoadedTasks:
+def load_tasks(task: Benchmark, folder: Path, repository: str | None, scratch: Path, where: str) -> LoadedTasks:
     """Load a task, or all tasks of a group or tag, with data from staged files.
 
     Only the splits that are read are needed: the one that is evaluated and, with examples in the prompt, theirs.
 
     Args:
-        task: The registry's entry: ``lm_eval_task``, ``shots``, and ``split``, which may be absent.
+        task: Which one, of which split, with how many examples in the prompt.
         folder: The staged files, laid out as in the repository.
         repository: The repository that they are of; None if that is not known.
         scratch: A folder for what is made on the way; it must live as long as the tasks.
@@ -89,7 +90,7 @@ def load_tasks(task: Mapping[str, Any], folder: Path, repository: str | None, sc
     import numpy as np
     from datasets.exceptions import DatasetsError
 
-    name = task["lm_eval_task"]
+    name = task.lm_eval_task
     where = f"{where}, lm_eval_task {name}"
     manager = _manager(name)
     leaves = list(dict.fromkeys(_leaves(name, manager.task_index, where)))
@@ -114,7 +115,7 @@ def load_tasks(task: Mapping[str, Any], folder: Path, repository: str | None, sc
             expected="rows with the columns that the task asks for, and with an answer",
             mend="check the columns and the first row of the files, or choose a split that has answers",
         ) from error
-    _check_shots(loaded["tasks"], task["shots"], where)
+    _check_shots(loaded["tasks"], task.shots, where)
     return LoadedTasks(name, loaded, files)
 
 
@@ -192,7 +193,7 @@ def _check_redirectable(leaf: str, entry: Any, repository: str | None, where: st
 
 
 def _redirected(
-    config: Mapping[str, Any], task: Mapping[str, Any], folder: Path, scratch: Path, where: str
+    config: Mapping[str, Any], task: Benchmark, folder: Path, scratch: Path, where: str
 ) -> tuple[dict[str, Any], str]:
     """Return what to change in a task's configuration so that it reads staged files, and the split it evaluates.
 
@@ -200,7 +201,7 @@ def _redirected(
         UserError: The files lack a split or a configuration, or the number of shots is fixed.
     """
     own = "test_split" if config.get("test_split") else "validation_split"
-    evaluated = task.get("split") or config[own]
+    evaluated = task.split or config[own]
     changes: dict[str, Any] = {**dict.fromkeys(_SPLITS), own: evaluated, "num_fewshot": _shots(config, task, where)}
     splits = {evaluated}
     if changes["num_fewshot"]:
@@ -228,13 +229,13 @@ def _redirected(
     return changes, evaluated
 
 
-def _shots(config: Mapping[str, Any], task: Mapping[str, Any], where: str) -> int:
+def _shots(config: Mapping[str, Any], task: Benchmark, where: str) -> int:
     """Return the number of examples in a prompt.
 
     Raises:
         UserError: lm-eval would not follow what is asked.
     """
-    fixed, asked = config.get("num_fewshot"), task["shots"]
+    fixed, asked = config.get("num_fewshot"), task.shots
     if fixed == 0 and asked:
         raise UserError(
             where=f"{where}, key shots",

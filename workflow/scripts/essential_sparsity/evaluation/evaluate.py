@@ -14,12 +14,13 @@ import torch
 from essential_sparsity.checkpoints.files import PROVENANCE, checkpoint_folder
 from essential_sparsity.checkpoints.manifest import read_manifest
 from essential_sparsity.checkpoints.steps import step_of
+from essential_sparsity.data.tasks import Task
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.evaluation.tables import EVALUATIONS, EXAMPLES
 from essential_sparsity.files import canonical, read_json
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE, at_chance, metric_of
-from essential_sparsity.pruning.masks import MaskHeader, Pruning, no_pruning, read_header, read_pruning
+from essential_sparsity.pruning.masks import MaskHeader, Pruning, Slots, no_pruning, read_header, read_pruning
 from essential_sparsity.run.commit import workflow_commit
 from essential_sparsity.run.devices import device_name, peak_memory_mb
 from essential_sparsity.tables import write_table
@@ -35,7 +36,7 @@ EVALUATION = EVALUATIONS.without("study")
 
 
 def evaluation_row(
-    axes: Mapping[str, str], method: Mapping[str, Any] | None, task: Mapping[str, Any], outcome: Outcome,
+    axes: Mapping[str, str], method: Slots | None, task: Task, outcome: Outcome,
     realised: float, provenance: Mapping[str, Any], run: Mapping[str, Any], target: float, notes: Sequence[str],
 ) -> pd.DataFrame:  # fmt: skip
     """Return the single row of an evaluation.
@@ -55,12 +56,12 @@ def evaluation_row(
     slots = {key: method[key] or None if method else None for key in SLOTS}
     for key in ("options", "rounds"):
         slots[key] = canonical(method[key]) if method and method.get(key) else None
-    ignorant = method is None and at_chance(outcome.value, outcome.chance, outcome.n, task["metric"])
+    ignorant = method is None and at_chance(outcome.value, outcome.chance, outcome.n, task.metric)
     row = {
         **axes, **slots, **run, "source": provenance["source"], "revision": provenance["revision"],
         "step": step_of(axes["checkpoint"]), "sparsity": target, "realised_sparsity": realised,
-        "protocol": task["protocol"], "metric": task["metric"], "value": outcome.value,
-        "higher_is_better": metric_of(task["metric"]).higher_is_better, "chance": outcome.chance,
+        "protocol": task.protocol, "metric": task.metric, "value": outcome.value,
+        "higher_is_better": metric_of(task.metric).higher_is_better, "chance": outcome.chance,
         "other_metrics": canonical(dict(outcome.others)) if outcome.others else None,
         "flags": "; ".join([*([DENSE_AT_CHANCE] if ignorant else []), *notes]),
         "notes": "; ".join(outcome.notes),
@@ -71,7 +72,7 @@ def evaluation_row(
 
 def run_evaluation(
     axes: Mapping[str, str], checkpoint: Path, manifest: Path, mask: Path | None,
-    method: Mapping[str, Any] | None, task: Mapping[str, Any], protocol: Protocol, device: torch.device,
+    method: Slots | None, task: Task, protocol: Protocol, device: torch.device,
 ) -> tuple[pd.DataFrame, Outcome]:  # fmt: skip
     """Evaluate one model by a protocol.
 
@@ -112,7 +113,7 @@ def run_evaluation(
     return evaluation_row(axes, method, task, outcome, realised, provenance, run, target, notes), outcome
 
 
-def check_mask_is_of(header: MaskHeader, axes: Mapping[str, str], method: Mapping[str, Any] | None, path: Path) -> None:
+def check_mask_is_of(header: MaskHeader, axes: Mapping[str, str], method: Slots | None, path: Path) -> None:
     """Check that a mask is the one that its path says.
 
     Raises:
@@ -136,8 +137,8 @@ def write_evaluation(row: pd.DataFrame, outcome: Outcome, row_path: Path, exampl
 
 
 def evaluate_to_files(
-    axes: Mapping[str, str], inputs: Mapping[str, str], outputs: Mapping[str, str], method: Mapping[str, Any] | None,
-    task: Mapping[str, Any], protocol: Protocol, device: torch.device,
+    axes: Mapping[str, str], inputs: Mapping[str, str], outputs: Mapping[str, str], method: Slots | None,
+    task: Task, protocol: Protocol, device: torch.device,
 ) -> None:  # fmt: skip
     """Evaluate what a job's input files hold, and write its output files.
 

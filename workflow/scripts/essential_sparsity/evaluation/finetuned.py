@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from essential_sparsity.data.batches import Ints, run_by_length
 from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.data.tasks import Finetuning
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.metrics.registry import chance_of, compute_metric
@@ -50,7 +50,7 @@ def evaluate_finetuned(
 
 
 def test(
-    model: nn.Module, data: Prepared, kind: TaskKind, rows: Callable[[], pd.DataFrame], task: Mapping[str, Any],
+    model: nn.Module, data: Prepared, kind: TaskKind, rows: Callable[[], pd.DataFrame], task: Finetuning,
     device: torch.device, where: str,
 ) -> Outcome:  # fmt: skip
     """Test a model on every split whose name begins with ``test``; the headline is the metric on ``test`` itself."""
@@ -58,17 +58,17 @@ def test(
     for split in data.splits():
         counts[split] = len(data.split(split))
         if split.startswith("test"):
-            outputs = predict(model, data, data.split(split), kind, task["evaluation_batch_size"], device, where)
+            outputs = predict(model, data, data.split(split), kind, task.evaluation_batch_size, device, where)
             found = kind.examples(data, data.split(split), outputs, rows, task)
             parts.append(found.assign(group=split.removeprefix("test").removeprefix("-")))
     examples = pd.concat(parts, ignore_index=True)
     whole = examples[examples["group"] == ""]
-    metric, positive = task["metric"], task["positive"]
+    metric, positive = task.metric, task.positive
     value = compute_metric(metric, whole, where, positive)
-    others = {name: compute_metric(name, whole, where, positive).value for name in task["also"]}
+    others = {name: compute_metric(name, whole, where, positive).value for name in task.also}
     for group in sorted(set(examples["group"]) - {""}):
         part = examples[examples["group"] == group]
-        for name in (metric, *task["also"]):
+        for name in (metric, *task.also):
             others[f"{group}/{name}"] = compute_metric(name, part, where, positive).value
     logging.info("%s %.4f on %d rows; others %s", metric, value.value, len(whole), json.dumps(others))
     chance = chance_of(metric, whole["label"], where, positive)

@@ -17,6 +17,7 @@ from essential_sparsity.checkpoints.loading import check_length, load_model
 from essential_sparsity.checkpoints.remote_code import own_class_name
 from essential_sparsity.data.batches import Ints, padded, run_by_length
 from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.data.tasks import Windows
 from essential_sparsity.errors import UserError
 from essential_sparsity.evaluation.outcomes import Outcome
 from essential_sparsity.metrics.registry import compute_metric
@@ -150,13 +151,13 @@ def _examples(ids: Ints, losses: np.ndarray, counts: np.ndarray) -> pd.DataFrame
     ).astype({"score": float})
 
 
-def evaluate_stream(model: nn.Module, data: Prepared, task: Mapping[str, Any], where: str) -> Outcome:
+def evaluate_stream(model: nn.Module, data: Prepared, task: Windows, where: str) -> Outcome:
     """Evaluate token perplexity, as the pruning papers count it: windows that do not overlap, the mean over all tokens.
 
     Args:
         model: A causal language model in eval mode.
         data: What :func:`data.tokens.prepare_stream` made.
-        task: ``window`` and ``batch_size``.
+        task: Its windows and batches.
         where: What is evaluated, for messages.
 
     Returns:
@@ -165,20 +166,20 @@ def evaluate_stream(model: nn.Module, data: Prepared, task: Mapping[str, Any], w
     Raises:
         UserError: A window that is too long for the model, or a loss that is not finite.
     """
-    check_length(model, task["window"], "window", where)
-    losses = causal_losses(model, data, task["batch_size"], "perplexity").numpy()
+    check_length(model, task.window, "window", where)
+    losses = causal_losses(model, data, task.batch_size, "perplexity").numpy()
     examples = _examples(data.numbers("id"), losses, data.ragged("input_ids").lengths - 1)
     # A model that knows nothing spreads its belief evenly over the vocabulary.
     return _outcome(examples, "perplexity", float(data.about["vocabulary"]), where)
 
 
-def evaluate_documents(model: nn.Module, data: Prepared, task: Mapping[str, Any], where: str) -> Outcome:
+def evaluate_documents(model: nn.Module, data: Prepared, task: Windows, where: str) -> Outcome:
     """Evaluate word perplexity: the exponential of the loss of all tokens, divided by the number of words.
 
     Args:
         model: A causal language model in eval mode.
         data: What :func:`data.tokens.prepare_documents` made.
-        task: ``window`` and ``batch_size``.
+        task: Its windows and batches.
         where: What is evaluated, for messages.
 
     Returns:
@@ -187,8 +188,8 @@ def evaluate_documents(model: nn.Module, data: Prepared, task: Mapping[str, Any]
     Raises:
         UserError: A window that is too long for the model, or a loss that is not finite.
     """
-    check_length(model, task["window"], "window", where)
-    losses = causal_losses(model, data, task["batch_size"], "word perplexity").numpy()
+    check_length(model, task.window, "window", where)
+    losses = causal_losses(model, data, task.batch_size, "word perplexity").numpy()
     parts = pd.DataFrame(
         {"id": data.numbers("id"), "loss": losses, "n": data.numbers("words"), "tokens": data.numbers("predicted")}
     )
@@ -199,13 +200,13 @@ def evaluate_documents(model: nn.Module, data: Prepared, task: Mapping[str, Any]
     return _outcome(examples, "word_perplexity", chance, where)
 
 
-def evaluate_masked(model: nn.Module, data: Prepared, task: Mapping[str, Any], where: str) -> Outcome:
+def evaluate_masked(model: nn.Module, data: Prepared, task: Windows, where: str) -> Outcome:
     """Evaluate the mean loss of masked tokens, in nats.
 
     Args:
         model: A masked language model in eval mode.
         data: What :func:`data.tokens.prepare_masked` made.
-        task: ``window`` and ``batch_size``.
+        task: Its windows and batches.
         where: What is evaluated, for messages.
 
     Returns:
@@ -214,8 +215,8 @@ def evaluate_masked(model: nn.Module, data: Prepared, task: Mapping[str, Any], w
     Raises:
         UserError: A window that is too long for the model, or a loss that is not finite.
     """
-    check_length(model, task["window"], "window", where)
-    losses = masked_losses(model, data, task["batch_size"], "masked tokens").numpy()
+    check_length(model, task.window, "window", where)
+    losses = masked_losses(model, data, task.batch_size, "masked tokens").numpy()
     labels = data.ragged("labels")
     counts = np.add.reduceat((labels.values != _IGNORED).astype(np.int64), labels.offsets[:-1])
     examples = _examples(data.numbers("id"), losses, counts)
@@ -225,9 +226,7 @@ def evaluate_masked(model: nn.Module, data: Prepared, task: Mapping[str, Any], w
 # By protocol and metric: how the model is loaded, and what is computed.
 LANGUAGE_MODELLING: dict[
     tuple[str, str],
-    tuple[
-        Callable[[Path, torch.device, str], nn.Module], Callable[[nn.Module, Prepared, Mapping[str, Any], str], Outcome]
-    ],
+    tuple[Callable[[Path, torch.device, str], nn.Module], Callable[[nn.Module, Prepared, Windows, str], Outcome]],
 ] = {
     ("perplexity", "perplexity"): (load_causal, evaluate_stream),
     ("perplexity", "word_perplexity"): (load_causal, evaluate_documents),

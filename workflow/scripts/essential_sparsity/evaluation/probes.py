@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from essential_sparsity.checkpoints.loading import load_model
 from essential_sparsity.data.batches import Ints, draw_training_rows, halving
 from essential_sparsity.data.pixels import PixelSettings
 from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.data.tasks import LinearProbe, NearestNeighbours, Probe
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.evaluation.features import Integers, features
 from essential_sparsity.evaluation.outcomes import Outcome
@@ -46,7 +46,7 @@ class LabelledImages:
 
 
 def linear_probe(
-    train: Tensor, labels: Integers, test: Tensor, classes: int, task: Mapping[str, Any]
+    train: Tensor, labels: Integers, test: Tensor, classes: int, task: LinearProbe
 ) -> tuple[Floats, list[str]]:
     """Fit multinomial logistic regression to the features of ``train``, standardised by their own mean and variance.
 
@@ -55,8 +55,7 @@ def linear_probe(
         labels: (n,): numbers of the classes, each of which occurs.
         test: (m, width).
         classes: How many classes there are: what the labels say, too.
-        task: ``inverse_regularisation`` (C of scikit-learn: the weight of the losses' sum beside half the square of
-            the coefficients) and ``max_iterations`` of L-BFGS.
+        task: C is the weight of the losses' sum beside half the square of the coefficients; the solver L-BFGS.
 
     Returns:
         Log-probabilities of the classes, (m, classes), and notes.
@@ -67,7 +66,7 @@ def linear_probe(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    regression = LogisticRegression(C=task["inverse_regularisation"], max_iter=task["max_iterations"])
+    regression = LogisticRegression(C=task.inverse_regularisation, max_iter=task.max_iterations)
     probe = make_pipeline(StandardScaler(), regression)
     # The linear algebra below scikit-learn takes all cores of the machine unless told.
     with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings(record=True) as caught:
@@ -77,7 +76,7 @@ def linear_probe(
     notes = []
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
-            notes.append(f"the regression had not converged after {task['max_iterations']} iterations")
+            notes.append(f"the regression had not converged after {task.max_iterations} iterations")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if logits.ndim == 1:  # of two classes: the logit of the second
@@ -87,7 +86,7 @@ def linear_probe(
 
 
 def knn(
-    train: Tensor, labels: Integers, test: Tensor, classes: int, task: Mapping[str, Any]
+    train: Tensor, labels: Integers, test: Tensor, classes: int, task: NearestNeighbours
 ) -> tuple[Floats, list[str]]:
     """Let the nearest training images vote, each with the weight ``exp(similarity / temperature)``.
 
@@ -99,7 +98,7 @@ def knn(
         labels: (n,): numbers of the classes.
         test: (m, width).
         classes: How many classes there are.
-        task: ``neighbours`` (k; all, if there are fewer) and ``temperature``.
+        task: How many vote (all, if there are fewer), and at which temperature.
 
     Returns:
         Logarithms of the classes' shares of the votes, (m, classes): minus infinity for a class that got none; and
@@ -107,22 +106,21 @@ def knn(
     """
     known = torch.nn.functional.normalize(train.double(), dim=1)
     numbers = torch.from_numpy(labels)
-    k = min(task["neighbours"], len(known))
+    k = min(task.neighbours, len(known))
     votes = []
     for block in torch.nn.functional.normalize(test.double(), dim=1).split(_BLOCK):
         similarity = block @ known.T  # (block, n)
         kth = similarity.topk(k, dim=1).values[:, -1:]
         row, neighbour = (similarity >= kth - _TIE).nonzero(as_tuple=True)
         # Of a similarity of at most 1: nothing overflows at a low temperature.
-        weight = torch.exp((similarity[row, neighbour] - similarity.amax(1)[row]) / task["temperature"])
+        weight = torch.exp((similarity[row, neighbour] - similarity.amax(1)[row]) / task.temperature)
         cast = torch.zeros(len(block), classes, dtype=torch.float64)
         votes.append(cast.index_put_((row, numbers[neighbour]), weight, accumulate=True))
     shares = torch.cat(votes)
     return (shares / shares.sum(1, keepdim=True)).log().numpy(), []
 
 
-Probe = Callable[[Tensor, Integers, Tensor, int, Mapping[str, Any]], tuple[Floats, list[str]]]
-PROBES: dict[str, Probe] = {"linear_probe": linear_probe, "knn": knn}
+PROBES: dict[str, Callable[..., tuple[Floats, list[str]]]] = {"linear_probe": linear_probe, "knn": knn}
 
 
 def load_encoder(checkpoint: Path, where: str) -> nn.Module:
@@ -136,14 +134,12 @@ def load_encoder(checkpoint: Path, where: str) -> nn.Module:
     return load_model(AutoModel, checkpoint, where, dtype=torch.float32).eval()
 
 
-def labelled_images(
-    data: Prepared, task: Mapping[str, Any], seed: int
-) -> tuple[LabelledImages, LabelledImages, PixelSettings]:
+def labelled_images(data: Prepared, task: Probe, seed: int) -> tuple[LabelledImages, LabelledImages, PixelSettings]:
     """Return the images to learn from, those to test on, and how bytes become what the model takes.
 
     Args:
         data: What :func:`data.prepare.prepare_images` made.
-        task: ``train_examples``: how many the seed draws from ``train``.
+        task: How many the seed draws from ``train``.
         seed: Seed of the draw.
     """
     pixels, labels, classes = (
@@ -157,12 +153,12 @@ def labelled_images(
             data.numbers("id")[rows].tolist(), torch.from_numpy(pixels[rows]), [classes[i] for i in labels[rows]]
         )
 
-    train = draw_training_rows(data.split("train"), task["train_examples"], seed)
+    train = draw_training_rows(data.split("train"), task.train_examples, seed)
     return taken(train), taken(data.split("test")), PixelSettings(**data.about["pixels"])
 
 
 def evaluate_probe(
-    model: nn.Module, train: LabelledImages, test: LabelledImages, settings: PixelSettings, task: Mapping[str, Any],
+    model: nn.Module, train: LabelledImages, test: LabelledImages, settings: PixelSettings, task: Probe,
     where: str,
 ) -> Outcome:  # fmt: skip
     """Evaluate an encoder by a probe of its frozen features.
@@ -172,7 +168,7 @@ def evaluate_probe(
         train: What the probe is fitted to, or the neighbours are sought among.
         test: What it is tested on.
         settings: How the model's processor treats bytes.
-        task: ``protocol`` (``linear_probe`` or ``knn``), ``pooling``, ``batch_size`` and the probe's own keys.
+        task: The probe.
         where: What is evaluated, for messages.
 
     Returns:
@@ -200,12 +196,10 @@ def evaluate_probe(
     number = {name: i for i, name in enumerate(classes)}
     labels, gold = (np.array([number[label] for label in split.labels]) for split in (train, test))
     known, asked = (
-        halving(
-            task["batch_size"], partial(features, model, split.pixels, settings, task["pooling"], where), "features"
-        )
+        halving(task.batch_size, partial(features, model, split.pixels, settings, task.pooling, where), "features")
         for split in (train, test)
     )
-    scores, notes = PROBES[task["protocol"]](known, labels, asked, len(classes), task)
+    scores, notes = PROBES[task.protocol](known, labels, asked, len(classes), task)
     predictions = scores.argmax(axis=1)
     correct = predictions == gold
     accuracy = float(correct.mean())

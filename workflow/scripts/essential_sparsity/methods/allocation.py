@@ -7,14 +7,14 @@ divided for every level.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from essential_sparsity.checkpoints.manifest import Matrix
 from essential_sparsity.methods.levels import level_index
 from essential_sparsity.methods.scores import SCORES, Score, ScoreContext
-from essential_sparsity.methods.statistics import Needs
+from essential_sparsity.methods.statistics import Needs, Options
 
 if TYPE_CHECKING:  # as in scores.py
     from torch import Tensor
@@ -47,6 +47,8 @@ class Model(Protocol):
 
 
 Sparsities = dict[str, float]
+# Plain numbers by name, whatever the level.
+Measured = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,23 @@ class Allocation:
     Attributes:
         divide: Takes the prunable matrices, the sparsity of them all, what was measured, and the method's options with
             ``compat``; returns each matrix's sparsity.
-        measure: Takes the matrices, the model and the options; returns numbers by name, whatever the level. None if
-            there is nothing to measure.
+        measure: Takes the matrices, the model and the options. None if there is nothing to measure.
         needs: Which statistics of the dense model's inputs it uses.
         options: Names of the method's ``options`` that it reads.
     """
 
-    divide: Callable[[Sequence[Matrix], float, Mapping[str, Any], Mapping[str, Any]], Sparsities]
-    measure: Callable[[Sequence[Matrix], Model, Mapping[str, Any]], dict[str, Any]] | None = None
+    divide: Callable[[Sequence[Matrix], float, Measured, Options], Sparsities]
+    measure: Callable[[Sequence[Matrix], Model, Options], Measured] | None = None
     needs: Needs = "nothing"
     options: tuple[str, ...] = ()
 
 
-def uniform(
-    matrices: Sequence[Matrix], sparsity: float, measured: Mapping[str, Any], options: Mapping[str, Any]
-) -> Sparsities:
+def uniform(matrices: Sequence[Matrix], sparsity: float, measured: Measured, options: Options) -> Sparsities:
     """Give every matrix the same sparsity."""
     return {m.name: sparsity for m in matrices}
 
 
-def erk(
-    matrices: Sequence[Matrix], sparsity: float, measured: Mapping[str, Any], options: Mapping[str, Any]
-) -> Sparsities:
+def erk(matrices: Sequence[Matrix], sparsity: float, measured: Measured, options: Options) -> Sparsities:
     """Make a matrix's density proportional to ``(in + out) / (in * out)`` (Erdos-Renyi kernel, arXiv 1911.11134).
 
     Matrices whose density would pass 1 stay dense, and the others share what is left.
@@ -90,14 +87,12 @@ def erk(
     return {m.name: 1 - d for m, d in zip(matrices, densities, strict=True)}
 
 
-def measure_magnitudes(matrices: Sequence[Matrix], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+def measure_magnitudes(matrices: Sequence[Matrix], model: Model, options: Options) -> Measured:
     """Return how many weights of each matrix global magnitude removes at every level that there is."""
     return {"removed": model.removed_by(SCORES["magnitude"], matrices, options.get("compat") == "published")}
 
 
-def magnitude(
-    matrices: Sequence[Matrix], sparsity: float, measured: Mapping[str, Any], options: Mapping[str, Any]
-) -> Sparsities:
+def magnitude(matrices: Sequence[Matrix], sparsity: float, measured: Measured, options: Options) -> Sparsities:
     """Give each matrix the sparsity that global magnitude would give it (as MULTIFLOW does, arXiv 2404.05621)."""
     if sparsity == 0:
         return {m.name: 0.0 for m in matrices}
@@ -144,7 +139,7 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [(v - lowest) / (highest - lowest) if highest > lowest else 0.5 for v in values]
 
 
-def measure_outliers(matrices: Sequence[Matrix], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+def measure_outliers(matrices: Sequence[Matrix], model: Model, options: Options) -> Measured:
     """Return each block's share of outliers: per cent of its Wanda scores above M times their mean (OWL, eq. 2).
 
     The mean is over all weights of the block's matrices together, in the dense model. M is ``owl_threshold``.
@@ -162,9 +157,7 @@ def measure_outliers(matrices: Sequence[Matrix], model: Model, options: Mapping[
     return {"outliers": shares}
 
 
-def owl(
-    matrices: Sequence[Matrix], sparsity: float, measured: Mapping[str, Any], options: Mapping[str, Any]
-) -> Sparsities:
+def owl(matrices: Sequence[Matrix], sparsity: float, measured: Measured, options: Options) -> Sparsities:
     """Remove less where there are more outliers (OWL: Yin et al., arXiv 2310.05175).
 
     Densities are linear in a block's share of outliers, with a range of ``2 * owl_range`` (lambda, 0.08) around
@@ -221,7 +214,7 @@ def power_law_exponent(eigenvalues: Sequence[float], lowest_at_logarithm: bool =
     return float(exponent)
 
 
-def measure_exponents(matrices: Sequence[Matrix], model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+def measure_exponents(matrices: Sequence[Matrix], model: Model, options: Options) -> Measured:
     """Return the mean over each block's matrices of the exponents of their spectra."""
     import torch
 
@@ -239,9 +232,7 @@ def measure_exponents(matrices: Sequence[Matrix], model: Model, options: Mapping
     return {"exponents": means}
 
 
-def alpha_pruning(
-    matrices: Sequence[Matrix], sparsity: float, measured: Mapping[str, Any], options: Mapping[str, Any]
-) -> Sparsities:
+def alpha_pruning(matrices: Sequence[Matrix], sparsity: float, measured: Measured, options: Options) -> Sparsities:
     """Remove more where spectra have lighter tails (AlphaPruning: Lu et al., arXiv 2410.10912).
 
     A block's exponent maps linearly to [1 - eps, 1 + eps], ``alpha_range`` 0.3, and is scaled so that the whole model

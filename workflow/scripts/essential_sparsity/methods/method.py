@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.methods.allocation import ALLOCATIONS
 from essential_sparsity.methods.refinement import REFINEMENTS
+from essential_sparsity.methods.rounds import Rounds
 from essential_sparsity.methods.scores import SCORES
-from essential_sparsity.methods.statistics import Needs
+from essential_sparsity.methods.statistics import Needs, Options
 from essential_sparsity.methods.updates import UPDATES
+from essential_sparsity.records import plain
 
 UNSTRUCTURED = "unstructured"
 SCOPES = {
@@ -26,7 +27,7 @@ _ORDER: list[Needs] = ["nothing", "moments", "hessians"]
 
 @dataclass(frozen=True)
 class Method:
-    """A method, as its registry entry says, without its label.
+    """A method, as its registry entry says.
 
     Attributes:
         score: A key of ``SCORES``.
@@ -39,8 +40,8 @@ class Method:
         calibration: Name of the registry's calibration; empty if nothing is calibrated.
         propagate: That calibration's; empty if nothing is calibrated.
         options: Numbers that the slots take.
-        rounds: Of iterative pruning, the ``task`` that every round trains on and the ``levels`` that rounds prune to;
-            empty for one shot.
+        rounds: Of iterative pruning; None for one shot.
+        label: What plots call it; empty in a job.
     """
 
     score: str
@@ -52,8 +53,9 @@ class Method:
     compat: str = "exact"
     calibration: str = ""
     propagate: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    rounds: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    rounds: Rounds | None = None
+    label: str = ""
 
     @property
     def group(self) -> tuple[int, int] | None:
@@ -128,13 +130,12 @@ class Method:
         """Return what a level depends on: of a method with rounds, those up to the level."""
         if not self.rounds:
             return self
-        return replace(self, rounds={**self.rounds, "levels": [s for s in self.rounds["levels"] if s <= level + 1e-9]})
+        levels = [s for s in self.rounds.levels if s <= level + 1e-9]
+        return replace(self, rounds=replace(self.rounds, levels=levels))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what files and parameters hold."""
-        found = asdict(self)
-        # Methods of one shot are written as they were before there were rounds: their masks stay what they are.
-        return found if self.rounds else {key: value for key, value in found.items() if key != "rounds"}
+        return {key: value for key, value in plain(self).items() if key != "label"}
 
 
 def check_method(method: Method, where: str) -> None:

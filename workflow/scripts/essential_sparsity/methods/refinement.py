@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from essential_sparsity.methods.statistics import Needs
+from essential_sparsity.methods.statistics import Needs, Options
 
 if TYPE_CHECKING:  # as in scores.py
     from torch import Tensor
@@ -17,7 +17,7 @@ CYCLES = 50
 THRESHOLD = 0.1
 
 
-def dsnot(weight: Tensor, keep: Tensor, statistics: InputStatistics, options: Mapping[str, Any]) -> Tensor:
+def dsnot(weight: Tensor, keep: Tensor, statistics: InputStatistics, options: Options) -> Tensor:
     """Return the mask after growing and pruning one weight a row and cycle (Zhang et al., DSnoT, arXiv 2310.08915).
 
     A row's error is the sum of ``W_ij u_j`` over its removed weights, with ``u_j`` the mean over the sequences of the
@@ -102,7 +102,7 @@ class Refinement:
         options: Names of the method's ``options`` that it reads.
     """
 
-    apply: Callable[[Tensor, Tensor, InputStatistics, Mapping[str, Any]], Tensor]
+    apply: Callable[[Tensor, Tensor, InputStatistics, Options], Tensor]
     needs: Needs = "moments"
     options: tuple[str, ...] = ()
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.methods.levels import sparsity_name
 
 
-def check_rounds(rounds: Mapping[str, Any], task: Mapping[str, Any], where: str) -> None:
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a method that prunes iteratively.
+
+    Attributes:
+        task: What every round trains on: a name of the registry.
+        levels: What rounds prune to, one after the other.
+    """
+
+    task: str
+    levels: Sequence[float]
+
+
+def check_rounds(rounds: Rounds, where: str) -> None:
     """Check what a method's entry says of its rounds.
 
     Args:
-        rounds: Its key ``rounds``: ``task`` and ``levels``.
-        task: The registry entry of that task.
+        rounds: Its key ``rounds``.
         where: The key, for messages.
 
     Raises:
-        UserError: The task trains nothing, or a level has more than three decimals or is not above the one before.
+        UserError: A level has more than three decimals or is not above the one before.
     """
-    if task["protocol"] != "finetune":
-        raise UserError(
-            f"{where}.task", f"'{rounds['task']}', a task of the protocol '{task['protocol']}'",
-            "one of the protocol 'finetune': every round trains the model", "name a task that the model is trained on",
-        )  # fmt: skip
     names = round_levels(rounds, where)
     for i, (name, following) in enumerate(pairwise(names), start=1):
         if following <= name:
@@ -35,12 +42,12 @@ def check_rounds(rounds: Mapping[str, Any], task: Mapping[str, Any], where: str)
             )  # fmt: skip
 
 
-def round_levels(rounds: Mapping[str, Any], where: str = "rounds") -> list[str]:
+def round_levels(rounds: Rounds, where: str = "rounds") -> list[str]:
     """Return the levels of rounds as they stand in paths."""
-    return [sparsity_name(level, f"{where}.levels[{i}]") for i, level in enumerate(rounds["levels"])]
+    return [sparsity_name(level, f"{where}.levels[{i}]") for i, level in enumerate(rounds.levels)]
 
 
-def no_placing(method: str, rounds: Mapping[str, Any], where: str) -> UserError:
+def no_placing(method: str, rounds: Rounds, where: str) -> UserError:
     """Return the error that levels are to be placed for a method whose rounds say which there are."""
     return UserError(
         where, f"levels to be placed for the method '{method}', whose rounds say which levels there are",
@@ -49,7 +56,7 @@ def no_placing(method: str, rounds: Mapping[str, Any], where: str) -> UserError:
     )  # fmt: skip
 
 
-def check_levels(method: str, rounds: Mapping[str, Any], asked: Sequence[str], where: str) -> None:
+def check_levels(method: str, rounds: Rounds, asked: Sequence[str], where: str) -> None:
     """Check that a method has every level that a curve asks of it; the dense model, 0, is nobody's.
 
     Raises:
@@ -65,7 +72,7 @@ def check_levels(method: str, rounds: Mapping[str, Any], asked: Sequence[str], w
             )  # fmt: skip
 
 
-def level_before(rounds: Mapping[str, Any], level: str, where: str) -> str | None:
+def level_before(rounds: Rounds, level: str, where: str) -> str | None:
     """Return the level whose mask the round that prunes to ``level`` trains under; None of the first: it is dense.
 
     Raises:

@@ -6,13 +6,13 @@ A score is a function of a matrix and its context, and an entry of :data:`SCORES
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from essential_sparsity.methods.statistics import Needs
+from essential_sparsity.methods.statistics import Needs, Options
 
 if TYPE_CHECKING:  # the study looks names up here, and starts a second faster without torch
     from torch import Tensor
@@ -36,7 +36,7 @@ class ScoreContext:
     seed: int = 0
     start: int = 0
     inputs: InputStatistics | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
     @property
     def statistics(self) -> InputStatistics:

@@ -11,6 +11,36 @@ from essential_sparsity.errors import UserError
 if TYPE_CHECKING:  # as in scores.py
     from torch import Tensor
 
+# Numbers that the slots of a method take, by their names.
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How statistics of the inputs are gathered, as a registry entry says.
+
+    Attributes:
+        dataset: A name of the registry; of one with a split, the texts of ``train``.
+        sequences: How many are drawn.
+        length: Tokens of a sequence.
+        batch_size: Sequences of a forward pass.
+        propagate: Whether a block sees what ``pruned`` blocks hand on, or the ``dense`` model's inputs.
+        activations: Where they wait between blocks: ``memory`` or ``disk``.
+        precision: Of the blocks' matrix products.
+        seed: Of the draw.
+        note: What a user should know; None in a job.
+    """
+
+    dataset: str
+    sequences: int
+    length: int
+    batch_size: int
+    propagate: str
+    activations: str
+    precision: str
+    seed: int
+    note: str | None = None
+
 
 @dataclass
 class Damping:
@@ -146,7 +176,7 @@ def damped_hessian(statistics: InputStatistics, damping: float) -> tuple[Tensor,
     return hessian, dead
 
 
-def inverse_factor(statistics: InputStatistics, name: str, options: Mapping[str, Any]) -> Factor:
+def inverse_factor(statistics: InputStatistics, name: str, options: Options) -> Factor:
     """Return the factor of the inverse Hessian, with ten times the damping as often as the Hessian is singular.
 
     Kept with the statistics: matrices with the same inputs share it.

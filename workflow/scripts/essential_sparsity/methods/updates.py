@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from essential_sparsity.methods.statistics import Factor, Needs, damped_hessian, inverse_factor
+from essential_sparsity.methods.statistics import Factor, Needs, Options, damped_hessian, inverse_factor
 
 if TYPE_CHECKING:  # as in scores.py
     from torch import Tensor
@@ -55,18 +55,14 @@ def sweep_columns(
     return ~removed.T, columns.T.to(weight.dtype)
 
 
-def sparsegpt(
-    weight: Tensor, keep: Tensor, statistics: InputStatistics, name: str, options: Mapping[str, Any]
-) -> Tensor:
+def sparsegpt(weight: Tensor, keep: Tensor, statistics: InputStatistics, name: str, options: Options) -> Tensor:
     """Return the weights after SparseGPT's update for a mask that another score has chosen."""
     factor = inverse_factor(statistics, name, options)
     block_size = int(options.get("block_size", BLOCK_SIZE))
     return sweep_columns(weight, factor, lambda _, a, b: keep[:, a:b], block_size, block_size)[1]
 
 
-def reconstruct(
-    weight: Tensor, keep: Tensor, statistics: InputStatistics, name: str, options: Mapping[str, Any]
-) -> Tensor:
+def reconstruct(weight: Tensor, keep: Tensor, statistics: InputStatistics, name: str, options: Options) -> Tensor:
     """Return the kept weights that minimise the layer's squared output error, for any mask.
 
     Row by row ``min ||(w' - w) X||^2 + damping |w' - w|^2`` over w' that are zero where the mask says so. All rows are
@@ -110,7 +106,7 @@ class Update:
         options: Names of the method's ``options`` that it reads.
     """
 
-    apply: Callable[[Tensor, Tensor, InputStatistics, str, Mapping[str, Any]], Tensor]
+    apply: Callable[[Tensor, Tensor, InputStatistics, str, Options], Tensor]
     needs: Needs = "hessians"
     options: tuple[str, ...] = ()
 

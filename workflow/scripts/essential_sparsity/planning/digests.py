@@ -2,8 +2,8 @@
 
 Snakemake notices an edited script by its modification time and an imported module not at all. Each rule therefore
 carries ``params: code=code_digest(script)``; a change in the digest reruns the rule's jobs, and nothing else does. What
-carries a job and computes nothing (:data:`CARRIERS`) is left out: an edited message throws no result away. Of the slots
-of methods (:data:`REGISTRIES`) those entries count that a job's method has, and what these use.
+carries a job and computes nothing (:data:`CARRIERS`) is left out: an edited message throws no result away. Of modules
+that hold what jobs choose from (:data:`CHOICES`) only those definitions count that a job uses.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ PACKAGE = "essential_sparsity"
 NUMBERS = 1
 # Files and folders of the package.
 CARRIERS = ("errors.py", "files.py", "progress.py", "run")
-# The registry of each of these modules, which hold imports and definitions, nothing else.
-REGISTRIES = {
+# Modules that hold imports and definitions, nothing else; and the registry of each, of which a job has some entries.
+CHOICES = {
+    "data/tasks.py": "",
     "methods/scores.py": "SCORES",
     "methods/allocation.py": "ALLOCATIONS",
     "methods/refinement.py": "REFINEMENTS",
@@ -31,7 +32,7 @@ REGISTRIES = {
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """What counts as one: a file, or a definition or an entry of a registry in a module of :data:`REGISTRIES`.
+    """What counts as one: a file, or a definition or an entry of a registry in a module of :data:`CHOICES`.
 
     Attributes:
         file: The Python file.
@@ -64,7 +65,7 @@ def code_digest(script: str | Path, root: str | Path, entries: Mapping[str, str]
         parts = _parts(part.file, Path(root), part.file.stat().st_mtime_ns)
         seen[part], needed = parts[part.name]
         pending.extend(needed)
-        if part.name in REGISTRIES.values():
+        if part.name and part.name == _choices(part.file, Path(root)):
             used = {f"{part.name}[{entries[part.name]!r}]"} if entries else parts.keys()
             pending.extend(Part(part.file, name) for name in used & parts.keys() if name.startswith(f"{part.name}["))
     # The script first, then the modules by their place in the package: independent of where the clone lies.
@@ -82,17 +83,18 @@ def _parts(path: Path, root: Path, _modified: int) -> dict[str, tuple[str, froze
     tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
     imported = list(_imported(tree, root))
     found = {"": (_digest(ast.dump(tree)), frozenset(part for _, part in imported))}
-    registry = _registry(path, root)
-    if not registry:
+    registry = _choices(path, root)
+    if registry is None:
         return found
     nodes: dict[str, ast.AST] = {name: node for node in tree.body for name in _defined(node)}
-    entries = getattr(nodes[registry], "value", None)
-    assert isinstance(entries, ast.Dict), f"{path}: {registry} is to be a dictionary as it stands"
-    for key, value in zip(entries.keys, entries.values, strict=True):
-        assert isinstance(key, ast.Constant)
-        nodes[f"{registry}[{key.value!r}]"] = value
-    # What is left of it: its type.
-    entries.keys, entries.values = [], []
+    if registry:
+        entries = getattr(nodes[registry], "value", None)
+        assert isinstance(entries, ast.Dict), f"{path}: {registry} is to be a dictionary as it stands"
+        for key, value in zip(entries.keys, entries.values, strict=True):
+            assert isinstance(key, ast.Constant)
+            nodes[f"{registry}[{key.value!r}]"] = value
+        # What is left of it: its type.
+        entries.keys, entries.values = [], []
     bound = dict(imported) | {name: Part(path, name) for name in nodes}
     for name, node in nodes.items():
         inside = dict(_imported(node, root))
@@ -101,9 +103,9 @@ def _parts(path: Path, root: Path, _modified: int) -> dict[str, tuple[str, froze
     return found
 
 
-def _registry(path: Path, root: Path) -> str:
-    """Return the name of the registry that a module holds; empty if it holds none."""
-    return REGISTRIES.get("/".join(path.relative_to(root).parts[1:]), "")
+def _choices(path: Path, root: Path) -> str | None:
+    """Return the registry of a module of :data:`CHOICES`; None for any other."""
+    return CHOICES.get("/".join(path.relative_to(root).parts[1:]))
 
 
 def _defined(node: ast.stmt) -> list[str]:
@@ -119,7 +121,7 @@ def _meant(node: ast.AST, bound: Mapping[str, Part]) -> list[Part]:
     if isinstance(node, ast.Name) and node.id in bound:
         return [bound[node.id]]
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        registries = [part for part in _meant(node.value, bound) if part.name in REGISTRIES.values()]
+        registries = [part for part in _meant(node.value, bound) if part.name in CHOICES.values()]
         return [Part(part.file, f"{part.name}[{node.slice.value!r}]") for part in registries]
     return []
 
@@ -148,4 +150,4 @@ def _imported(tree: ast.AST, root: Path) -> Iterator[tuple[str, Part]]:
         for alias, module, name in found:
             path = root.joinpath(*module.split(".")).with_suffix(".py")
             if module.startswith(f"{PACKAGE}.") and path.is_file() and path.relative_to(root).parts[1] not in CARRIERS:
-                yield alias.asname or alias.name, Part(path, name if _registry(path, root) else "")
+                yield alias.asname or alias.name, Part(path, "" if _choices(path, root) is None else name)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from essential_sparsity.checkpoints.files import CONFIG
+from essential_sparsity.data.tasks import Benchmark, Finetuning, Probe, Windows
+from essential_sparsity.methods.statistics import Calibration
 
 # A job of a cluster starts Snakemake twice more, and all of them count (130 to 142 MB each on Slurm).
 AROUND_MB = 300
@@ -61,22 +63,22 @@ class Read:
 Settings = Mapping[str, Any]
 
 
-def logits(task: Settings, read: Read) -> float:
+def logits(task: Windows | Benchmark, read: Read) -> float:
     """Return what the logits of a batch take, thrice: as they come, as floats, and as probabilities."""
-    length = task.get("window") or task.get("max_length") or _USUAL_LENGTH
-    return float(3 * task["batch_size"] * length * read.vocabulary * _FLOAT)
+    length = task.window if isinstance(task, Windows) else task.max_length or _USUAL_LENGTH
+    return float(3 * task.batch_size * length * read.vocabulary * _FLOAT)
 
 
-def features(task: Settings, read: Read) -> float:
+def features(task: Probe, read: Read) -> float:
     """Return what the features of all images take in double precision, four times, and a batch on its way."""
-    images: float = 8 * task["train_examples"] + 16 * task["batch_size"] * _TOKENS_OF_AN_IMAGE
+    images: float = 8 * task.train_examples + 16 * task.batch_size * _TOKENS_OF_AN_IMAGE
     return images * read.width * _FLOAT
 
 
-def training(task: Settings, read: Read) -> float:
+def training(task: Finetuning, read: Read) -> float:
     """Return what a backward pass reads of a batch of a task's training."""
-    length = _TOKENS_OF_AN_IMAGE if task["head"] == "image_classification" else task["max_length"]
-    return kept(task["micro_batch"] or task["batch_size"], length, read.depth, read.width)
+    length = _TOKENS_OF_AN_IMAGE if task.head == "image_classification" else task.max_length
+    return kept(task.micro_batch or task.batch_size, length, read.depth, read.width)
 
 
 def kept(rows: int, length: int, depth: float, width: float) -> float:
@@ -98,10 +100,10 @@ def pretraining(recipe: Settings, read: Read) -> float:
     return float(4 * weights + 3 * rows * length * vocabulary) * _FLOAT + kept(rows, length, depth, width)
 
 
-def calibrating(calibration: Settings, read: Read) -> float:
+def calibrating(calibration: Calibration, read: Read) -> float:
     """Return what all sequences are between two layers, the attention of a batch, and sums over pairs of inputs."""
-    between = 0 if calibration["activations"] == "disk" else 4 * calibration["sequences"] * calibration["length"]
-    attention = 2 * calibration["batch_size"] * read.width / 64 * calibration["length"] ** 2
+    between = 0 if calibration.activations == "disk" else 4 * calibration.sequences * calibration.length
+    attention = 2 * calibration.batch_size * read.width / 64 * calibration.length**2
     return float(between * read.width + attention + 51 * read.width**2) * _FLOAT
 
 
@@ -128,15 +130,15 @@ class Need:
     times: float = 0
     minutes: float = 30
     minutes_a_mb: float = 0
-    beyond: Callable[[Settings, Read], float] = lambda settings, read: 0.0
+    beyond: Callable[[Any, Read], float] = lambda settings, read: 0.0
     gpu: bool = False
 
-    def memory(self, settings: Settings, read: Read, gpus: int) -> int:
+    def memory(self, settings: Any, read: Read, gpus: int) -> int:
         """Return the host's memory: for each GPU a process, whose batches are on the GPU."""
         batch = _CUDA_HOST_MB if gpus else self.beyond(settings, read)
         return math.ceil(max(1, gpus) * (self.mb + self.times * read.mb + batch))
 
-    def gpu_memory(self, settings: Settings, read: Read) -> int:
+    def gpu_memory(self, settings: Any, read: Read) -> int:
         """Return the memory of a GPU."""
         return math.ceil(_CUDA_DEVICE_MB + self.times * read.mb + self.beyond(settings, read))
 

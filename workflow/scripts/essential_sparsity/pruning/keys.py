@@ -17,6 +17,7 @@ from torch import Tensor
 from essential_sparsity.checkpoints.tensors import WeightFiles
 from essential_sparsity.errors import UserError
 from essential_sparsity.methods.scores import Score, ScoreContext
+from essential_sparsity.methods.statistics import Options
 
 Keys = np.ndarray[Any, np.dtype[Any]]
 
@@ -79,9 +80,7 @@ def _bits_of_infinity(dtype: torch.dtype) -> int:
     return int(torch.tensor(torch.inf, dtype=dtype).view(torch.int16))
 
 
-def keys_of_files(
-    files: WeightFiles, names: Sequence[str], score: Score, seed: int, options: Mapping[str, Any]
-) -> KeySource:
+def keys_of_files(files: WeightFiles, names: Sequence[str], score: Score, seed: int, options: Options) -> KeySource:
     """Return the keys of an elementwise score, read and computed part by part."""
     dtypes = {files.tensors[name].dtype for name in names}
     # A score may widen its weights: asked once, of no weights.
@@ -102,7 +101,7 @@ def keys_of_files(
     return KeySource(sizes, 16, load, _key_table(next(iter(dtypes)), score, options), patterns)
 
 
-def _key_table(dtype: torch.dtype, score: Score, options: Mapping[str, Any]) -> Keys:
+def _key_table(dtype: torch.dtype, score: Score, options: Options) -> Keys:
     """Return the key of every bit pattern of a half-precision weight; -1 where its score is refused."""
     every = torch.arange(PATTERNS, dtype=torch.int32).to(torch.uint16).view(dtype)
     scores = score.compute(every, ScoreContext(options=options))

@@ -28,6 +28,10 @@ _VALUES = "|kept"
 _NOTES_ROOM = 1 << 15
 
 
+# What a method is, as plain values: what evaluates masks does not depend on the code of slots.
+Slots = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class MaskHeader:
     """What a mask file says of itself.
@@ -48,7 +52,7 @@ class MaskHeader:
 
     model: str
     checkpoint: str
-    method: dict[str, Any]
+    method: Slots
     seed: int
     target: float
     realised: float = 0.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from essential_sparsity.checkpoints.manifest import Matrix
 from essential_sparsity.checkpoints.tensors import WeightFiles
 from essential_sparsity.errors import UserError
-from essential_sparsity.methods.allocation import ALLOCATIONS
+from essential_sparsity.methods.allocation import ALLOCATIONS, Measured
 from essential_sparsity.methods.levels import ALL, level_index, removed_count
 from essential_sparsity.methods.method import Method
 from essential_sparsity.methods.refinement import REFINEMENTS
@@ -148,7 +147,7 @@ def matrix_scores(weight: Tensor, matrix: Matrix, method: Method, seed: int, mod
     return score.compute(weight, ScoreContext(matrix.name, seed, 0, inputs, method.options))
 
 
-def measure(model: PrunableModel, method: Method, seed: int) -> dict[str, Any]:
+def measure(model: PrunableModel, method: Method, seed: int) -> Measured:
     """Return what all levels of a method share, as plain numbers: the cuts of a global pool, or the allocation's."""
     allocate = ALLOCATIONS[method.allocation].measure
     options = {**method.options, "compat": method.compat}
@@ -158,9 +157,7 @@ def measure(model: PrunableModel, method: Method, seed: int) -> dict[str, Any]:
     return found
 
 
-def divide(
-    matrices: Sequence[Matrix], method: Method, sparsity: float, measured: Mapping[str, Any]
-) -> dict[str, float]:
+def divide(matrices: Sequence[Matrix], method: Method, sparsity: float, measured: Measured) -> dict[str, float]:
     """Return the sparsity asked of each matrix; empty where one pool of all divides the budget itself."""
     if method.scope == "global":
         return {}
@@ -188,7 +185,7 @@ def check_groups(matrices: Sequence[Matrix], method: Method) -> None:
 
 
 def prune_levels(
-    model: PrunableModel, method: Method, sparsities: Sequence[float], seed: int, measured: Mapping[str, Any]
+    model: PrunableModel, method: Method, sparsities: Sequence[float], seed: int, measured: Measured
 ) -> Iterator[tuple[str, list[PrunedMatrix]]]:
     """Yield, for each matrix, what pruning makes of it at each level; all levels share the reading and the scores.
 
@@ -228,7 +225,7 @@ def published(method: Method) -> bool:
 
 
 def _prune_global(
-    model: PrunableModel, method: Method, sparsities: Sequence[float], seed: int, measured: Mapping[str, Any]
+    model: PrunableModel, method: Method, sparsities: Sequence[float], seed: int, measured: Measured
 ) -> Iterator[tuple[str, list[PrunedMatrix]]]:
     keys = global_keys(model, method, seed)
     cuts = [Cut(*measured["cuts"][level_index(s)]) if s else NOTHING for s in sparsities]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from essential_sparsity.checkpoints.steps import hub_steps
-from essential_sparsity.data.kinds import held_out_splits
+from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.methods.method import check_method
-from essential_sparsity.methods.rounds import check_rounds
+from essential_sparsity.methods.rounds import Rounds, check_rounds
 from essential_sparsity.sources.checks import check_local_model
 from essential_sparsity.sources.fetch import local_tables
 from essential_sparsity.study.asked import similarities
 from essential_sparsity.study.pairs import pair_masks
+from essential_sparsity.study.protocols import PROTOCOLS
 from essential_sparsity.study.recipes import check_recipe
 from essential_sparsity.study.registries import DENSE, Registries
 from essential_sparsity.study.study import Study
@@ -34,18 +34,16 @@ def check_references(known: Registries) -> None:
     for name, dataset in known.datasets.items():
         _check_dataset_source(dataset, f"{known.place('datasets', name)}.source")
     for name, task in known.tasks.items():
-        known.require("datasets", task["dataset"], f"{known.place('tasks', name)}.dataset")
-        check_task(task, known.datasets[task["dataset"]], known.place("tasks", name))
+        known.require("datasets", task.dataset, f"{known.place('tasks', name)}.dataset")
+        check_task(task, known.datasets[task.dataset], known.place("tasks", name))
     for name, calibration in known.calibrations.items():
-        known.require("datasets", calibration["dataset"], f"{known.place('calibrations', name)}.dataset")
-    for name, entry in known.methods.items():
-        if "calibration" in entry:
-            known.require("calibrations", entry["calibration"], f"{known.place('methods', name)}.calibration")
-        check_method(known.method(name), known.place("methods", name))
-        if "rounds" in entry:
-            where = f"{known.place('methods', name)}.rounds"
-            known.require("tasks", entry["rounds"]["task"], f"{where}.task")
-            check_rounds(entry["rounds"], known.tasks[entry["rounds"]["task"]], where)
+        known.require("datasets", calibration.dataset, f"{known.place('calibrations', name)}.dataset")
+    for name, method in known.methods.items():
+        if method.calibration:
+            known.require("calibrations", method.calibration, f"{known.place('methods', name)}.calibration")
+        check_method(method, known.place("methods", name))
+        if method.rounds:
+            _check_rounds(known, method.rounds, f"{known.place('methods', name)}.rounds")
     for name, model in known.models.items():
         source = model["source"]
         if source["kind"] == "pretrain":
@@ -59,6 +57,19 @@ def check_references(known: Registries) -> None:
             )  # fmt: skip
         if "trajectory" in source:
             hub_steps(source["trajectory"], f"{known.place('models', name)}.source.trajectory")
+
+
+def _check_rounds(known: Registries, rounds: Rounds, where: str) -> None:
+    known.require("tasks", rounds.task, f"{where}.task")
+    protocol = known.tasks[rounds.task].protocol
+    if not PROTOCOLS[protocol].trains:
+        training = [name for name, other in PROTOCOLS.items() if other.trains]
+        raise UserError(
+            f"{where}.task", f"'{rounds.task}', a task of the protocol '{protocol}'",
+            f"one of the protocol {quoted(training)}: every round trains the model",
+            "name a task that the model is trained on",
+        )  # fmt: skip
+    check_rounds(rounds, where)
 
 
 def check_counts(known: Registries) -> None:
@@ -83,8 +94,8 @@ def check_counts(known: Registries) -> None:
                 )  # fmt: skip
 
 
-def _check_dataset_source(dataset: Mapping[str, Any], where: str) -> None:
-    source = dataset["source"]
+def _check_dataset_source(dataset: Dataset, where: str) -> None:
+    source = dataset.source
     if source["kind"] == "pretrain":
         raise UserError(f"{where}.kind", "'pretrain'", "'wheel', 'path' or 'hub'", "give the dataset a source of data")
     if source["kind"] == "hub" and "files" not in source:
@@ -124,7 +135,7 @@ def check_sources(study: Study) -> None:
         if source["kind"] == "path":
             check_local_model(source, f"{study.place('models', model)}.source")
     for name in study.used_datasets():
-        source = study.datasets[name]["source"]
+        source = study.datasets[name].source
         if source["kind"] == "path":
             local_tables(source, f"{study.place('datasets', name)}.source")
 
@@ -139,7 +150,7 @@ def check_batches(study: Study, rule: str, tasks: Iterable[str], gpus: int) -> N
         gpus: How many GPUs a profile gives to a job of it.
     """
     for task in tasks:
-        batch = study.tasks[task]["batch_size"]
+        batch = study.tasks[task].batch_size
         if gpus > 1 and batch % gpus:
             raise UserError(
                 f"{study.place('tasks', task)}.batch_size", f"{batch} rows for {gpus} GPUs",
@@ -152,9 +163,9 @@ def check_calibration_texts(study: Study) -> None:
     """Refuse methods that calibrate on the very texts that a task evaluates."""
     for e in study.evaluations:
         calibration = "" if e.method == DENSE else study.method(e.method).calibration
-        dataset = study.tasks[e.task]["dataset"]
-        shared = calibration and study.calibrations[calibration]["dataset"] == dataset
-        if shared and "test" not in held_out_splits(study.datasets[dataset]):
+        dataset = study.tasks[e.task].dataset
+        shared = calibration and study.calibrations[calibration].dataset == dataset
+        if shared and "test" not in study.datasets[dataset].held_out_splits:
             raise UserError(
                 f"{study.place('calibrations', calibration)}.dataset",
                 f"'{dataset}', whose texts the task '{e.task}' evaluates too, as it has no test split",

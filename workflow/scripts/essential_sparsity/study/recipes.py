@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from essential_sparsity.data.kinds import has_images
+from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.errors import UserError
+from essential_sparsity.records import plain
 
 # What each objective reads of its corpus, in words and as the keys of a dataset.
 _READS = {
@@ -17,7 +18,7 @@ _READS = {
 }
 
 
-def check_recipe(recipe: Mapping[str, Any], corpus: Mapping[str, Any], where: str) -> None:
+def check_recipe(recipe: Mapping[str, Any], corpus: Dataset, where: str) -> None:
     """Check a recipe against the registry entry of its corpus, and its sizes against each other.
 
     Args:
@@ -31,9 +32,9 @@ def check_recipe(recipe: Mapping[str, Any], corpus: Mapping[str, Any], where: st
     """
     words, needed = _READS[recipe["objective"]]
     # The folders of a folder of images are its classes.
-    has = {"image", "label"} if corpus["format"] == "images" else set(corpus)
+    has = {"image", "label"} if corpus.format == "images" else set(plain(corpus))
     if missing := [key for key in needed if key not in has]:
-        kind = "images" if has_images(corpus) else "texts" if "text" in corpus else "neither texts nor images"
+        kind = "images" if corpus.has_images else "texts" if "text" in has else "neither texts nor images"
         raise UserError(
             f"{where}.corpus", f"'{recipe['corpus']}', a dataset of {kind} without `{'` and `'.join(missing)}`",
             f"a dataset of {words}, which the objective {recipe['objective']} learns from",

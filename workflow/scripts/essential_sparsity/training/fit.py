@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from essential_sparsity.data.prepared import Prepared
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.pruning.masks import AppliedMasks, Pruning
 from essential_sparsity.run.processes import run_in_processes
-from essential_sparsity.training.kinds import TASK_KINDS
+from essential_sparsity.training.kinds import TASK_KINDS, Options
 from essential_sparsity.training.loop import Data, Rows, Training, last_state, train, train_from
 
 
@@ -51,7 +51,7 @@ class MeanPoolingClassifier(nn.Module):
 Headed = tuple[nn.Module, nn.Module]
 
 
-def mean_pooling(checkpoint: Path, options: Mapping[str, Any], where: str) -> Headed:
+def mean_pooling(checkpoint: Path, options: Options, where: str) -> Headed:
     """Load a checkpoint's encoder under a mean-pooling classifier."""
     from transformers import AutoModel
 
@@ -68,10 +68,10 @@ def leave_head_behind(model: Any, auto_class: Any) -> None:
                 parameter.copy_(fresh.get_parameter(name))
 
 
-def own_head(auto_class: str) -> Callable[[Path, Mapping[str, Any], str], Headed]:
+def own_head(auto_class: str) -> Callable[[Path, Options, str], Headed]:
     """Return what loads a checkpoint under its architecture's own head, as the paper does."""
 
-    def load(checkpoint: Path, options: Mapping[str, Any], where: str) -> Headed:
+    def load(checkpoint: Path, options: Options, where: str) -> Headed:
         import transformers
 
         chosen, classes = getattr(transformers, auto_class), options.get("id2label")
@@ -85,7 +85,7 @@ def own_head(auto_class: str) -> Callable[[Path, Mapping[str, Any], str], Headed
     return load
 
 
-HEADS: dict[str, Callable[[Path, Mapping[str, Any], str], Headed]] = {
+HEADS: dict[str, Callable[[Path, Options, str], Headed]] = {
     "mean_pooling": mean_pooling,
     "sequence_classification": own_head("AutoModelForSequenceClassification"),
     "question_answering": own_head("AutoModelForQuestionAnswering"),
@@ -93,7 +93,7 @@ HEADS: dict[str, Callable[[Path, Mapping[str, Any], str], Headed]] = {
 }
 
 
-def freeze(model: nn.Module, encoder: nn.Module, patterns: list[str], where: str) -> list[str]:
+def freeze(model: nn.Module, encoder: nn.Module, patterns: Sequence[str], where: str) -> list[str]:
     """Stop the training of the encoder's parameters whose names match a pattern; return their names.
 
     Args:
@@ -157,13 +157,13 @@ def fit_in_processes(
         UserError: The task's batch cannot be shared evenly, or one of the processes raised it.
     """
     task, processes = training.task, training.processes
-    share = task["batch_size"] // processes
-    if share * processes != task["batch_size"]:
+    share = task.batch_size // processes
+    if share * processes != task.batch_size:
         raise UserError(
             where=f"{where}.batch_size",
-            found=f"{task['batch_size']} rows for {processes} GPUs",
+            found=f"{task.batch_size} rows for {processes} GPUs",
             expected="a batch that can be shared evenly",
-            mend=f"give the rule a number of GPUs that divides {task['batch_size']}, or change the task's `batch_size`",
+            mend=f"give the rule a number of GPUs that divides {task.batch_size}, or change the task's `batch_size`",
         )
 
     def attempt(micro_batch: int) -> tuple[nn.Module, AppliedMasks]:
@@ -178,7 +178,7 @@ def fit_in_processes(
             model.load_state_dict(torch.load(file, map_location=training.device, weights_only=True))
         return model, applied
 
-    return halving(math.gcd(task["micro_batch"] or share, share), attempt, "fine-tuning")
+    return halving(math.gcd(task.micro_batch or share, share), attempt, "fine-tuning")
 
 
 def _train_one_of_several(
@@ -199,9 +199,9 @@ def build_model(
 ) -> tuple[nn.Module, AppliedMasks]:
     """Return the model under its new head, on its device, with its masks applied and what is frozen frozen."""
     options = TASK_KINDS[data.about["kind"]].model_options(data.about)
-    model, encoder = HEADS[training.task["head"]](checkpoint, options, where)
+    model, encoder = HEADS[training.task.head](checkpoint, options, where)
     model.to(training.device)
-    freeze(model, encoder, training.task["freeze"], where)
+    freeze(model, encoder, training.task.freeze, where)
     return model, pruning.apply(encoder)
 
 
@@ -209,8 +209,8 @@ def training_data(data: Prepared, training: Training) -> Data:
     """Return the rows that a model is trained on, the same for every sparsity of a seed."""
     kind = TASK_KINDS[data.about["kind"]]
     lengths = kind.lengths(data)
-    chosen = draw_training_rows(data.split("train"), training.task["train_examples"], training.seed)
-    validation = data.split("validation") if training.task["early_stopping"] else None
+    chosen = draw_training_rows(data.split("train"), training.task.train_examples, training.seed)
+    validation = data.split("validation") if training.task.early_stopping else None
     return Data(
         Rows(chosen, lengths[chosen]),
         None if validation is None else Rows(validation, lengths[validation]),

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from essential_sparsity.data.batches import Ints, attention, padded
-from essential_sparsity.data.prepared import Prepared
+from essential_sparsity.data.prepared import About, Prepared
+from essential_sparsity.data.tasks import Finetuning
 
 Rows = Callable[[], pd.DataFrame]
+# What a model is loaded with.
+Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class TaskKind:
         notes: From what holds for all rows, and the number of rows of each split: what a reader should know.
     """
 
-    model_options: Callable[[Mapping[str, Any]], dict[str, Any]]
+    model_options: Callable[[About], Options]
     lengths: Callable[[Prepared], Ints]
     batch: Callable[[Prepared, Ints], dict[str, Tensor]]
     loss: Callable[[Any, Tensor, int], Tensor]
-    outputs: Callable[[Any, Mapping[str, Any]], list[Tensor]]
-    examples: Callable[[Prepared, Ints, list[Tensor], Rows, Mapping[str, Any]], pd.DataFrame]
-    notes: Callable[[Mapping[str, Any], Mapping[str, int]], list[str]]
+    outputs: Callable[[Any, About], list[Tensor]]
+    examples: Callable[[Prepared, Ints, list[Tensor], Rows, Finetuning], pd.DataFrame]
+    notes: Callable[[About, Mapping[str, int]], list[str]]
 
 
 # --- Texts with a class or a number ---------------------------------------------------------------------------------
@@ -65,7 +68,7 @@ def labelled_batch(data: Prepared, rows: Ints) -> dict[str, Tensor]:
     return sequence_batch(data, rows) | {"labels": _labels(data, rows)}
 
 
-def cut_notes(about: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
+def cut_notes(about: About, counts: Mapping[str, int]) -> list[str]:
     """Say how many texts of each split were cut.
 
     Args:
@@ -94,13 +97,11 @@ def score_loss(outputs: Any, labels: Tensor, count: int) -> Tensor:
     return nn.functional.mse_loss(outputs.logits[:, 0], labels, reduction="sum") / count
 
 
-def _logits(outputs: Any, about: Mapping[str, Any]) -> list[Tensor]:
+def _logits(outputs: Any, about: About) -> list[Tensor]:
     return [outputs.logits]
 
 
-def class_examples(
-    data: Prepared, rows: Ints, outputs: list[Tensor], _rows: Rows, _task: Mapping[str, Any]
-) -> pd.DataFrame:
+def class_examples(data: Prepared, rows: Ints, outputs: list[Tensor], _rows: Rows, _task: Finetuning) -> pd.DataFrame:
     """Return each row's class, the predicted one, whether they agree, and the cross-entropy."""
     (logits,), classes, labels = outputs, data.about["classes"], _labels(data, rows)
     predictions = logits.argmax(dim=1)
@@ -117,9 +118,7 @@ def class_examples(
     )
 
 
-def score_examples(
-    data: Prepared, rows: Ints, outputs: list[Tensor], _rows: Rows, _task: Mapping[str, Any]
-) -> pd.DataFrame:
+def score_examples(data: Prepared, rows: Ints, outputs: list[Tensor], _rows: Rows, _task: Finetuning) -> pd.DataFrame:
     """Return each row's number, the predicted one, and the squared error as its loss."""
     labels, predictions = data.numbers("label")[rows], outputs[0][:, 0].double().numpy()
     return pd.DataFrame(
@@ -134,15 +133,15 @@ def score_examples(
     )
 
 
-def _class_options(about: Mapping[str, Any]) -> dict[str, Any]:
+def _class_options(about: About) -> Options:
     return {"num_labels": len(about["classes"])} | _padding(about)
 
 
-def _score_options(about: Mapping[str, Any]) -> dict[str, Any]:
+def _score_options(about: About) -> Options:
     return {"num_labels": 1} | _padding(about)
 
 
-def _padding(about: Mapping[str, Any]) -> dict[str, Any]:
+def _padding(about: About) -> Options:
     # Models that read the last token need to know which tokens only fill up.
     return {"pad_token_id": about["pad"]} if "pad" in about else {}
 
@@ -163,7 +162,7 @@ def image_batch(data: Prepared, rows: Ints) -> dict[str, Tensor]:
     return {"pixel_values": normalise(bytes_, PixelSettings(**data.about["pixels"])), "labels": _labels(data, rows)}
 
 
-def _image_options(about: Mapping[str, Any]) -> dict[str, Any]:
+def _image_options(about: About) -> Options:
     names = dict(enumerate(about["classes"]))
     return {"id2label": names, "label2id": {name: i for i, name in names.items()}, "ignore_mismatched_sizes": True}
 
@@ -184,7 +183,7 @@ def answer_loss(outputs: Any, labels: Tensor, count: int) -> Tensor:
     return span_loss(outputs.start_logits, outputs.end_logits, labels[:, 0], labels[:, 1], count // 2)
 
 
-def _span_logits(outputs: Any, about: Mapping[str, Any]) -> list[Tensor]:
+def _span_logits(outputs: Any, about: About) -> list[Tensor]:
     # Batches are of different length, and are put together.
     room = about["max_length"]
     ends = (outputs.start_logits, outputs.end_logits)
@@ -192,7 +191,7 @@ def _span_logits(outputs: Any, about: Mapping[str, Any]) -> list[Tensor]:
 
 
 def span_examples(
-    data: Prepared, rows: Ints, outputs: list[Tensor], dataset_rows: Rows, task: Mapping[str, Any]
+    data: Prepared, rows: Ints, outputs: list[Tensor], dataset_rows: Rows, task: Finetuning
 ) -> pd.DataFrame:
     """Return each question's answers as JSON, the text that the model answers, and the F1 of the words of the two.
 
@@ -215,13 +214,13 @@ def span_examples(
     }
     answers = best_spans(
         starts, ends, features, questions, f"task with {len(questions)} questions",
-        max_answer_length=task["answer_length"], null_threshold=task["null_threshold"],
+        max_answer_length=task.answer_length, null_threshold=task.null_threshold,
     )  # fmt: skip
     gold = span_batch(data, rows)["labels"]
     losses = [
         span_loss(s[None], e[None], g[None, 0], g[None, 1], 1).item() for s, e, g in zip(*outputs, gold, strict=True)
     ]
-    score = squad_scores if task["null_threshold"] is None else squad_v2_scores
+    score = squad_scores if task.null_threshold is None else squad_v2_scores
     return pd.DataFrame(
         {
             "id": questions["id"].to_numpy(),
@@ -234,11 +233,11 @@ def span_examples(
     )
 
 
-def _lost_notes(about: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
+def _lost_notes(about: About, counts: Mapping[str, int]) -> list[str]:
     return [f"{about['lost']:,} answers that are whole in no window"] if about["lost"] else []
 
 
-def _no_notes(about: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
+def _no_notes(about: About, counts: Mapping[str, int]) -> list[str]:
     return []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from essential_sparsity.data.batches import Ints, halving
+from essential_sparsity.data.tasks import Finetuning
 from essential_sparsity.files import sha256_of
 from essential_sparsity.pruning.masks import AppliedMasks
 from essential_sparsity.training.trainer import StateTrainer, check_finite, run_trainer, state_of, trainer_arguments
@@ -73,7 +74,7 @@ class Training:
         processes: How many train together, each on a GPU of its own, or all on the CPU.
     """
 
-    task: Mapping[str, Any]
+    task: Finetuning
     seed: int
     device: torch.device
     folder: Path
@@ -81,12 +82,12 @@ class Training:
     processes: int = 1
 
 
-def saves_states(task: Mapping[str, Any]) -> bool:
+def saves_states(task: Finetuning) -> bool:
     """Say whether a task's training saves states, from which it can go on."""
-    return bool(task["save_every"] or task["early_stopping"])
+    return bool(task.save_every or task.early_stopping)
 
 
-def state_key(task: Mapping[str, Any], about: Iterable[str], files: Iterable[Path]) -> str:
+def state_key(task: Finetuning, about: Iterable[str], files: Iterable[Path]) -> str:
     """Return what a training is of: the key of its states; empty where its task saves none.
 
     Args:
@@ -171,16 +172,16 @@ def training_arguments(training: Training, micro_batch: int) -> TrainingArgument
         micro_batch: Rows of a forward pass of each process; gradients of several add up to the task's batch.
     """
     task, device = training.task, training.device
-    stopping = task["early_stopping"]
+    stopping = task.early_stopping
     every: dict[str, Any] = {"eval_strategy": "no"}
     if stopping:
         every = {
-            "eval_strategy": "steps", "eval_steps": stopping["every"], "save_strategy": "steps",
-            "save_steps": stopping["every"], "load_best_model_at_end": True, "metric_for_best_model": "loss",
+            "eval_strategy": "steps", "eval_steps": stopping.every, "save_strategy": "steps",
+            "save_steps": stopping.every, "load_best_model_at_end": True, "metric_for_best_model": "loss",
             "greater_is_better": False, "save_total_limit": 2,
         }  # fmt: skip
-    elif task["save_every"]:
-        every |= {"save_strategy": "steps", "save_steps": task["save_every"], "save_total_limit": 1}
+    elif task.save_every:
+        every |= {"save_strategy": "steps", "save_steps": task.save_every, "save_total_limit": 1}
     else:
         every |= {"save_strategy": "no"}
     return trainer_arguments(
@@ -188,17 +189,17 @@ def training_arguments(training: Training, micro_batch: int) -> TrainingArgument
         device,
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=micro_batch,
-        gradient_accumulation_steps=task["batch_size"] // (micro_batch * training.processes),
-        num_train_epochs=task["epochs"],
-        learning_rate=task["learning_rate"],
-        weight_decay=task["weight_decay"],
-        lr_scheduler_type=task["schedule"],
-        warmup_steps=task["warmup"],
+        gradient_accumulation_steps=task.batch_size // (micro_batch * training.processes),
+        num_train_epochs=task.epochs,
+        learning_rate=task.learning_rate,
+        weight_decay=task.weight_decay,
+        lr_scheduler_type=task.schedule,
+        warmup_steps=task.warmup,
         # Clipping comes after the masks, in the optimiser's step.
         max_grad_norm=0.0,
-        train_sampling_strategy="group_by_length" if task["batches"] == "by_length" else "random",
-        bf16=task["precision"] == "bfloat16",
-        fp16=task["precision"] == "float16",
+        train_sampling_strategy="group_by_length" if task.batches == "by_length" else "random",
+        bf16=task.precision == "bfloat16",
+        fp16=task.precision == "float16",
         seed=training.seed,
         data_seed=training.seed,
         label_names=["labels"],
@@ -206,15 +207,15 @@ def training_arguments(training: Training, micro_batch: int) -> TrainingArgument
     )
 
 
-def adamw(model: nn.Module, task: Mapping[str, Any]) -> torch.optim.AdamW:
+def adamw(model: nn.Module, task: Finetuning) -> torch.optim.AdamW:
     """Return AdamW with the paper's epsilon over the parameters that are trained.
 
     Fused where gradients need no scaling: fused steps would be given scaled ones, which cannot be clipped.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
-        trained, lr=task["learning_rate"], eps=1e-8, weight_decay=task["weight_decay"],
-        fused=task["precision"] != "float16",
+        trained, lr=task.learning_rate, eps=1e-8, weight_decay=task.weight_decay,
+        fused=task.precision != "float16",
     )  # fmt: skip
 
 
@@ -253,7 +254,7 @@ def train(build: Build, data: Data, training: Training, where: str) -> tuple[nn.
     def attempt(micro_batch: int) -> tuple[nn.Module, AppliedMasks]:
         return train_from(build, data, training, last_state(training, micro_batch), micro_batch, where)
 
-    return halving(training.task["micro_batch"] or training.task["batch_size"], attempt, "fine-tuning")
+    return halving(training.task.micro_batch or training.task.batch_size, attempt, "fine-tuning")
 
 
 def train_from(
@@ -279,8 +280,8 @@ def train_from(
     torch.manual_seed(training.seed)
     model, applied = build()
     optimiser = adamw(model, task)
-    hold_in_step(optimiser, applied, task["clip"])
-    stopping = task["early_stopping"]
+    hold_in_step(optimiser, applied, task.clip)
+    stopping = task.early_stopping
     trainer = MaskedTrainer(
         model=model,
         args=training_arguments(training, micro_batch),
@@ -289,7 +290,7 @@ def train_from(
         data_collator=lambda rows: data.collate(np.array(rows)),
         compute_loss_func=_checked(data.loss, where),
         optimizers=(optimiser, None),
-        callbacks=[EarlyStoppingCallback(stopping["patience"])] if stopping else [],
+        callbacks=[EarlyStoppingCallback(stopping.patience)] if stopping else [],
     )
     run_trainer(trainer, state, "fine-tuning", where)
     return model, applied
