@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from harness import report
 
-from essential_sparsity.knees.placing import next_levels
+from essential_sparsity.knees.placing import Placing, next_levels
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.knees.rules import find_knee
 
 Floats = npt.NDArray[np.float64]
@@ -22,7 +22,8 @@ Curve = Callable[[Floats], Floats]
 
 GRID = np.arange(96) / 100
 START = (0.1, 0.3, 0.5, 0.7, 0.9)
-SETTINGS: dict[str, Any] = {"tolerance": 0.01, "loss": "relative", "budget": 12, "width": 0.01, "per_round": 2}
+PLACING = Placing(0.01, "relative", (), budget=12, width=0.01, per_round=2)
+SETTINGS = Settings(("tolerance",), PLACING.tolerance, PLACING.loss, sensitivity=1.0, confidence=0.95, draws=1000)
 EXAMPLES = 2000
 
 
@@ -106,7 +107,7 @@ def sweep(score: Curve) -> tuple[Floats, Floats, int]:
     """Place levels until the sweep is over; return them with their scores, and the number of rounds."""
     sparsity = np.array([0.0, *START])
     rounds = 1
-    while placed := next_levels(sparsity, score(sparsity), SETTINGS).levels:
+    while placed := next_levels(sparsity, score(sparsity), PLACING).levels:
         sparsity = np.sort([*sparsity, *placed])
         rounds += 1
     return sparsity, score(sparsity), rounds

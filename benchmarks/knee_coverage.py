@@ -25,7 +25,7 @@ from scipy.special import ndtri
 
 from essential_sparsity.inference import Floats, p_value
 from essential_sparsity.knees.intervals import knee_interval
-from essential_sparsity.knees.readings import Knee, Readings
+from essential_sparsity.knees.readings import Knee, Readings, Settings
 from essential_sparsity.knees.resampling import Sample, draw_mean, resampled_values
 from essential_sparsity.knees.rules import RULES, find_knee, find_many
 from essential_sparsity.metrics.registry import performance
@@ -35,7 +35,7 @@ CURVES, DRAWS = 1000, 200
 WORKERS = 2
 # Curves whose draws are read at once.
 TOGETHER = 10
-SETTINGS = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0, "confidence": 0.95}
+SETTINGS = Settings(("tolerance",), 0.02, "relative", sensitivity=1.0, confidence=0.95, draws=1000)
 LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9])
 
 # Standard deviations of the seeds' effects: on a whole curve, and on each level of it.

@@ -8,9 +8,10 @@ from typing import Any
 
 from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.tasks import AnyTask
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.methods.statistics import Calibration
 from essential_sparsity.records import record
-from essential_sparsity.study.validation import validate
+from essential_sparsity.study.validation import load_yaml, validate
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
 
@@ -37,3 +38,9 @@ def calibration(**values: Any) -> Calibration:
     """Return a calibration."""
     found: Calibration = _entry("calibrations", Calibration, {"dataset": "d", **values})
     return found
+
+
+def knees(**values: Any) -> Settings:
+    """Return how knees are read."""
+    keys = load_yaml(SCHEMAS / "study.schema.yaml")["properties"]["knees"]["properties"]
+    return record(Settings, {name: key["default"] for name, key in keys.items()} | values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import entries
 from essential_sparsity.checkpoints.steps import step_name, step_of
 from essential_sparsity.emergence.tables import CHANGES, HISTOGRAMS, TRAJECTORIES, WEIGHTS
 from essential_sparsity.evaluation.tables import EVALUATIONS
@@ -17,6 +18,7 @@ from essential_sparsity.files import canonical
 from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.knees.analysis import find_knees
 from essential_sparsity.knees.curves import curves, mean_curve
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
 from essential_sparsity.planning.costs import COSTS
 from essential_sparsity.pruning.tables import LAYERS
@@ -30,10 +32,7 @@ METHOD_LABELS = {
     "random-global": "global random",
 }
 TASK_LABELS = {PLOTS: "film plots", GENRE: "plot or review"}
-SETTINGS: Mapping[str, Any] = {
-    "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "loss": "relative", "sensitivity": 1.0,
-    "confidence": 0.95, "draws": 200,
-}  # fmt: skip
+SETTINGS = entries.knees(rules=["tolerance", "kneedle", "two-segment"], draws=200)
 STEPS = (0, 79, 144, 264, 484, 888, 1634, 3000)
 
 _SMOLLM_DENSE = 25.98
@@ -118,7 +117,7 @@ def _evaluations() -> pd.DataFrame:
     return typed(pd.DataFrame(rows), EVALUATIONS)
 
 
-def knees(frame: pd.DataFrame | None = None, settings: Mapping[str, Any] = SETTINGS) -> pd.DataFrame:
+def knees(frame: pd.DataFrame | None = None, settings: Settings = SETTINGS) -> pd.DataFrame:
     """Return the knees of evaluations, those of the default study if none are given."""
     if frame is None and settings is SETTINGS:
         return _knees().copy()

@@ -55,7 +55,7 @@ def known_rows(wildcards):
     """Return the evaluations of all levels of a curve that were placed before a round, those of all seeds."""
     sweep = sweep_of(wildcards)
     rounds = [read_json(path)["rounds"] for path in earlier_rounds(wildcards)]
-    levels = chain(*rounds[0]) if rounds else map(float, sweep.settings["start"])
+    levels = chain(*rounds[0]) if rounds else map(float, sweep.settings.start)
     return [evaluation_path(e) for e in study.sweep_evaluations(sweep, levels)]
 
 
@@ -77,7 +77,9 @@ checkpoint place_levels:
         **needs(),
     params:
         code=code("place_levels.py"),
-        settings=lambda wildcards: canonical(study.placing(sweep_of(wildcards))),
+        settings=lambda wildcards: canonical(
+            plain(sweep_of(wildcards).settings)
+        ),
     message:
         "Placing levels of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} on {wildcards.task}, after round {wildcards.round}"
     script:

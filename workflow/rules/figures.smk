@@ -43,7 +43,7 @@ PLOTS = {
     "layers": (
         lambda study: sorted(models_and_tasks(study, dense=False)),
         lambda wildcards: settings_of_task(wildcards)
-        | {"rule": study.config["knees"]["rules"][0]},
+        | {"rule": study.knees.rules[0]},
     ),
     "weights": (
         lambda study: sorted({(model,) for model, _ in study.weights}),
@@ -66,7 +66,7 @@ PLOTS = {
     "ages": (
         lambda study: study.ageing(),
         lambda wildcards: settings_of_task(wildcards)
-        | {"rule": study.config["knees"]["rules"][0]},
+        | {"rule": study.knees.rules[0]},
     ),
     "findings": (
         lambda study: list(

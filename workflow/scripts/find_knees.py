@@ -8,8 +8,10 @@ import pandas as pd
 
 from essential_sparsity.files import atomic_path
 from essential_sparsity.knees.analysis import analyse
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.knees.samples import Examples
 from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
+from essential_sparsity.records import record
 from essential_sparsity.run.job import run_job
 from essential_sparsity.tables import write_table
 
@@ -18,7 +20,8 @@ def main(snakemake: Any) -> None:
     """Write the tables of knees, of curves and of differences between knees."""
     drawn = frozenset(json.loads(snakemake.params.drawn))
     examples = Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive), drawn)
-    found = analyse(pd.read_parquet(snakemake.input.evaluations), json.loads(snakemake.params.knees), examples)
+    settings = record(Settings, json.loads(snakemake.params.knees))
+    found = analyse(pd.read_parquet(snakemake.input.evaluations), settings, examples)
     write_table(found.curves, CURVES, Path(snakemake.output.curves))
     for frame, schema, name in ((found.knees, KNEES, "knees"), (found.differences, DIFFERENCES, "differences")):
         written = write_table(frame, schema, Path(snakemake.output[name]))

@@ -11,7 +11,9 @@ from essential_sparsity.findings.claims import TABLES_OF
 from essential_sparsity.findings.evidence import Evidence
 from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.findings.verdicts import judge
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.knees.samples import Examples
+from essential_sparsity.records import record
 from essential_sparsity.run.job import run_job
 from essential_sparsity.tables import write_table
 
@@ -23,7 +25,7 @@ def main(snakemake: Any) -> None:
     evidence = Evidence(
         pd.read_parquet(snakemake.input.evaluations),
         Examples(Path(snakemake.params.examples), json.loads(snakemake.params.positive), drawn),
-        json.loads(snakemake.params.knees),
+        record(Settings, json.loads(snakemake.params.knees)),
         json.loads(snakemake.params.last),
         {name: pd.read_parquet(path) for name, path in read.items() if path},
         drawn,

@@ -9,17 +9,18 @@ import pandas as pd
 from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.files import read_json, write_json
 from essential_sparsity.knees.curves import curves, mean_curve
-from essential_sparsity.knees.placing import next_levels
+from essential_sparsity.knees.placing import Placing, next_levels
 from essential_sparsity.metrics.registry import performance
+from essential_sparsity.records import record
 from essential_sparsity.run.job import run_job
 from essential_sparsity.tables import stack
 
 
 def main(snakemake: Any) -> None:
     """Write all rounds of the curve up to the next, or the reason why there is none."""
-    settings = json.loads(snakemake.params.settings)
+    settings = record(Placing, json.loads(snakemake.params.settings))
     rows = stack(map(pd.read_parquet, snakemake.input.rows), EVALUATIONS)
-    rounds = [list(map(float, settings["start"]))]
+    rounds = [list(map(float, settings.start))]
     for path in snakemake.input.earlier:
         rounds = read_json(path)["rounds"]
     ((axes, curve),) = curves(rows)

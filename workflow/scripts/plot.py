@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
 
+from essential_sparsity.records import record
 from essential_sparsity.report.figures.ages import plot_ages
 from essential_sparsity.report.figures.curves import plot_curves
 from essential_sparsity.report.figures.emergence import plot_emergence
@@ -29,7 +30,10 @@ def main(snakemake: Any) -> None:
     apply_style()
     axes = dict(snakemake.wildcards.items())
     tables = {name: of_axes(pd.read_parquet(path), axes) for name, path in snakemake.input.items()}
-    figure = PLOTS[snakemake.rule](**tables, **json.loads(snakemake.params.settings))
+    plot = PLOTS[snakemake.rule]
+    hints = get_type_hints(plot)
+    settings = {key: record(hints[key], value) for key, value in json.loads(snakemake.params.settings).items()}
+    figure = plot(**tables, **settings)
     for path in snakemake.output:
         save_figure(figure, Path(path))
 

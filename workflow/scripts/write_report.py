@@ -9,7 +9,9 @@ import pandas as pd
 
 from essential_sparsity.files import atomic_path, read_json
 from essential_sparsity.findings.tables import FINDINGS
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.planning.costs import stage_times
+from essential_sparsity.records import record
 from essential_sparsity.report.content import Study, report_content, report_data
 from essential_sparsity.report.figures.kinds import KINDS
 from essential_sparsity.report.page import TEMPLATE, render_report
@@ -32,7 +34,8 @@ def main(snakemake: Any) -> None:
     provenance = [read_json(path) for path in snakemake.input.provenance]
     weights = [*same_notes(provenance), *outlier_notes(tables["weights"])]
     study = Study(
-        name=snakemake.wildcards.study, title=snakemake.params.title, knees=json.loads(snakemake.params.knees),
+        name=snakemake.wildcards.study, title=snakemake.params.title,
+        knees=record(Settings, json.loads(snakemake.params.knees)),
         methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
         provenance=provenance,
         notes=[*steps, *weights, *change_notes(pd.read_parquet(snakemake.input.changes))],

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from essential_sparsity.findings.verdicts import STATISTICS, judge, region_text,
 from essential_sparsity.knees.samples import Examples
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-SETTINGS = {**frames.SETTINGS, "draws": 400}
+SETTINGS = replace(frames.SETTINGS, draws=400)
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------

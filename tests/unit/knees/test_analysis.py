@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import entries
 from essential_sparsity.knees.analysis import find_knees, headline
 from essential_sparsity.knees.curves import curves
 from essential_sparsity.knees.tables import KNEES
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
 from essential_sparsity.tables import stack
 
-SETTINGS: dict[str, Any] = {
-    "rules": ["tolerance", "kneedle", "two-segment"], "tolerance": 0.02, "sensitivity": 1.0,
-    "confidence": 0.95, "draws": 200,
-}  # fmt: skip
+SETTINGS = entries.knees(rules=["tolerance", "kneedle", "two-segment"])
 LEVELS = np.round(np.arange(0.1, 1.0, 0.1), 3)
 
 
@@ -134,7 +133,7 @@ def test_perplexity_is_read_on_the_scale_of_its_logarithm() -> None:
 def test_a_loss_above_chance_is_told_what_chance_is(metric: str, dense: float, bound: float) -> None:
     values = {0.1: dense, 0.2: 0.6 if metric == "accuracy" else 1e4, 0.3: 0.5 if metric == "accuracy" else 2e4}
     evaluations = pd.concat([rows("dense", {0.0: dense}, metric=metric), rows("m", values, metric=metric)])
-    found = find_knees(evaluations, {**SETTINGS, "rules": ["tolerance"], "tolerance": 0.1, "loss": "above_chance"})
+    found = find_knees(evaluations, replace(SETTINGS, rules=["tolerance"], tolerance=0.1, loss="above_chance"))
     assert found["value_at_knee"].tolist() == pytest.approx([bound, bound])
 
 
@@ -200,12 +199,12 @@ def test_curves_of_checkpoints_and_models_are_apart() -> None:
 
 def test_the_rows_fit_the_schema_and_follow_the_settings() -> None:
     evaluations = pd.concat([rows("dense", {0.0: 0.9}), rows("m", cliff(0.5))])
-    knees = find_knees(evaluations, {**SETTINGS, "rules": ["two-segment"]})
+    knees = find_knees(evaluations, replace(SETTINGS, rules=["two-segment"]))
     assert set(knees["rule"]) == {"two-segment"}
     checked = KNEES.typed(knees)
     assert len(checked) == 2
     assert checked["seed"].isna().sum() == 1
-    strict = find_knees(evaluations, {**SETTINGS, "tolerance": 0.5})
+    strict = find_knees(evaluations, replace(SETTINGS, tolerance=0.5))
     assert only(strict, rule="tolerance", seed=0)["censored"] == "right"
 
 

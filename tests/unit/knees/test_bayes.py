@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
+import entries
 from essential_sparsity.knees import bayes as knee_bayes
 from essential_sparsity.knees.bayes import LEAST_PROBABILITY, PRIOR
 from essential_sparsity.knees.readings import LEFT, NOT_CENSORED, RIGHT
 from essential_sparsity.knees.rules import find_knee, find_many
 
-SETTINGS: dict[str, Any] = {}
+SETTINGS = entries.knees()
 TWELVE = np.linspace(0, 0.95, 12)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import norm, t
 
+import entries
 from essential_sparsity.inference import Floats
 from essential_sparsity.knees.intervals import OPEN_ABOVE, OPEN_BELOW, knee_interval, quantiles, value_bounds
 from essential_sparsity.knees.readings import Knee, Readings
@@ -25,7 +27,7 @@ from essential_sparsity.knees.resampling import (
 from essential_sparsity.knees.rules import find_knee, find_many
 
 LEVELS = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-SETTINGS: dict[str, Any] = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0, "confidence": 0.95, "draws": 400}
+SETTINGS = entries.knees(draws=400)
 RULES = ("tolerance", "kneedle", "two-segment", "curvature", "bayes")
 
 
@@ -142,7 +144,7 @@ def test_nothing_is_drawn_from_one_example_and_one_seed() -> None:
 
 def interval_of(rule: str, scores: Floats, score: Floats | None = None, **settings: Any) -> tuple[Any, Knee]:
     score = scores.mean(axis=0) if score is None else score
-    merged = {**SETTINGS, **settings}
+    merged = replace(SETTINGS, **settings)
     knee = find_knee(LEVELS, score, rule, merged)
     return knee_interval(LEVELS, scores, knee, find_many(LEVELS, scores, rule, merged), rule, merged, None), knee
 
@@ -264,7 +266,7 @@ def test_draws_without_a_threshold_are_left_out() -> None:
     # Above chance at 0.7 by two standard errors: a few dense models of the draws are not, and have no tolerance.
     scores = falling(0.0) - 0.1 * (LEVELS == 0)
     scores[:, 0] += 0.05 * np.random.default_rng(0).normal(size=len(scores))
-    settings = {**SETTINGS, "loss": "above_chance", "tolerance": 0.3}
+    settings = replace(SETTINGS, loss="above_chance", tolerance=0.3)
     knee = find_knee(LEVELS, scores.mean(axis=0), "tolerance", settings, 0.7)
     readings = find_many(LEVELS, scores, "tolerance", settings, 0.7)
     assert 0 < np.isnan(readings.knee).mean() < 0.05

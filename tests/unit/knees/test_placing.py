@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +21,12 @@ from essential_sparsity.knees.placing import (
     REASONS,
     SPENT,
     Placement,
+    Placing,
     next_levels,
 )
 
 START = (0.1, 0.3, 0.5, 0.7, 0.9)
-DEFAULT: dict[str, Any] = {"tolerance": 0.01, "budget": 12, "width": 0.01, "per_round": 2}
+DEFAULT = Placing(0.01, "relative", (), 12, 0.01, 2)
 
 Curve = Callable[[float], float]
 
@@ -52,7 +53,7 @@ def sweep(curve: Curve, start: tuple[float, ...] = START, chance: float | None =
     run = Run([0.0, *start])
     for _ in range(100):
         sparsity = np.array(sorted(run.levels))
-        placed = next_levels(sparsity, np.array([curve(s) for s in sparsity]), {**DEFAULT, **settings}, chance)
+        placed = next_levels(sparsity, np.array([curve(s) for s in sparsity]), replace(DEFAULT, **settings), chance)
         run.placements.append(placed)
         assert bool(placed.levels) != bool(placed.reason), "either levels or a reason"
         if placed.reason:
@@ -169,7 +170,7 @@ def test_a_misleading_curve_costs_no_more_than_division(loss_low: float, loss_hi
     low, high, rounds = 300, 500, 0
     while high - low > 10:
         sparsity = np.array([0.0, low / 1000, high / 1000])
-        placed = next_levels(sparsity, np.array([1.0, 1 - loss_low, 1 - loss_high]), {**DEFAULT, "budget": 40})
+        placed = next_levels(sparsity, np.array([1.0, 1 - loss_low, 1 - loss_high]), replace(DEFAULT, budget=40))
         ends = [low, *(round(1000 * s) for s in placed.levels), high]
         low, high = max(pairwise(ends), key=lambda piece: piece[1] - piece[0])
         rounds += 1
@@ -270,10 +271,10 @@ def test_a_loss_in_points_and_one_above_chance_are_other_thresholds() -> None:
 def test_what_cannot_be_placed_ends_with_the_reason(
     sparsity: list[float], score: list[float], settings: dict[str, Any], reason: str
 ) -> None:
-    placed = next_levels(np.array(sparsity), np.array(score), {**DEFAULT, **settings}, chance=0.5)
+    placed = next_levels(np.array(sparsity), np.array(score), replace(DEFAULT, **settings), chance=0.5)
     assert (placed.levels, placed.reason) == ((), reason)
 
 
 def test_a_chance_that_is_not_known_is_no_threshold() -> None:
-    placed = next_levels(np.array([0.0, 0.1]), np.array([0.9, 0.8]), {**DEFAULT, "loss": "above_chance"})
+    placed = next_levels(np.array([0.0, 0.1]), np.array([0.9, 0.8]), replace(DEFAULT, loss="above_chance"))
     assert placed.reason == NO_CHANCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from kneed import KneeLocator
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
+import entries
 from essential_sparsity.knees.curvature import BANDWIDTH, isotonic
 from essential_sparsity.knees.kneedle import chord_slope, first_knee
 from essential_sparsity.knees.readings import CODES, LEFT, NOT_CENSORED, RIGHT, Knee, is_flat
 from essential_sparsity.knees.rules import RULE_NAMES, RULES, find_knee, find_many, value_at
 
-SETTINGS: dict[str, Any] = {"tolerance": 0.02, "loss": "relative", "sensitivity": 1.0}
+SETTINGS = entries.knees()
 GRID = np.round(np.arange(0.0, 1.0, 0.05), 3)
 UNEVEN = np.array([0.0, 0.1, 0.3, 0.4, 0.55, 0.6, 0.62, 0.7, 0.85, 0.95])
 FAST = settings(deadline=None, derandomize=True, max_examples=40)
@@ -55,7 +57,7 @@ def test_tolerance_gives_the_place_where_the_interpolated_curve_first_falls_belo
 ) -> None:
     # Whatever happens after the first failure, recovery included, does not matter.
     curve = np.r_[np.full(first, 0.9), 0.9 * (1 - tolerance) - further, np.array(later[first + 1 : GRID.size])]
-    found = find_knee(GRID, curve, "tolerance", {"tolerance": tolerance})
+    found = find_knee(GRID, curve, "tolerance", replace(SETTINGS, tolerance=tolerance))
     dense = np.linspace(0, GRID[-1], 200_001)
     oracle = dense[np.flatnonzero(np.interp(dense, GRID, curve) < 0.9 * (1 - tolerance))[0]]
     assert found.knee == pytest.approx(oracle, abs=1e-5)
@@ -65,7 +67,7 @@ def test_tolerance_gives_the_place_where_the_interpolated_curve_first_falls_belo
 
 def test_tolerance_is_met_exactly_at_the_bound() -> None:
     curve = np.array([1.0, 0.9, 0.75, 0.5])
-    found = find_knee(np.array([0.0, 0.1, 0.2, 0.3]), curve, "tolerance", {"tolerance": 0.25})
+    found = find_knee(np.array([0.0, 0.1, 0.2, 0.3]), curve, "tolerance", replace(SETTINGS, tolerance=0.25))
     assert found == Knee(pytest.approx(0.2), grid_low=0.2, grid_high=0.3)
 
 
@@ -91,13 +93,13 @@ def test_tolerance_is_censored_where_nothing_fails_or_everything_does() -> None:
     [("relative", 0.18), ("absolute", 0.2), ("above_chance", 0.1)],
 )
 def test_a_tolerance_is_a_fraction_of_what_the_loss_says(loss: str, knee: float) -> None:
-    found = find_knee(GRID, 0.9 - 0.5 * GRID, "tolerance", {"tolerance": 0.1, "loss": loss}, chance=0.4)
+    found = find_knee(GRID, 0.9 - 0.5 * GRID, "tolerance", replace(SETTINGS, tolerance=0.1, loss=loss), chance=0.4)
     assert found.knee == pytest.approx(knee)
 
 
 def test_the_default_loss_is_relative() -> None:
     curve = 0.9 - 0.5 * GRID
-    assert find_knee(GRID, curve, "tolerance", {"tolerance": 0.1}).knee == pytest.approx(0.18)
+    assert find_knee(GRID, curve, "tolerance", replace(SETTINGS, tolerance=0.1)).knee == pytest.approx(0.18)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_the_default_loss_is_relative() -> None:
     ],
 )
 def test_without_a_distance_to_chance_there_is_no_loss_above_chance(chance: float | None, reason: str) -> None:
-    asked = {"tolerance": 0.02, "loss": "above_chance"}
+    asked = replace(SETTINGS, loss="above_chance")
     assert find_knee(GRID, broken_line(0.5), "tolerance", asked, chance) == Knee(None, flags=(reason,))
     assert np.isnan(find_many(GRID, broken_line(0.5)[None], "tolerance", asked, chance).knee).all()
 
@@ -128,7 +130,7 @@ def test_relative_losses_do_not_depend_on_the_unit(scale: float, seed: int) -> N
 @FAST
 @given(st.floats(0.1, 50.0), st.floats(-20.0, 20.0), st.integers(0, 100))
 def test_losses_above_chance_do_not_depend_on_the_unit_nor_on_its_zero(scale: float, shift: float, seed: int) -> None:
-    asked = {"tolerance": 0.05, "loss": "above_chance"}
+    asked = replace(SETTINGS, tolerance=0.05, loss="above_chance")
     curves = random_curves(5, GRID, seed)
     one = find_many(GRID, curves, "tolerance", asked, 0.2)
     other = find_many(GRID, scale * curves + shift, "tolerance", asked, scale * 0.2 + shift)
@@ -208,7 +210,7 @@ def test_kneedle_is_the_library_on_a_finely_sampled_smooth_curve(levels: np.ndar
     steps = 2000
     fine = np.linspace(0, levels[-1], steps + 1)
     curves = random_curves(25, levels, 17)
-    found = find_many(levels, curves, "kneedle", {"sensitivity": sensitivity})
+    found = find_many(levels, curves, "kneedle", replace(SETTINGS, sensitivity=sensitivity))
     # S counts steps of the levels; the library's are those of the sampling.
     asked = sensitivity * steps / (len(levels) - 1)
     expected = np.array([kneed(fine, PchipInterpolator(levels, curve)(fine), asked) for curve in curves])
@@ -403,8 +405,8 @@ def test_no_share_of_nothing_can_be_lost(values: list[float]) -> None:
     assert found.knee is None
     assert found.flags == ("the dense value is 0, of which no share can be lost",)
     assert np.isnan(find_many(sparsity, np.array([values]), "tolerance", SETTINGS).knee).all()
-    points = find_knee(sparsity, np.array(values), "tolerance", {**SETTINGS, "loss": "absolute"})
-    assert points.knee == (0.3 if not any(values) else pytest.approx(0.2 + 0.1 * SETTINGS["tolerance"] / 0.3))
+    points = find_knee(sparsity, np.array(values), "tolerance", replace(SETTINGS, loss="absolute"))
+    assert points.knee == (0.3 if not any(values) else pytest.approx(0.2 + 0.1 * SETTINGS.tolerance / 0.3))
 
 
 @pytest.mark.parametrize("curve", STRAIGHT)
@@ -432,7 +434,7 @@ def test_shapes_do_not_depend_on_the_unit(rule: str) -> None:
 )
 @pytest.mark.parametrize("levels", [GRID, UNEVEN], ids=["even", "uneven"])
 def test_many_curves_are_read_as_each_is(rule: str, levels: np.ndarray, loss: str) -> None:
-    asked = {**SETTINGS, "loss": loss}
+    asked = replace(SETTINGS, loss=loss)
     curves = random_curves(40, levels, 7)
     curves[3, 4], curves[8, 0], curves[9] = math.nan, -math.inf, 0.7
     many = find_many(levels, curves, rule, asked, 0.2)

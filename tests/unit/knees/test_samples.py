@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import entries
 from essential_sparsity.evaluation.tables import EXAMPLES
 from essential_sparsity.knees.analysis import ONE_SEED, TWO_SEEDS, UNEVEN_SEEDS, Analysis, analyse
 from essential_sparsity.knees.samples import Examples
@@ -18,9 +20,7 @@ from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
 from essential_sparsity.metrics.registry import compute_metric
 from essential_sparsity.tables import write_table
 
-SETTINGS: dict[str, Any] = {
-    "rules": ["tolerance", "two-segment"], "tolerance": 0.02, "loss": "relative", "confidence": 0.95, "draws": 200,
-}  # fmt: skip
+SETTINGS = entries.knees(rules=["tolerance", "two-segment"], draws=200)
 LEVELS = (0.2, 0.4, 0.6, 0.8)
 N = 120
 
@@ -71,7 +71,7 @@ class Study:
 
     def analysis(self, **settings: Any) -> Analysis:
         examples = Examples(self.folder, drawn=frozenset({"finetune", "random"}))
-        found = analyse(pd.DataFrame(self.rows), {**SETTINGS, **settings}, examples)
+        found = analyse(pd.DataFrame(self.rows), replace(SETTINGS, **settings), examples)
         return Analysis(KNEES.typed(found.knees), CURVES.typed(found.curves), DIFFERENCES.typed(found.differences))
 
     def mean(self, rule: str = "tolerance") -> pd.Series:

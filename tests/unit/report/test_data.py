@@ -38,7 +38,7 @@ def test_curves_are_the_rows_of_their_table() -> None:
 def test_knees_are_those_of_the_mean_curves_the_headline_first() -> None:
     knees = frames.knees()
     data = report_data.curve_data(frames.levels(), knees)
-    assert {tuple(knee["rule"] for knee in curve["knees"]) for curve in data} == {tuple(frames.SETTINGS["rules"])}
+    assert {tuple(knee["rule"] for knee in curve["knees"]) for curve in data} == {tuple(frames.SETTINGS.rules)}
     found = sorted(knee["knee"] for curve in data for knee in curve["knees"] if knee["knee"] is not None)
     expected = sorted(100 * knees.loc[knees["seed"].isna(), "knee"].dropna())
     np.testing.assert_allclose(found, expected, atol=0.051)

@@ -61,7 +61,7 @@ def test_a_missing_knee_has_its_reason_beside_it() -> None:
 
 def test_knees_by_every_rule_have_intervals_and_levels() -> None:
     knees = frames.knees()
-    table = report_tables.knees_table(knees, frames.SETTINGS["rules"], *LABELS)
+    table = report_tables.knees_table(knees, frames.SETTINGS.rules, *LABELS)
     assert len(table.rows) == 7
     mean = knees[knees["seed"].isna() & (knees["rule"] == "tolerance") & (knees["task"] == frames.PLOTS)]
     one = mean[mean["method"] == "magnitude-global"].iloc[0]
@@ -72,7 +72,7 @@ def test_knees_by_every_rule_have_intervals_and_levels() -> None:
 
 def test_more_curves_than_a_page_shows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_tables, "SHOWN_CURVES", 3)
-    table = report_tables.knees_table(frames.knees(), frames.SETTINGS["rules"], *LABELS)
+    table = report_tables.knees_table(frames.knees(), frames.SETTINGS.rules, *LABELS)
     assert len(table.rows) == 3 and table.note.startswith("4 further curves")
 
 

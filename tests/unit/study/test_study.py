@@ -14,6 +14,7 @@ import yaml
 
 from essential_sparsity.data.tasks import Finetuning, Perplexity
 from essential_sparsity.errors import UserError
+from essential_sparsity.knees.placing import Placing
 from essential_sparsity.methods.levels import sparsity_name
 from essential_sparsity.study.asked import Evaluation
 from essential_sparsity.study.checks import check_batches
@@ -757,18 +758,16 @@ def test_an_empty_mapping_places_levels_with_the_defaults() -> None:
     study = build(placing({}))
     # Two methods, two tasks.
     assert len(study.sweeps) == 4
-    assert study.sweeps[0].settings == {
-        "tolerance": 0.01, "start": ["0.100", "0.300", "0.500", "0.700", "0.900"], "budget": 12, "width": 0.01,
-        "per_round": 2,
-    }  # fmt: skip
-    assert {e.sparsity for e in study.evaluations if e.method != DENSE} == set(study.sweeps[0].settings["start"])
+    start = ["0.100", "0.300", "0.500", "0.700", "0.900"]
+    assert study.sweeps[0].settings == Placing(0.01, "relative", start, 12, 0.01, 2)
+    assert {e.sparsity for e in study.evaluations if e.method != DENSE} == set(study.sweeps[0].settings.start)
     assert build().sweeps == []
 
 
 def test_a_tolerance_of_its_own_leaves_that_of_the_knees() -> None:
     study = build(placing({"tolerance": 0.05}))
-    assert study.sweeps[0].settings["tolerance"] == 0.05
-    assert study.config["knees"]["tolerance"] == 0.01
+    assert study.sweeps[0].settings.tolerance == 0.05
+    assert study.knees.tolerance == 0.01
 
 
 def test_sweeps_have_the_seeds_that_matter() -> None:
@@ -819,7 +818,7 @@ def test_placed_levels_join_those_that_are_known() -> None:
 def test_the_worst_case_is_every_budget_spent() -> None:
     study = build(placing({"budget": 10, "per_round": 2}))
     # Each of four curves has ten levels, the dense one among them, at most; all but one at two seeds.
-    levels = [0.01, 0.02, 0.03, 0.04, *map(float, study.sweeps[0].settings["start"])]
+    levels = [0.01, 0.02, 0.03, 0.04, *map(float, study.sweeps[0].settings.start)]
     count = len({e for s in study.sweeps for e in study.sweep_evaluations(s, levels)})
     # Four levels beyond the five of the start, two a round, after the first round.
     assert study.worst_case() == f"Adaptive: at most {count} evaluations in 3 rounds for 4 curves (10 levels each)."
@@ -848,7 +847,7 @@ def test_what_levels_depend_on_is_not_the_name_of_the_study_nor_the_rules() -> N
     content = placing({})
     content.update(study="another", knees={"tolerance": 0.01, "rules": ["kneedle"]})
     other = build(content)
-    assert [one.placing(s) for s in one.sweeps] == [other.placing(s) for s in other.sweeps]
+    assert [s.settings for s in one.sweeps] == [s.settings for s in other.sweeps]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Schemas are the gate: they check what a user wrote and fill in the defaults, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 Kind = TypeVar("Kind")
@@ -20,25 +20,30 @@ def record(hint: Any, values: Any) -> Any:
     """Return a record of plain values, those within it too.
 
     Args:
-        hint: A dataclass, or a type that names some: of several, that one is made whose literals the values have.
+        hint: A dataclass, or a type that names some: of several, that one is made whose keys and literals the values
+            have.
         values: What a schema has let through.
 
     Raises:
         TypeError: A key that the dataclass lacks, or one that it requires.
     """
-    if not isinstance(values, Mapping):
+    kinds: list[Any] = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+    if kinds and isinstance(values, list):
+        return [record(kinds[0], value) for value in values]
+    if not kinds or not isinstance(values, Mapping):
         return values
-    kind = next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and _fits(kind, values)), None)
+    kind = next((kind for kind in kinds if len(kinds) == 1 or _fits(kind, values)), None)
     if kind is None:
-        return values
+        raise TypeError(f"{sorted(values)} are arguments of none of {', '.join(kind.__name__ for kind in kinds)}")
     hints = get_type_hints(kind)
-    made: Any = kind
-    return made(**{key: record(hints.get(key), value) for key, value in values.items()})
+    return kind(**{key: record(hints.get(key), value) for key, value in values.items()})
 
 
 def _fits(kind: Any, values: Mapping[str, Any]) -> bool:
+    required = {field.name for field in fields(kind) if field.default is MISSING}
     literals = {key: get_args(hint) for key, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
-    return all(values.get(key) in allowed for key, allowed in literals.items())
+    known = required <= set(values) <= {field.name for field in fields(kind)}
+    return known and all(values[key] in allowed for key, allowed in literals.items())
 
 
 def plain(found: Any) -> dict[str, Any]:

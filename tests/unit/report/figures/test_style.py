@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -223,7 +224,7 @@ def test_a_method_without_any_knee_says_so() -> None:
         frames.BERT, "final", "random-global", frames.GENRE, 0.8, {0.3: 0.8, 0.5: 0.8, 0.7: 0.8, 0.9: 0.8}
     )
     evaluations = frames.typed(pd.DataFrame(rows), EVALUATIONS)
-    knees = frames.knees(evaluations, {**frames.SETTINGS, "rules": ["kneedle"]})
+    knees = frames.knees(evaluations, replace(frames.SETTINGS, rules=["kneedle"]))
     figure = plot_curves(evaluations, knees, frames.METHOD_LABELS, "task", "model", frames.SETTINGS)
     assert "no knee" in [t.get_text() for a in figure.axes for t in a.texts]
 
@@ -260,13 +261,15 @@ def test_chance_is_shown_only_within_reach(values: dict[float, float], shown: bo
     assert ("chance" in legend_texts(figure)) is shown
 
 
-def test_tolerance_of_perplexity_is_on_its_logarithm() -> None:
-    settings = {"tolerance": 0.02, "loss": "relative"}
-    assert plots.tolerated_value(26.0, "perplexity", settings, 5e4) == pytest.approx(26.0**1.02)
-    assert plots.tolerated_value(26.0, "word_perplexity", settings, 5e4) == pytest.approx(26.0**1.02)
-    assert plots.tolerated_value(0.85, "accuracy", settings, 0.5) == pytest.approx(0.833)
-    assert plots.tolerated_value(2.0, "masked_loss", settings, 9.0) == pytest.approx(2.04)
-    assert plots.tolerated_value(-0.5, "matthews", settings, 0.0) == pytest.approx(-0.51)
+@pytest.mark.parametrize(
+    ("dense", "metric", "chance", "expected"),
+    [
+        (26.0, "perplexity", 5e4, 26.0**1.02), (26.0, "word_perplexity", 5e4, 26.0**1.02),
+        (0.85, "accuracy", 0.5, 0.833), (2.0, "masked_loss", 9.0, 2.04), (-0.5, "matthews", 0.0, -0.51),
+    ],
+)  # fmt: skip
+def test_tolerance_of_perplexity_is_on_its_logarithm(dense: float, metric: str, chance: float, expected: float) -> None:
+    assert plots.tolerated_value(dense, metric, 0.02, "relative", chance) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -278,9 +281,9 @@ def test_tolerance_of_perplexity_is_on_its_logarithm() -> None:
     ],
 )
 def test_the_band_is_what_the_loss_tolerates(loss: str, accuracy: float, perplexity: float, text: str) -> None:
-    settings = {**frames.SETTINGS, "tolerance": 0.1, "loss": loss}
-    assert plots.tolerated_value(0.85, "accuracy", settings, 0.5) == pytest.approx(accuracy)
-    assert plots.tolerated_value(26.0, "perplexity", settings, 26_000.0) == pytest.approx(perplexity)
+    settings = replace(frames.SETTINGS, tolerance=0.1, loss=loss)
+    assert plots.tolerated_value(0.85, "accuracy", 0.1, loss, 0.5) == pytest.approx(accuracy)
+    assert plots.tolerated_value(26.0, "perplexity", 0.1, loss, 26_000.0) == pytest.approx(perplexity)
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.85, {0.3: 0.8, 0.5: 0.7, 0.9: 0.6})
     evaluations = frames.typed(pd.DataFrame(rows).assign(chance=0.5), EVALUATIONS)
     knees = frames.knees(evaluations, settings)
@@ -291,7 +294,7 @@ def test_the_band_is_what_the_loss_tolerates(loss: str, accuracy: float, perplex
 
 
 def test_where_nothing_is_tolerated_there_is_no_band() -> None:
-    settings = {**frames.SETTINGS, "loss": "above_chance"}
+    settings = replace(frames.SETTINGS, loss="above_chance")
     rows = frames.curve_rows(frames.BERT, "final", "random-global", frames.GENRE, 0.5, {0.3: 0.5, 0.5: 0.51, 0.9: 0.5})
     evaluations = frames.typed(pd.DataFrame(rows).assign(chance=0.5), EVALUATIONS)
     knees = frames.knees(evaluations, settings)
@@ -373,7 +376,7 @@ def test_texts_do_not_overlap(model: str, task: str, name: str | None, labels: d
 def test_five_rules_fit_into_the_legend_and_the_strip_of_knees() -> None:
     evaluations = frames.evaluations()
     evaluations = evaluations[evaluations["model"] == frames.SMOLLM]
-    settings = {**frames.SETTINGS, "rules": list(RULES)}
+    settings = replace(frames.SETTINGS, rules=list(RULES))
     figure = plot_curves(
         evaluations, frames.knees(evaluations, settings), frames.METHOD_LABELS, "task", "model", settings
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -76,7 +77,7 @@ def test_right_censored() -> None:
 
 def test_no_knee() -> None:
     flat = study(accuracy("magnitude-global", 0.8, dict.fromkeys((0.3, 0.5, 0.7), 0.8)))
-    text = sentences(flat, {**frames.SETTINGS, "rules": ["kneedle", "tolerance"]})[0]
+    text = sentences(flat, replace(frames.SETTINGS, rules=["kneedle", "tolerance"]))[0]
     assert text.startswith("By the rule Kneedle on plot or review, global magnitude has no knee")
     assert "flat curve" in text
 
@@ -109,7 +110,7 @@ def test_what_the_test_does_not_tell_apart_is_undecided(adjusted: float, beats: 
     place = {"model": BERT, "checkpoint": "final", "task": GENRE, "other_model": BERT, "other_checkpoint": "final"}
     row = {
         **place, "kind": "methods", "method": "random-global", "other_method": "magnitude-global", "flags": "",
-        "rule": frames.SETTINGS["rules"][0], "difference": -0.394, "ci_low": -0.9, "ci_high": 0.1,
+        "rule": frames.SETTINGS.rules[0], "difference": -0.394, "ci_low": -0.9, "ci_high": 0.1,
         "p_value": adjusted, "p_adjusted": adjusted,
     }  # fmt: skip
     curves = study(accuracy("magnitude-global", 0.8, PLATEAU), accuracy("random-global", 0.8, EARLY))
@@ -178,7 +179,7 @@ def test_the_largest_disagreement_of_the_rules_is_said() -> None:
 
 
 def test_one_rule_cannot_disagree() -> None:
-    settings = {**frames.SETTINGS, "rules": ["tolerance"]}
+    settings = replace(frames.SETTINGS, rules=["tolerance"])
     assert not any("disagree" in text for text in sentences(frames.evaluations(), settings))
 
 

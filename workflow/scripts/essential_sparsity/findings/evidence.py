@@ -13,7 +13,7 @@ from essential_sparsity.findings.estimates import Unit
 from essential_sparsity.knees.analysis import Curve, Measured, Reading, measure, read_knee
 from essential_sparsity.knees.curves import Curve as Place
 from essential_sparsity.knees.curves import curves
-from essential_sparsity.knees.readings import CODES, LEFT, RIGHT
+from essential_sparsity.knees.readings import CODES, LEFT, RIGHT, Settings
 from essential_sparsity.knees.samples import Examples
 
 
@@ -34,7 +34,7 @@ class Evidence:
     """
 
     def __init__(
-        self, evaluations: pd.DataFrame, examples: Examples, settings: Mapping[str, Any], last: Mapping[str, str],
+        self, evaluations: pd.DataFrame, examples: Examples, settings: Settings, last: Mapping[str, str],
         tables: Mapping[str, pd.DataFrame], drawn: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.evaluations = evaluations
@@ -52,7 +52,7 @@ class Evidence:
     @property
     def confidence(self) -> float:
         """The confidence of the intervals."""
-        return float(self.settings["confidence"])
+        return float(self.settings.confidence)
 
     def places(self) -> list[Place]:
         """Return all curves of the study."""
@@ -68,7 +68,7 @@ class Evidence:
             raise MissingEvidenceError(f"{'/'.join(place)} was not evaluated")
         if place not in self._measured:
             axes, rows = self._rows[place]
-            self._measured[place] = measure(axes, rows, self.settings["draws"], self._examples)
+            self._measured[place] = measure(axes, rows, self.settings.draws, self._examples)
         return self._measured[place]
 
     def of_part(self, part: Mapping[str, Any]) -> Iterator[Measured]:

@@ -51,7 +51,7 @@ def variance_share(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     sizes = {cell: cells.count(cell) for cell in cells}
     flags += [f"{name}: component below 0, taken as 0" for name in negative]
     flags.append(f"among {len(sizes)} curves of this study")
-    drawn = _drawn(observed, int(evidence.settings["draws"]))
+    drawn = _drawn(observed, int(evidence.settings.draws))
     low, high = quantiles(_known(_shares(components(cells, drawn), of["factor"])[0]), evidence.confidence)
     share = float(shares[0])
     return Estimate(share, min(float(low), share), max(float(high), share), min(sizes.values()), tuple(flags))

@@ -13,7 +13,7 @@ from essential_sparsity.inference import Floats
 from essential_sparsity.knees.curves import curves, mean_curve
 from essential_sparsity.knees.differences import CurveKnee, difference_rows
 from essential_sparsity.knees.intervals import Interval, knee_interval, value_bounds
-from essential_sparsity.knees.readings import Knee, Readings
+from essential_sparsity.knees.readings import Knee, Readings, Settings
 from essential_sparsity.knees.resampling import Draws, draw_mean, draw_seed, resampled_values
 from essential_sparsity.knees.rules import find_knee, find_many, value_at
 from essential_sparsity.knees.samples import Examples, sample_of
@@ -98,13 +98,13 @@ class _Read:
     doubts: tuple[str, ...]
 
 
-def find_knees(evaluations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def find_knees(evaluations: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Read the knees as :func:`analyse` does, without intervals."""
     read = (_read_curve(axes, rows, settings, None) for axes, rows in curves(evaluations))
     return _table([row for curve in read for row in curve.knees], KNEES)
 
 
-def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Examples) -> Analysis:
+def analyse(evaluations: pd.DataFrame, settings: Settings, examples: Examples) -> Analysis:
     """Read the knees of every curve: by each rule, for each seed and for the mean curve over the seeds.
 
     A level that no seed has a value for, and a missing dense model, leave a curve without a knee, and the flag says
@@ -117,7 +117,7 @@ def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Ex
         examples: The examples of the evaluations; where there are none seeds alone are resampled.
     """
     read = [_read_curve(axes, rows, settings, examples) for axes, rows in curves(evaluations)]
-    levels = [_level_rows(r.axes, r.rows, r.curve, settings["confidence"]) for r in read]
+    levels = [_level_rows(r.axes, r.rows, r.curve, settings.confidence) for r in read]
     found = [
         CurveKnee(
             r.axes["model"], r.axes["checkpoint"], r.axes["method"], r.axes["task"], reading.rule, reading.knee,
@@ -129,7 +129,7 @@ def analyse(evaluations: pd.DataFrame, settings: Mapping[str, Any], examples: Ex
     return Analysis(
         _table([row for r in read for row in r.knees], KNEES),
         pd.concat(levels, ignore_index=True) if levels else _table([], CURVES),
-        difference_rows(found, settings["confidence"])[list(DIFFERENCES.columns)],
+        difference_rows(found, settings.confidence)[list(DIFFERENCES.columns)],
     )
 
 
@@ -156,16 +156,16 @@ def measure(axes: Mapping[str, Any], rows: pd.DataFrame, draws: int, examples: E
 
 
 def _read_curve(
-    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Mapping[str, Any], examples: Examples | None
+    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Settings, examples: Examples | None
 ) -> _Read:  # fmt: skip
     """Read a mean curve and those of its seeds; without examples, without intervals."""
-    measured = measure(axes, rows, 0 if examples is None else settings["draws"], examples)
+    measured = measure(axes, rows, 0 if examples is None else settings.draws, examples)
     curve, several = measured.mean, len(measured.seeds) > 1
-    readings = [read_knee(curve, rule, settings) for rule in settings["rules"]]
+    readings = [read_knee(curve, rule, settings) for rule in settings.rules]
     knees = []
     for seed, own in measured.seeds.items():
         # The mean over one seed is that seed's curve, and is not read twice.
-        of_seed = [read_knee(own, rule, settings) for rule in settings["rules"]] if several else readings
+        of_seed = [read_knee(own, rule, settings) for rule in settings.rules] if several else readings
         knees += [_knee_row(axes, seed, 1, own, reading) for reading in of_seed]
     knees += [_knee_row(axes, pd.NA, len(measured.seeds), curve, reading) for reading in readings]
     return _Read(axes, rows, curve, readings, knees, measured.doubts)
@@ -193,7 +193,7 @@ def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why
     return Curve(sparsity, value, axes["metric"], chance_score(rows, axes["metric"]), draws, (*flags, *why))
 
 
-def read_knee(curve: Curve, rule: str, settings: Mapping[str, Any]) -> Reading:
+def read_knee(curve: Curve, rule: str, settings: Settings) -> Reading:
     """Read a knee off a curve and off its draws by a rule."""
     knee = find_knee(curve.sparsity, curve.score, rule, settings, curve.chance)
     if curve.draws is None or knee.knee is None:

@@ -95,7 +95,7 @@ def inverted(drawn: Drawn, confidence: float) -> tuple[float, float]:
     fine = np.interp(np.arange((len(sparsity) - 1) * _STEPS + 1) / _STEPS, np.arange(len(sparsity)), sparsity)
     # Without a knee are draws that have no threshold.
     scores = drawn.with_knee
-    above = scores - tolerated_score(scores[:, :1], drawn.settings, drawn.chance)
+    above = scores - tolerated_score(scores[:, :1], drawn.settings.tolerance, drawn.settings.loss, drawn.chance)
     right = np.clip(np.searchsorted(sparsity, fine), 1, len(sparsity) - 1)
     share = (fine - sparsity[right - 1]) / (sparsity[right] - sparsity[right - 1])
     bounds = quantiles(above[:, right - 1] * (1 - share) + above[:, right] * share, confidence)
@@ -198,11 +198,11 @@ def knee_interval(
     flags = without_text(without)
     if without > MOST_WITHOUT:
         return Interval(flags=tuple(flags))
-    tail = (1 - settings["confidence"]) / 2
+    tail = (1 - settings.confidence) / 2
     ends = ((OPEN_BELOW, CODES[LEFT]), (OPEN_ABOVE, CODES[RIGHT]))
     flags += [flag for flag, code in ends if _censored(readings, code) > tail]
     drawn = Drawn(sparsity, scores, readings, knee.knee, settings, chance)
-    low, high = CONSTRUCTIONS.get(rule, percentile)(drawn, settings["confidence"])
+    low, high = CONSTRUCTIONS.get(rule, percentile)(drawn, settings.confidence)
     return Interval(min(low, knee.knee), max(high, knee.knee), tuple(flags))
 
 

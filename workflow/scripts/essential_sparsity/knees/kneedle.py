@@ -30,7 +30,7 @@ def read_kneedle(sparsity: Floats, scores: Floats, settings: Settings, chance: f
     if rows.size == 0:
         return found
     places, distance = _turning_points(sparsity / sparsity[-1], _cubics(sparsity / sparsity[-1], scores[rows]))
-    knee = first_knee(distance[:, ::-1], settings["sensitivity"] / (len(sparsity) - 1))
+    knee = first_knee(distance[:, ::-1], settings.sensitivity / (len(sparsity) - 1))
     place = places[:, ::-1][np.arange(len(rows)), knee] * sparsity[-1]
     found.knee[rows] = np.where(knee < 0, np.nan, place)
     found.censored[found.knee < sparsity[1]] = CODES[LEFT]

@@ -9,9 +9,8 @@ Takahashi's ITP, ACM TOMS 2021, for several points a round).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -37,6 +36,27 @@ REASONS = (NARROW, SPENT, CENSORED, NO_DENSE, NOT_FINITE, NOTHING_TO_LOSE, NO_CH
 
 
 @dataclass(frozen=True)
+class Placing:
+    """How the levels of a curve are placed.
+
+    Attributes:
+        tolerance: Largest loss that counts as none.
+        loss: A key of :data:`knees.tolerance.LOSSES`: what the tolerance is a fraction of.
+        start: The levels of the first round, as they stand in paths.
+        budget: Known levels at most, the dense one among them.
+        width: Of a bracket that is narrow enough.
+        per_round: Levels that are evaluated at once.
+    """
+
+    tolerance: float
+    loss: str
+    start: Sequence[str]
+    budget: int
+    width: float
+    per_round: int
+
+
+@dataclass(frozen=True)
 class Placement:
     """What is to be evaluated next.
 
@@ -53,16 +73,13 @@ class Placement:
     reason: str = ""
 
 
-def next_levels(
-    sparsity: Floats, score: Floats, settings: Mapping[str, Any], chance: float | None = None
-) -> Placement:  # fmt: skip
+def next_levels(sparsity: Floats, score: Floats, settings: Placing, chance: float | None = None) -> Placement:
     """Place the levels of the next round of a curve.
 
     Args:
         sparsity: The levels known so far, ascending, with at most three decimals; the first must be 0, the dense model.
         score: Performance at each, higher is better: the metric, or minus the logarithm of perplexity.
-        settings: What the threshold depends on (``tolerance`` and ``loss``), and ``budget`` (known levels at most, the
-            dense one among them), ``width`` (of the bracket, that is narrow enough) and ``per_round``.
+        settings: How levels are placed.
         chance: The score of a model that knows nothing, where ``loss`` asks for it.
 
     Returns:
@@ -73,26 +90,26 @@ def next_levels(
     if not np.isfinite(score).all():
         return Placement((), None, None, NOT_FINITE)
     known = [round(s * _UNIT) for s in sparsity]
-    allowed = float(tolerated_score(score[:1], settings, chance)[0])
+    allowed = float(tolerated_score(score[:1], settings.tolerance, settings.loss, chance)[0])
     # Also where the threshold is NaN: nothing is left to lose, or chance is not known.
     if not allowed < score[0]:
-        unknown = settings.get("loss") == "above_chance" and (chance is None or not math.isfinite(chance))
+        unknown = settings.loss == "above_chance" and (chance is None or not math.isfinite(chance))
         return Placement((), None, None, NO_CHANCE if unknown else NOTHING_TO_LOSE)
     failed = np.flatnonzero(score < allowed)
-    left = settings["budget"] - len(known)
+    left = settings.budget - len(known)
     if failed.size == 0:
         low, high = known[-1], None
         reason = CENSORED if low >= _HIGHEST else SPENT if left <= 0 else ""
-        levels = [] if reason else _upwards(low, min(settings["per_round"], left))
+        levels = [] if reason else _upwards(low, min(settings.per_round, left))
         return _placed(levels, low, high, reason)
     first = int(failed[0])
     low, high = known[first - 1], known[first]
-    width = round(settings["width"] * _UNIT)
+    width = round(settings.width * _UNIT)
     reason = NARROW if high - low <= width else SPENT if left <= 0 else ""
     if reason:
         return _placed([], low, high, reason)
     guess = _guess(low, high, *(score[0] - s for s in (score[first - 1], score[first], allowed)))
-    return _placed(_within(low, high, guess, width, left, settings["per_round"]), low, high, "")
+    return _placed(_within(low, high, guess, width, left, settings.per_round), low, high, "")
 
 
 def _placed(levels: Sequence[int], low: int, high: int | None, reason: str) -> Placement:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,26 @@ CODES = {NOT_CENSORED: 0, LEFT: -1, RIGHT: 1}
 # What float64 leaves of an exact zero after a fit or a mean, relative to the values.
 ROUNDING = 1e-9
 
-Settings = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Settings:
+    """How knees are read: the study's key ``knees``.
+
+    Attributes:
+        rules: Those that are applied, the headline's first.
+        tolerance: Largest loss that counts as none, as a fraction of what ``loss`` says.
+        loss: A key of :data:`knees.tolerance.LOSSES`.
+        sensitivity: Kneedle's S: how many steps of decline must follow a knee.
+        confidence: The probability with which an interval is to hold the true knee.
+        draws: Bootstrap draws from which intervals and tests are made.
+    """
+
+    rules: Sequence[str]
+    tolerance: float
+    loss: str
+    sensitivity: float
+    confidence: float
+    draws: int
 
 
 @dataclass(frozen=True)

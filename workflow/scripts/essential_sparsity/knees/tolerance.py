@@ -10,8 +10,6 @@ import numpy as np
 from essential_sparsity.inference import Floats
 from essential_sparsity.knees.readings import CODES, LEFT, NOT_CENSORED, RIGHT, Readings, Settings
 
-DEFAULT_LOSS = "relative"
-
 
 def _of_the_dense_value(dense: Floats, chance: float | None) -> Floats:
     return np.where(dense == 0, np.nan, np.abs(dense))
@@ -35,21 +33,20 @@ LOSSES: dict[str, Callable[[Floats, float | None], Floats]] = {
 }
 
 
-def tolerated_score(dense: Floats, settings: Settings, chance: float | None, times: float = 1.0) -> Floats:
-    """Return the lowest scores that count as no loss, ``dense - times * tolerance * scale``.
+def tolerated_score(dense: Floats, tolerance: float, loss: str, chance: float | None) -> Floats:
+    """Return the lowest scores that count as no loss, ``dense - tolerance * scale``.
 
     Args:
         dense: Scores of the dense model, of any shape.
-        settings: The study's ``knees``: ``tolerance``, and ``loss``, a key of :data:`LOSSES`, which says what the
-            tolerance is a fraction of: ``relative`` ``|dense|``, ``absolute`` 1, ``above_chance`` ``dense - chance``.
+        tolerance: Largest loss that counts as none.
+        loss: A key of :data:`LOSSES`, which says what the tolerance is a fraction of: ``relative`` ``|dense|``,
+            ``absolute`` 1, ``above_chance`` ``dense - chance``.
         chance: The score of a model that knows nothing; None where it is not known.
-        times: How many tolerances below the dense score.
 
     Returns:
         The scores; NaN where the loss is ``above_chance`` and chance is not known or the dense model not above it.
     """
-    scale = LOSSES[settings.get("loss", DEFAULT_LOSS)](dense, chance)
-    bound: Floats = dense - times * settings["tolerance"] * scale
+    bound: Floats = dense - tolerance * LOSSES[loss](dense, chance)
     return bound
 
 
@@ -66,7 +63,7 @@ def read_tolerance(sparsity: Floats, scores: Floats, settings: Settings, chance:
     Fails: it fires early on a gentle slope before a cliff, and on one noisy level; it does not say whether the curve
     bends at all; a relative loss depends on where the metric's zero is.
     """
-    bound = tolerated_score(scores[:, 0], settings, chance)
+    bound = tolerated_score(scores[:, 0], settings.tolerance, settings.loss, chance)
     beyond = scores < bound[:, None]
     fails = beyond.any(axis=1)
     first = np.where(fails, beyond.argmax(axis=1), 1)
@@ -85,7 +82,7 @@ def explain_tolerance(
     """Say why a curve has no tolerated score."""
     if knee is not None:
         return ()
-    if settings.get("loss", DEFAULT_LOSS) == "relative":
+    if settings.loss == "relative":
         return ("the dense value is 0, of which no share can be lost",)
     if chance is None or not math.isfinite(chance):
         return ("chance is not known",)
@@ -96,7 +93,7 @@ def enclosing_levels(
     sparsity: Floats, score: Floats, settings: Settings, chance: float | None
 ) -> tuple[float | None, float | None]:
     """Return the levels between which the crossing lies; None for one that is the dense model, or beyond the grid."""
-    beyond = np.flatnonzero(score < tolerated_score(score[:1], settings, chance))
+    beyond = np.flatnonzero(score < tolerated_score(score[:1], settings.tolerance, settings.loss, chance))
     last_within = int(beyond[0]) - 1 if beyond.size else len(sparsity) - 1
     low = float(sparsity[last_within]) if last_within > 0 else None
     return low, float(sparsity[last_within + 1]) if beyond.size else None

@@ -13,6 +13,7 @@ import pandas as pd
 import vl_convert
 
 from essential_sparsity.checkpoints.steps import step_of
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.report import data as drawn
 from essential_sparsity.report import tables as report_tables
 from essential_sparsity.report.charts import chart_specs
@@ -49,7 +50,7 @@ class Study:
 
     name: str
     title: str
-    knees: Mapping[str, Any]
+    knees: Settings
     methods: Mapping[str, str]
     tasks: Mapping[str, Any]
     provenance: Sequence[Mapping[str, Any]]
@@ -64,11 +65,11 @@ class Study:
     @property
     def confidence(self) -> float:
         """The level of the intervals."""
-        return float(self.knees.get("confidence", 0.95))
+        return self.knees.confidence
 
     def rows(self, tables: Tables) -> pd.DataFrame:
         """Return the headline, a row a curve."""
-        rule = self.knees["rules"][0]
+        rule = self.knees.rules[0]
         return finding_rows(tables["evaluations"], tables["knees"], rule, self.methods, self.task_labels)
 
 
@@ -87,7 +88,7 @@ def report_data(study: Study, tables: Tables, rows: pd.DataFrame) -> dict[str, A
     return {
         "study": study.name,
         "first": {key: str(rows[column].iloc[0]) for key, column in first.items()} if len(rows) else {},
-        "labels": drawn.label_data(levels, study.knees["rules"], looks, study.methods, study.task_labels),
+        "labels": drawn.label_data(levels, study.knees.rules, looks, study.methods, study.task_labels),
         "curves": drawn.curve_data(levels, tables["knees"]),
         "maps": drawn.map_data(tables["layers"]),
         "weights": drawn.weight_data(tables["weights"]),
@@ -111,7 +112,7 @@ def report_content(
     labels = study.task_labels
     sizes = model_sizes(tables["layers"])
     first, others = report_tables.headline_tables(rows, sizes, study.confidence)
-    rules = study.knees["rules"]
+    rules = study.knees.rules
     return ReportContent(
         title=study.title, study=study.name,
         answer=" ".join(filter(None, [answer_sentence(rows, study.knees), verdicts_sentence(tables["findings"])])),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.knees.curves import Curve
+from essential_sparsity.knees.placing import Placing
 from essential_sparsity.methods.levels import sparsity_name
 from essential_sparsity.methods.rounds import check_levels, no_placing
 from essential_sparsity.study.registries import DENSE, Registries
@@ -74,39 +75,54 @@ def _chosen_checkpoints(
     return chosen
 
 
-def _entries(known: Registries) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """Yield the entries of curves: key, entry, and the levels that are known before any job."""
+@dataclass(frozen=True)
+class _Curves:
+    """An entry of curves: its key, what it names, the levels that are known, and how others are placed."""
+
+    key: str
+    models: list[str]
+    checkpoints: list[str]
+    methods: list[str]
+    tasks: list[str]
+    seeds: list[int]
+    levels: Sequence[str]
+    placing: Placing | None
+
+
+def _entries(known: Registries) -> Iterator[_Curves]:
     for i, entry in enumerate(known.config["curves"]):
         key = f"{known.file}, key curves[{i}]"
         where, sparsities = f"{key}.sparsities", entry["sparsities"]
+        placing, levels = None, []
         if "adaptive" in sparsities:
-            settings = checked_settings(sparsities["adaptive"], known.config["knees"]["tolerance"], f"{where}.adaptive")
-            entry, levels = {**entry, "adaptive": settings}, settings["start"]
+            placing = checked_settings(sparsities["adaptive"], known.knees, f"{where}.adaptive")
         else:
             levels = [sparsity_name(s, f"{where}[{j}]") for j, s in enumerate(sparsities)]
-        if not any(map(float, levels)):
+        names = {name: entry[name] for name in ("models", "checkpoints", "methods", "tasks", "seeds")}
+        found = _Curves(key, **names, levels=placing.start if placing else levels, placing=placing)
+        if not any(map(float, found.levels)):
             raise UserError(where, "no sparsity above 0", "at least one", "add the levels to prune to")
-        for method in entry["methods"]:
+        for method in found.methods:
             if rounds := known.method(method).rounds:
-                if "adaptive" in entry:
+                if placing:
                     raise no_placing(method, rounds, where)
                 check_levels(method, rounds, levels, where)
-        yield key, entry, levels
+        yield found
 
 
-def _curves_of(known: Registries, entry: Mapping[str, Any], key: str) -> Iterator[Curve]:
-    for model in entry["models"]:
+def _curves_of(known: Registries, entry: _Curves) -> Iterator[Curve]:
+    for model in entry.models:
         everything = known.checkpoints_of(model)
-        for checkpoint in _chosen_checkpoints(known, model, entry["checkpoints"], everything, f"{key}.checkpoints"):
-            for method, task in product(entry["methods"], entry["tasks"]):
+        for checkpoint in _chosen_checkpoints(known, model, entry.checkpoints, everything, f"{entry.key}.checkpoints"):
+            for method, task in product(entry.methods, entry.tasks):
                 yield model, checkpoint, method, task
 
 
 def _enumerate(known: Registries) -> Iterator[Evaluation]:
-    for key, entry, levels in _entries(known):
-        for curve in _curves_of(known, entry, key):
-            for level in ["0.000", *_levels(known, curve[2], levels)]:
-                yield from evaluations_of(known, curve, level, entry["seeds"])
+    for entry in _entries(known):
+        for curve in _curves_of(known, entry):
+            for level in ["0.000", *_levels(known, curve[2], entry.levels)]:
+                yield from evaluations_of(known, curve, level, entry.seeds)
 
 
 def evaluations_of(known: Registries, curve: Curve, level: str, seeds: Iterable[int]) -> Iterator[Evaluation]:
@@ -119,25 +135,23 @@ def evaluations_of(known: Registries, curve: Curve, level: str, seeds: Iterable[
 def _enumerate_sweeps(known: Registries) -> Iterator[Sweep]:
     """Yield the curves whose levels are placed; a method with a pattern N:M has one level, and none to place."""
     keys: dict[Curve, str] = {}
-    for key, entry, _ in _entries(known):
-        if "adaptive" not in entry:
+    for entry in _entries(known):
+        if entry.placing is None:
             continue
-        for curve in _curves_of(known, entry, key):
+        for curve in _curves_of(known, entry):
             if known.method(curve[2]).group is not None:
                 continue
-            if keys.setdefault(curve, key) != key:
+            if keys.setdefault(curve, entry.key) != entry.key:
                 raise UserError(
-                    f"{key}.sparsities", f"levels to be placed for {'/'.join(curve)}, as in {keys[curve]}",
+                    f"{entry.key}.sparsities", f"levels to be placed for {'/'.join(curve)}, as in {keys[curve]}",
                     "each curve in one entry", "take it out of one of the two",
                 )  # fmt: skip
             # Where nothing is drawn, all seeds are one evaluation.
-            seeds = sorted(
-                {e.seed for e in evaluations_of(known, curve, entry["adaptive"]["start"][-1], entry["seeds"])}
-            )
-            yield Sweep(*curve, seeds=tuple(seeds), settings=entry["adaptive"])
+            seeds = {e.seed for e in evaluations_of(known, curve, entry.levels[-1], entry.seeds)}
+            yield Sweep(*curve, seeds=tuple(sorted(seeds)), settings=entry.placing)
 
 
-def _levels(known: Registries, method: str, levels: list[str]) -> list[str]:
+def _levels(known: Registries, method: str, levels: Sequence[str]) -> Sequence[str]:
     """Return a method's levels: those of the curve, or of N:M the only one that it has."""
     found = known.method(method)
     return levels if found.group is None else [f"{found.sparsity(0.0):.3f}"]

@@ -11,6 +11,7 @@ from essential_sparsity.checkpoints.steps import FINAL, checkpoint_steps, hub_st
 from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.tasks import AnyTask, Task
 from essential_sparsity.errors import UserError, did_you_mean, quoted
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.methods.method import Method
 from essential_sparsity.methods.rounds import level_before, round_levels
 from essential_sparsity.methods.scores import SCORES
@@ -49,6 +50,11 @@ class Registries:
     methods: dict[str, Method]
     calibrations: dict[str, Calibration]
     tasks: dict[str, Task]
+
+    @property
+    def knees(self) -> Settings:
+        """How the study reads knees."""
+        return record(Settings, self.config["knees"])
 
     def where(self, kind: str, name: str) -> str:
         """Return the file and key that define a registry entry."""

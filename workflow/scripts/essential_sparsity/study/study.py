@@ -54,10 +54,6 @@ class Study(Registries):
         """Return the sweep of a curve."""
         return next(s for s in self.sweeps if s.curve == (model, checkpoint, method, task))
 
-    def placing(self, sweep: Sweep) -> dict[str, Any]:
-        """Return what the levels of a sweep depend on, besides its curve."""
-        return {"loss": self.config["knees"]["loss"], **sweep.settings}
-
     def sweep_evaluations(self, sweep: Sweep, levels: Iterable[float]) -> list[Evaluation]:
         """Return the evaluations of some levels of a curve, and of its dense model."""
         names = ["0.000", *(f"{level:.3f}" for level in levels)]

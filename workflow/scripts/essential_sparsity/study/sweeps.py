@@ -9,6 +9,8 @@ from typing import Any
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.knees.curves import Curve
+from essential_sparsity.knees.placing import Placing
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.methods.levels import sparsity_name
 
 
@@ -18,7 +20,7 @@ class Sweep:
 
     Attributes:
         seeds: Those that make a difference; all have the same levels.
-        settings: ``tolerance``, ``start`` (levels as they stand in paths), ``budget``, ``width`` and ``per_round``.
+        settings: How they are placed.
     """
 
     model: str
@@ -26,7 +28,7 @@ class Sweep:
     method: str
     task: str
     seeds: tuple[int, ...] = field(compare=False)
-    settings: Mapping[str, Any] = field(compare=False)
+    settings: Placing = field(compare=False)
 
     @property
     def curve(self) -> Curve:
@@ -34,12 +36,12 @@ class Sweep:
         return self.model, self.checkpoint, self.method, self.task
 
 
-def checked_settings(adaptive: Mapping[str, Any], tolerance: float, where: str) -> dict[str, Any]:
+def checked_settings(adaptive: Mapping[str, Any], knees: Settings, where: str) -> Placing:
     """Return the settings of a sweep with what a schema cannot check or fill in.
 
     Args:
         adaptive: ``adaptive`` of an entry of the study.
-        tolerance: That of the study's knees, for a sweep that names none.
+        knees: Those of the study, for a sweep that names no tolerance.
         where: The entry's place, for messages.
 
     Raises:
@@ -53,7 +55,7 @@ def checked_settings(adaptive: Mapping[str, Any], tolerance: float, where: str) 
             f"at least {needed}", "raise the budget, or take levels from `start`",
         )  # fmt: skip
     sparsity_name(adaptive["width"], f"{where}.width")
-    return {"tolerance": tolerance, **adaptive, "start": start}
+    return Placing(**{"tolerance": knees.tolerance, "loss": knees.loss, **adaptive, "start": start})
 
 
 def worst_case(sweeps: Sequence[Sweep], dense: int) -> str:
@@ -65,15 +67,15 @@ def worst_case(sweeps: Sequence[Sweep], dense: int) -> str:
     """
     if not sweeps:
         return ""
-    evaluations = dense + sum((s.settings["budget"] - 1) * len(s.seeds) for s in sweeps)
+    evaluations = dense + sum((s.settings.budget - 1) * len(s.seeds) for s in sweeps)
     rounds = max(_rounds(s.settings) for s in sweeps)
-    budgets = sorted({s.settings["budget"] for s in sweeps})
+    budgets = sorted({s.settings.budget for s in sweeps})
     each = str(budgets[0]) if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}"
     curves = "1 curve" if len(sweeps) == 1 else f"{len(sweeps)} curves"
     return f"Adaptive: at most {evaluations} evaluations in {rounds} rounds for {curves} ({each} levels each)."
 
 
-def _rounds(settings: Mapping[str, Any]) -> int:
+def _rounds(settings: Placing) -> int:
     """Return the most rounds of a sweep: its start, and those that spend the rest of its budget."""
-    later = int(settings["budget"]) - 1 - len(settings["start"])
-    return 1 + math.ceil(later / int(settings["per_round"]))
+    later = settings.budget - 1 - len(settings.start)
+    return 1 + math.ceil(later / settings.per_round)

@@ -15,9 +15,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from essential_sparsity.checkpoints.steps import checkpoint_label
 from essential_sparsity.knees.curves import curves, mean_curve
-from essential_sparsity.knees.readings import NOT_CENSORED
+from essential_sparsity.knees.readings import NOT_CENSORED, Settings
 from essential_sparsity.knees.rules import RULE_NAMES
-from essential_sparsity.knees.tolerance import DEFAULT_LOSS
 from essential_sparsity.metrics.registry import metric_of
 from essential_sparsity.report.figures import style
 
@@ -36,7 +35,7 @@ def plot_curves(
     method_labels: Mapping[str, str],
     task_label: str,
     model: str,
-    settings: Mapping[str, Any],
+    settings: Settings,
     bands: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw the metric over sparsity, a panel a checkpoint and a line a method, and the knees by every rule.
@@ -87,7 +86,10 @@ def plot_curves(
         here = {m: lines[checkpoint, m] for m in methods if (checkpoint, m) in lines}
         mean_knees = knees[(knees["checkpoint"] == checkpoint) & knees["seed"].isna()]
         dense = float(np.mean([mean_curve(frame)["value"].iloc[0] for frame in here.values()]))
-        limit, edge = (style.tolerated_value(dense, metric, settings, chance, n) for n in (1.0, _CLOSE_UP_TOLERANCES))
+        limit, edge = (
+            style.tolerated_value(dense, metric, n * settings.tolerance, settings.loss, chance)
+            for n in (1.0, _CLOSE_UP_TOLERANCES)
+        )
         for panel in panels[:-1]:
             _draw_lines(panel, here, looks, many_seeds)
             if bands is not None:
@@ -160,11 +162,13 @@ def _reach(evaluations: pd.DataFrame, metric: str, bands: pd.DataFrame | None = 
     return (float(np.exp(limits[0])), float(np.exp(limits[1]))) if metric_of(metric).logarithmic else limits
 
 
-def _needs_close_up(evaluations: pd.DataFrame, metric: str, settings: Mapping[str, Any]) -> bool:
+def _needs_close_up(evaluations: pd.DataFrame, metric: str, settings: Settings) -> bool:
     """Say whether the tolerance is too thin to be seen on the axis that holds every value."""
     low, high = (_transform(v, metric) for v in _reach(evaluations, metric))
     dense = float(evaluations.loc[evaluations["method"] == "dense", "value"].mean())
-    limit = style.tolerated_value(dense, metric, settings, float(evaluations["chance"].iloc[0]))
+    limit = style.tolerated_value(
+        dense, metric, settings.tolerance, settings.loss, float(evaluations["chance"].iloc[0])
+    )
     # Without a limit there is nothing to look at.
     return abs(_transform(limit, metric) - _transform(dense, metric)) < _VISIBLE_BAND * (high - low)
 
@@ -304,7 +308,7 @@ def _curves_legend(
     labels: Mapping[str, str],
     rules: Sequence[str],
     metric: str,
-    settings: Mapping[str, Any],
+    settings: Settings,
     chance: float | None,
     many_seeds: bool,
 ) -> None:
@@ -330,9 +334,9 @@ def _curves_legend(
     )  # fmt: skip
 
 
-def _tolerance_text(metric: str, settings: Mapping[str, Any]) -> str:
+def _tolerance_text(metric: str, settings: Settings) -> str:
     """Say how much of a metric is tolerated: ``2 % of the dense accuracy``."""
-    tolerance, loss = settings["tolerance"], settings.get("loss", DEFAULT_LOSS)
+    tolerance, loss = settings.tolerance, settings.loss
     of = f"{'log ' if metric_of(metric).logarithmic else ''}{metric.replace('_', ' ')}"
     if loss == "absolute":
         points = metric_of(metric).unit == "fraction"

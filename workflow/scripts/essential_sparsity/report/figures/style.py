@@ -79,7 +79,7 @@ def sort_checkpoints(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=checkpoint_age)
 
 
-def tolerated_value(dense: float, metric: str, settings: Mapping[str, Any], chance: float, times: float = 1.0) -> float:
+def tolerated_value(dense: float, metric: str, tolerance: float, loss: str, chance: float) -> float:
     """Return the worst value that the rule ``tolerance`` accepts, in the metric's unit; NaN where it accepts none.
 
     For perplexity and a relative loss this is ``dense ** (1 + tolerance)``, since the tolerance is on its logarithm.
@@ -87,12 +87,12 @@ def tolerated_value(dense: float, metric: str, settings: Mapping[str, Any], chan
     Args:
         dense: The value of the dense model.
         metric: What it is.
-        settings: The study's ``knees``: ``tolerance`` and ``loss``.
+        tolerance: Largest loss that counts as none.
+        loss: What it is a fraction of.
         chance: The value of a model that knows nothing.
-        times: How many tolerances below the dense model.
     """
     score, bottom = performance(np.array([dense, chance]), metric)
-    return float(value_of(tolerated_score(np.array([score]), settings, float(bottom), times), metric)[0])
+    return float(value_of(tolerated_score(np.array([score]), tolerance, loss, float(bottom)), metric)[0])
 
 
 def sort_methods(names: Iterable[str], labels: Mapping[str, str]) -> list[str]:

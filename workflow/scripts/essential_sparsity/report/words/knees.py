@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.checkpoints.steps import checkpoint_age, checkpoint_label
-from essential_sparsity.knees.readings import LEFT, RIGHT
+from essential_sparsity.knees.readings import LEFT, RIGHT, Settings
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.report.words.numbers import (  # fmt: skip
     Row,
@@ -153,7 +153,7 @@ def last_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[ages == last]
 
 
-def answer_sentence(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
+def answer_sentence(rows: pd.DataFrame, settings: Settings) -> str:
     """Answer the study's question in one sentence: the largest knee after pre-training, with its interval.
 
     It is that of the first model and task; a second pair follows in a clause, and more are counted.
@@ -187,12 +187,12 @@ def _subject(row: Row) -> str:
     return f"{row['model']} ({checkpoint_label(row['checkpoint'])})"
 
 
-def _sure(row: Row, settings: Mapping[str, Any]) -> str:
-    doubt = doubt_text(row, settings.get("confidence", 0.95))
+def _sure(row: Row, settings: Settings) -> str:
+    doubt = doubt_text(row, settings.confidence)
     return f" ({doubt})" if doubt else ""
 
 
-def _answer(row: Row, settings: Mapping[str, Any]) -> str:
+def _answer(row: Row, settings: Settings) -> str:
     lead = rule_text(settings)
     if pd.isna(row["knee"]):
         return f"{lead}, no method has a knee on {_subject(row)} for {row['task']}{_sure(row, settings)}"
@@ -201,7 +201,7 @@ def _answer(row: Row, settings: Mapping[str, Any]) -> str:
     return f"{lead}, {row['method']} can remove {knee} {way} before it breaks on {row['task']}"
 
 
-def _further(row: Row, first: Row, settings: Mapping[str, Any]) -> str:
+def _further(row: Row, first: Row, settings: Settings) -> str:
     where = row["task"] if row["model"] == first["model"] else f"{_subject(row)} on {row['task']}"
     if pd.isna(row["knee"]):
         return f"for {where} there is no knee{_sure(row, settings)}"

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from essential_sparsity.checkpoints.steps import checkpoint_label
-from essential_sparsity.knees.readings import LEFT, RIGHT
+from essential_sparsity.knees.readings import LEFT, RIGHT, Settings
 from essential_sparsity.knees.rules import RULE_NAMES
-from essential_sparsity.knees.tolerance import DEFAULT_LOSS
 from essential_sparsity.metrics.registry import metric_of
 
 PAPER = "Jaiswal et al. 2023"
@@ -78,17 +77,17 @@ def interval_text(row: Mapping[str, Any]) -> str:
     return range_text(row["ci_low"], row["ci_high"])
 
 
-def rule_text(settings: Mapping[str, Any]) -> str:
+def rule_text(settings: Settings) -> str:
     """Write how the headline's knees are read: ``At 2 % tolerance`` or ``By the rule Kneedle``.
 
     Args:
         settings: The study's ``knees``: ``rules``, the headline's first, and what the first needs.
     """
-    rule = settings["rules"][0]
+    rule = settings.rules[0]
     if rule != "tolerance":
         return f"By the rule {RULE_NAMES.get(rule, rule)}"
-    loss = settings.get("loss", DEFAULT_LOSS)
-    return "At " + _TOLERANCES[loss].format(share=percent(settings["tolerance"]), points=_points(settings))
+    loss = settings.loss
+    return "At " + _TOLERANCES[loss].format(share=percent(settings.tolerance), points=_points(settings))
 
 
 _TOLERANCES = {
@@ -104,18 +103,18 @@ _LOSSES = {
 }
 
 
-def _points(settings: Mapping[str, Any]) -> str:
+def _points(settings: Settings) -> str:
     """Write an absolute tolerance: ``2 points (of perplexity, 0.02 nats)``."""
-    return f"{round(100 * settings['tolerance'], 6):g} points (of perplexity, {settings['tolerance']:g} nats)"
+    return f"{round(100 * settings.tolerance, 6):g} points (of perplexity, {settings.tolerance:g} nats)"
 
 
-def reading_note(settings: Mapping[str, Any]) -> str:
+def reading_note(settings: Settings) -> str:
     """Say how the headline's knees are defined, for the line below their table."""
-    if settings["rules"][0] != "tolerance":
-        name = RULE_NAMES.get(settings["rules"][0], settings["rules"][0])
+    if settings.rules[0] != "tolerance":
+        name = RULE_NAMES.get(settings.rules[0], settings.rules[0])
         return f"Knees of the mean curve over the seeds by the rule {name}."
-    loss = _LOSSES[settings.get("loss", DEFAULT_LOSS)]
-    lost = loss.format(share=percent(settings["tolerance"]), points=_points(settings))
+    loss = _LOSSES[settings.loss]
+    lost = loss.format(share=percent(settings.tolerance), points=_points(settings))
     return (
         f"A knee is the sparsity at which the mean curve over the seeds, linearly interpolated between levels, first "
         f"loses more than {lost}."

@@ -10,7 +10,7 @@ import pandas as pd
 
 from essential_sparsity.checkpoints.steps import checkpoint_age, checkpoint_label, step_of
 from essential_sparsity.knees.curves import curves, mean_curve
-from essential_sparsity.knees.readings import LEFT
+from essential_sparsity.knees.readings import LEFT, Settings
 from essential_sparsity.knees.rules import RULE_NAMES
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
 from essential_sparsity.report.words.headline import finding_rows
@@ -51,7 +51,7 @@ def finding_sentences(
     evaluations: pd.DataFrame,
     knees: pd.DataFrame,
     differences: pd.DataFrame,
-    settings: Mapping[str, Any],
+    settings: Settings,
     method_labels: Mapping[str, str],
     task_labels: Mapping[str, str],
 ) -> list[str]:
@@ -65,7 +65,7 @@ def finding_sentences(
         method_labels: What a method is called, by its name in the registry.
         task_labels: What a task is called, by its name in the registry.
     """
-    rows = finding_rows(evaluations, knees, settings["rules"][0], method_labels, task_labels)
+    rows = finding_rows(evaluations, knees, settings.rules[0], method_labels, task_labels)
     levels = {finding_key(axes): mean_curve(frame) for axes, frame in curves(evaluations)}
     open_pairs = _not_told_apart(differences, settings)
     groups = list(groups_of(rows, ["model", "task_name", "checkpoint"]))
@@ -94,7 +94,7 @@ def _at_chance(group: Sequence[Row]) -> bool:
     return any(DENSE_AT_CHANCE in row["flags"] for row in group)
 
 
-def _headline_sentence(group: Sequence[Row], settings: Mapping[str, Any]) -> str:
+def _headline_sentence(group: Sequence[Row], settings: Settings) -> str:
     """Say the knees of all methods on one checkpoint and task."""
     lead = f"{rule_text(settings)} on {group[0]['task']}, "
     return lead + "; ".join([_full_clause(group[0]), *map(_short_clause, group[1:])]) + "."
@@ -139,10 +139,10 @@ def _chance_sentence(group: Sequence[Row]) -> str:
     )
 
 
-def _not_told_apart(differences: pd.DataFrame, settings: Mapping[str, Any]) -> set[Pair]:
+def _not_told_apart(differences: pd.DataFrame, settings: Settings) -> set[Pair]:
     """Return the pairs of curves whose knees by the headline's rule the test does not tell apart."""
-    mine = differences[differences["rule"] == settings["rules"][0]]
-    undecided = mine[mine["p_adjusted"] > 1 - settings.get("confidence", 0.95)]
+    mine = differences[differences["rule"] == settings.rules[0]]
+    undecided = mine[mine["p_adjusted"] > 1 - settings.confidence]
     return {
         frozenset({
             (row["model"], row["checkpoint"], row["task"], row["method"]),
@@ -244,9 +244,9 @@ def _change(start: Row, end: Row, levels: Mapping[Any, pd.DataFrame], open_pairs
     return f"{lead} is {'higher' if apart > 0 else 'lower'} ({pair})"
 
 
-def _disagreement_sentences(rows: pd.DataFrame, knees: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+def _disagreement_sentences(rows: pd.DataFrame, knees: pd.DataFrame, settings: Settings) -> list[str]:
     """Say where the rules lie furthest apart, and how often one finds nothing."""
-    rules = list(settings["rules"])
+    rules = list(settings.rules)
     if len(rules) < 2 or rows.empty:
         return []
     mean = knees[knees["seed"].isna()]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.knees.readings import Settings
 from essential_sparsity.report.words.numbers import (
     SUMMARY_COLUMNS,
     groups_of,
@@ -22,7 +21,7 @@ from essential_sparsity.report.words.numbers import (
 )
 
 
-def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
+def summary_text(rows: pd.DataFrame, settings: Settings) -> str:
     """Return the knees as a table for a terminal, in ASCII but for names, at most 110 columns wide.
 
     Args:
@@ -30,9 +29,9 @@ def summary_text(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
         settings: The study's ``knees``: ``rules``, the headline's first, and what the first needs.
     """
     how = rule_text(settings)
-    lines = [f"Knees {how[0].lower()}{how[1:]} (range: over {', '.join(settings['rules'])})", ""]
+    lines = [f"Knees {how[0].lower()}{how[1:]} (range: over {', '.join(settings.rules)})", ""]
     width = min(28, max([6, *rows["method"].str.len()]))
-    interval = f"{percent(settings.get('confidence', 0.95))} interval"
+    interval = f"{percent(settings.confidence)} interval"
     columns = f"  {'method':<{width}}  {'knee':>9}  {interval:>15}  {'value there':>11}  {'range':>14}  flags"
     for group in groups_of(rows, ["model", "task_name", "checkpoint"]):
         first = group[0]
