@@ -15,6 +15,7 @@ from essential_sparsity.checkpoints.steps import step_name, step_of
 from essential_sparsity.emergence.tables import CHANGES, HISTOGRAMS, TRAJECTORIES, WEIGHTS
 from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.files import canonical
+from essential_sparsity.findings.claims import Claim, KneeDifference, Part, Region, VarianceShare
 from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.knees.analysis import find_knees
 from essential_sparsity.knees.curves import curves, mean_curve
@@ -22,6 +23,7 @@ from essential_sparsity.knees.readings import Settings
 from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
 from essential_sparsity.planning.costs import COSTS
 from essential_sparsity.pruning.tables import LAYERS
+from essential_sparsity.records import plain
 from essential_sparsity.tables import Schema
 
 SMOLLM, BERT = "smollm2-135m-instruct", "bert-mini-reviews"
@@ -180,25 +182,23 @@ def differences() -> pd.DataFrame:
     return typed(pd.DataFrame(rows), DIFFERENCES)
 
 
-def claims() -> list[dict[str, Any]]:
+def claims() -> list[Claim]:
     """Return claims about the default study: one about both tasks, one that compares methods, one of no curve."""
 
-    def curve(model: str, method: str, task: str) -> dict[str, Any]:
-        checkpoint = "last"
-        return {"models": [model], "checkpoint": checkpoint, "method": method, "task": task, "rule": "tolerance"}
+    def curve(model: str, method: str, task: str) -> Part:
+        return Part(models=[model], checkpoint="last", method=method, task=task, rule="tolerance")
 
-    flat = {"finding": "essential-sparsity", "claim": "Curves stay flat up to a knee, then fall sharply."}
-    better = {"finding": "magnitude", "claim": "Magnitude removes more than chance does."}
-    sides = {
-        "one": curve(BERT, "magnitude-global", GENRE), "other": curve(BERT, "random-global", GENRE), "pairing": "none",
-    }  # fmt: skip
+    flat = ("essential-sparsity", "Curves stay flat up to a knee, then fall sharply.", "slope-ratio")
+    sides = KneeDifference(
+        one=curve(BERT, "magnitude-global", GENRE), other=curve(BERT, "random-global", GENRE), pairing="none"
+    )
+    share = VarianceShare(factor="task", rule="tolerance")
     return [
-        {**flat, "statistic": "slope-ratio", "of": curve(SMOLLM, "magnitude-global", PLOTS), "holds": {"above": 2}},
-        {**flat, "statistic": "slope-ratio", "of": curve(BERT, "magnitude-global", GENRE), "holds": {"above": 2}},
-        {**better, "statistic": "knee-difference", "of": sides, "holds": {"above": 0}},
-        {"finding": "tasks", "claim": "Tasks differ more than seeds.", "statistic": "variance-share",
-         "of": {"factor": "task", "rule": "tolerance"}, "holds": {"within": [0.5, 1]}},
-    ]  # fmt: skip
+        Claim(*flat, curve(SMOLLM, "magnitude-global", PLOTS), Region(above=2)),
+        Claim(*flat, curve(BERT, "magnitude-global", GENRE), Region(above=2)),
+        Claim("magnitude", "Magnitude removes more than chance does.", "knee-difference", sides, Region(above=0)),
+        Claim("tasks", "Tasks differ more than seeds.", "variance-share", share, Region(within=[0.5, 1])),
+    ]
 
 
 def findings() -> pd.DataFrame:
@@ -211,8 +211,8 @@ def findings() -> pd.DataFrame:
     ]
     names = ["estimate", "ci_low", "ci_high", "verdict", "holds_where", "diverged", "flags"]
     rows = [
-        {key: claim[key] for key in ("finding", "claim", "statistic")} | dict(zip(names, values, strict=True))
-        | {"of": canonical(claim["of"]), "n_seeds": 2, "study": "default", "scale": "desk"}
+        {key: getattr(claim, key) for key in ("finding", "claim", "statistic")} | dict(zip(names, values, strict=True))
+        | {"of": canonical(plain(claim.of)), "n_seeds": 2, "study": "default", "scale": "desk"}
         for claim, values in zip(claims(), made, strict=True)
     ]  # fmt: skip
     return typed(pd.DataFrame(rows), FINDINGS)

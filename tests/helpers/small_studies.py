@@ -11,7 +11,6 @@ import yaml
 
 import tiny
 from essential_sparsity.checkpoints.steps import step_of
-from essential_sparsity.data.kinds import held_out_splits, kind_of
 from essential_sparsity.findings.claims import parts_of
 from essential_sparsity.study.resolve import resolve
 from essential_sparsity.study.study import Study
@@ -31,7 +30,7 @@ _CALIBRATION = {"sequences": 4, "length": 32}
 def kind_of_task(study: Study, name: str) -> tuple[object, ...]:
     """Return what tells tasks apart that the workflow treats differently."""
     task, dataset = study.tasks[name], study.dataset_of(name)
-    return task["protocol"], kind_of(dataset), "image" in dataset, len(held_out_splits(dataset))
+    return task.protocol, dataset.kind, dataset.image is not None, len(dataset.held_out_splits)
 
 
 def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     study = resolved(config)
     findings = small.get("findings", [])
     named_levels = {level for f in findings for level in _levels(f)}
-    named_steps = {part["checkpoint"] for claim in study.claims for part in parts_of(claim)}
+    named_steps = {part.checkpoint for claim in study.claims for part in parts_of(claim.of)}
     ranked = {task for f in findings for task in list(f["of"].get("difficulty", ()))[:3]}
     seeds = 2 if any(f["statistic"] in ("variance-share", "mask-similarity") for f in findings) else 1
     for entry in small["curves"]:

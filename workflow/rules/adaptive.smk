@@ -77,9 +77,7 @@ checkpoint place_levels:
         **needs(),
     params:
         code=code("place_levels.py"),
-        settings=lambda wildcards: canonical(
-            plain(sweep_of(wildcards).settings)
-        ),
+        settings=lambda wildcards: canonical(plain(sweep_of(wildcards).settings)),
     message:
         "Placing levels of {wildcards.model}, {wildcards.checkpoint}, {wildcards.method} on {wildcards.task}, after round {wildcards.round}"
     script:

@@ -42,8 +42,7 @@ PLOTS = {
     ),
     "layers": (
         lambda study: sorted(models_and_tasks(study, dense=False)),
-        lambda wildcards: settings_of_task(wildcards)
-        | {"rule": study.knees.rules[0]},
+        lambda wildcards: settings_of_task(wildcards) | {"rule": study.knees.rules[0]},
     ),
     "weights": (
         lambda study: sorted({(model,) for model, _ in study.weights}),
@@ -65,15 +64,14 @@ PLOTS = {
     ),
     "ages": (
         lambda study: study.ageing(),
-        lambda wildcards: settings_of_task(wildcards)
-        | {"rule": study.knees.rules[0]},
+        lambda wildcards: settings_of_task(wildcards) | {"rule": study.knees.rules[0]},
     ),
     "findings": (
-        lambda study: list(
-            dict.fromkeys((claim["finding"],) for claim in study.claims)
-        ),
+        lambda study: list(dict.fromkeys((claim.finding,) for claim in study.claims)),
         lambda wildcards: {
-            "claims": [c for c in study.claims if c["finding"] == wildcards.finding],
+            "claims": [
+                plain(c) for c in study.claims if c.finding == wildcards.finding
+            ],
             "last": last_checkpoints(study),
             "methods": used_methods(),
             "tasks": {name: study.tasks[name].label for name in study.used_tasks()},

@@ -9,7 +9,7 @@ from essential_sparsity.study.claims import last_checkpoints
 
 def claimed_tables(wildcards):
     """Return the tables besides evaluations that the study's claims are judged by."""
-    needed = {TABLES_OF.get(claim["statistic"]) for claim in study.claims} - {None}
+    needed = {TABLES_OF.get(claim.statistic) for claim in study.claims} - {None}
     folder = f"results/studies/{study.name}/tables"
     return {name: f"{folder}/{name}.parquet" for name in sorted(needed)}
 
@@ -38,7 +38,7 @@ rule judge_findings:
     params:
         code=code("judge_findings.py"),
         examples="results/evaluations",
-        claims=lambda wildcards: canonical(study.claims),
+        claims=lambda wildcards: canonical(list(map(plain, study.claims))),
         last=canonical(last_checkpoints(study)),
         scale=study.config["scale"],
         drawn=canonical(study.drawn()),

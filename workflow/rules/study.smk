@@ -96,4 +96,4 @@ wildcard_constraints:
     seed=r"\d+",
     round=r"\d+",
     study=re.escape(study.name),
-    finding=one_of({claim["finding"] for claim in study.claims}),
+    finding=one_of({claim.finding for claim in study.claims}),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.files import atomic_path
-from essential_sparsity.findings.claims import TABLES_OF
+from essential_sparsity.findings.claims import TABLES_OF, Claim
 from essential_sparsity.findings.evidence import Evidence
 from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.findings.verdicts import judge
@@ -30,7 +30,7 @@ def main(snakemake: Any) -> None:
         {name: pd.read_parquet(path) for name, path in read.items() if path},
         drawn,
     )
-    claims = json.loads(snakemake.params.claims)
+    claims = [record(Claim, values) for values in json.loads(snakemake.params.claims)]
     frame = judge(claims, evidence, snakemake.wildcards.study, snakemake.params.scale)
     written = write_table(frame, FINDINGS, Path(snakemake.output.table))
     with atomic_path(snakemake.output.csv) as temporary:

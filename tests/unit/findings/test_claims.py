@@ -16,8 +16,9 @@ import frames
 import tiny
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import canonical
-from essential_sparsity.findings.claims import parts_of, places_of
+from essential_sparsity.findings.claims import Claim, Part, Region, ValueDifference, parts_of
 from essential_sparsity.findings.tables import ALL_FINDINGS
+from essential_sparsity.records import plain
 from essential_sparsity.report.figures.findings import panels_of, plot_findings
 from essential_sparsity.report.gathered import findings_markdown, gather_findings
 from essential_sparsity.report.words.verdicts import estimate_text, models_text, subject_text, verdicts_sentence
@@ -53,14 +54,14 @@ def test_rules_and_defaults_are_filled_in(planned: Callable[..., Study]) -> None
         {"statistic": "value-difference", "of": {"one": CURVE, "levels": [0.5]}},
         scale="paper",
     )
-    knee, slopes, values = (claim["of"] for claim in study.claims)
-    assert knee == {**CURVE, "checkpoint": "last", "rule": "tolerance"}
-    assert slopes["rule"] == "two-segment"
-    assert (values["over"], values["relative"], values["pairing"]) == ("mean", "none", "none")
-    last = {"tiny-bert": "step000012"}
-    assert places_of(next(parts_of(study.claims[0])), last) == [
-        ("tiny-bert", "step000012", "magnitude-global", "tiny-kind")
-    ]
+    knee, slopes, values = (claim.of for claim in study.claims)
+    assert plain(knee) == {**CURVE, "checkpoint": "last", "rule": "tolerance"}
+    assert isinstance(slopes, Part)
+    assert slopes.rule == "two-segment"
+    assert isinstance(values, ValueDifference)
+    assert (values.one.rule, values.over, values.relative, values.pairing) == ("tolerance", "mean", "none", "none")
+    (part,) = parts_of(knee)
+    assert part.places({"tiny-bert": "step000012"}) == [("tiny-bert", "step000012", "magnitude-global", "tiny-kind")]
 
 
 def test_a_study_makes_no_claim_unless_it_says_so(planned: Callable[..., Study]) -> None:
@@ -176,8 +177,7 @@ def test_open_intervals_and_missing_estimates_in_words() -> None:
 
 
 def test_a_comparison_is_named_by_what_differs() -> None:
-    claim = frames.claims()[2]
-    text = subject_text(claim["statistic"], claim["of"], frames.METHOD_LABELS, frames.TASK_LABELS)
+    text = subject_text(frames.findings()["of"][2], frames.METHOD_LABELS, frames.TASK_LABELS)
     assert text == f"global magnitude minus global random, {frames.BERT}, plot or review"
 
 
@@ -235,7 +235,7 @@ def test_of_a_group_the_mean_is_drawn_and_each_model_thinly() -> None:
     levels = frames.levels().query("model == @frames.BERT and checkpoint == 'step003000'")
     other = levels.assign(model=names[1], value=levels["value"] - 0.1 * levels["sparsity"])
     of = {**curve, "models": names}
-    claim = {"finding": "f", "claim": "c", "statistic": "knee", "of": of, "holds": {"above": 0.1}}
+    claim = Claim("f", "c", "knee", Part(**of), Region(above=0.1))
     row = {
         "finding": "f", "claim": "c", "statistic": "knee", "of": canonical(of), "estimate": 0.5, "ci_low": 0.2,
         "ci_high": 0.8, "n_seeds": 2, "verdict": "holds", "holds_where": "above 0.1", "flags": "",

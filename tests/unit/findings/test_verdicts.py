@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import frames
+from essential_sparsity.findings.claims import Claim, Group, Of, Part, Region, WeightDifference
+from essential_sparsity.findings.estimates import Estimate
 from essential_sparsity.findings.evidence import Evidence
 from essential_sparsity.findings.ranks import tau_bounds
 from essential_sparsity.findings.tables import FINDINGS
@@ -24,6 +26,7 @@ from essential_sparsity.findings.values import worst_bounds
 from essential_sparsity.findings.variance import components
 from essential_sparsity.findings.verdicts import STATISTICS, judge, region_text, verdict
 from essential_sparsity.knees.samples import Examples
+from essential_sparsity.records import record
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SETTINGS = replace(frames.SETTINGS, draws=400)
@@ -61,16 +64,19 @@ def test_a_verdict_says_whether_all_or_none_of_the_interval_lies_in_the_region(
     if end == "below":
         low, points = -math.inf, np.append(np.arange(-20, low, 0.25), points)
     inside = [holds_at(x, holds) for x in points]
-    assert verdict(low, high, holds) == ("holds" if all(inside) else "undecided" if any(inside) else "does not hold")
+    assert verdict(low, high, Region(**holds)) == (
+        "holds" if all(inside) else "undecided" if any(inside) else "does not hold"
+    )
 
 
 @pytest.mark.parametrize("interval", [(None, None), (math.nan, 3.0), (2.5, None)])
 def test_without_an_interval_nothing_is_decided(interval: tuple[float | None, float | None]) -> None:
-    assert verdict(*interval, {"above": 2}) == "undecided"
+    assert verdict(*interval, Region(above=2)) == "undecided"
 
 
 def test_regions_in_words() -> None:
-    assert [region_text(r) for r in ({"above": 2}, {"below": -0.5}, {"within": [-0.01, 0.01]})] == [
+    regions = (Region(above=2), Region(below=-0.5), Region(within=[-0.01, 0.01]))
+    assert [region_text(r) for r in regions] == [
         "above 2", "below -0.5", "from -0.01 to 0.01",
     ]  # fmt: skip
 
@@ -100,6 +106,10 @@ def bent(knee: float, before: float, after: float, dense: float = 0.9) -> dict[f
     return {s: dense - before * min(s, knee) - after * max(0.0, s - knee) for s in LEVELS}
 
 
+def estimate(statistic: str, of: dict[str, Any], known: Evidence) -> Estimate:
+    return STATISTICS[statistic](record(Of, of), known)
+
+
 def part(model: str = "a", method: str = "magnitude-global", rule: str = "tolerance", **other: Any) -> dict[str, Any]:
     models = [model] if isinstance(model, str) else model
     return {
@@ -112,9 +122,9 @@ MAGNITUDE, RANDOM = "magnitude-global", "random-global"
 
 def test_the_ratio_of_slopes_is_that_of_the_lines() -> None:
     known = evidence({("a", MAGNITUDE): bent(0.45, 0.1, 0.8)}, noise=0.0)
-    assert STATISTICS["slope-ratio"](part(rule="two-segment"), known).value == pytest.approx(8.0)
-    noisy = STATISTICS["slope-ratio"](
-        part(rule="two-segment"), evidence({("a", MAGNITUDE): bent(0.45, 0.1, 0.8)}, noise=0.004)
+    assert estimate("slope-ratio", part(rule="two-segment"), known).value == pytest.approx(8.0)
+    noisy = estimate(
+        "slope-ratio", part(rule="two-segment"), evidence({("a", MAGNITUDE): bent(0.45, 0.1, 0.8)}, noise=0.004)
     )
     assert noisy.low is not None and noisy.high is not None
     assert noisy.low < 8.0 < noisy.high and noisy.low > 1.0
@@ -122,13 +132,13 @@ def test_the_ratio_of_slopes_is_that_of_the_lines() -> None:
 
 @pytest.mark.parametrize("before", [0.0, -0.05])
 def test_a_curve_that_does_not_fall_before_its_knee_has_an_unbounded_ratio(before: float) -> None:
-    found = STATISTICS["slope-ratio"](
-        part(rule="two-segment"), evidence({("a", MAGNITUDE): bent(0.45, before, 0.8)}, noise=0.0005)
+    found = estimate(
+        "slope-ratio", part(rule="two-segment"), evidence({("a", MAGNITUDE): bent(0.45, before, 0.8)}, noise=0.0005)
     )
     assert found.high == math.inf
     assert found.low is not None and found.low > 20
-    assert verdict(found.low, found.high, {"above": 2}) == "holds"
-    assert verdict(found.low, found.high, {"within": [1, 100]}) != "holds"
+    assert verdict(found.low, found.high, Region(above=2)) == "holds"
+    assert verdict(found.low, found.high, Region(within=[1, 100])) != "holds"
 
 
 def test_differences_of_values_are_means_over_levels_or_the_worst() -> None:
@@ -136,19 +146,19 @@ def test_differences_of_values_are_means_over_levels_or_the_worst() -> None:
     known = evidence(curves, noise=0.0)
     of = {"one": part(), "other": part(method=RANDOM), "levels": [0.2, 0.6], "over": "mean", "relative": "none",
           "pairing": "none"}  # fmt: skip
-    assert STATISTICS["value-difference"](of, known).value == pytest.approx(0.1 * 0.4)
-    assert STATISTICS["value-difference"]({**of, "over": "worst"}, known).value == pytest.approx(0.06)
-    relative = STATISTICS["value-difference"]({**of, "relative": "dense"}, known)
+    assert estimate("value-difference", of, known).value == pytest.approx(0.1 * 0.4)
+    assert estimate("value-difference", {**of, "over": "worst"}, known).value == pytest.approx(0.06)
+    relative = estimate("value-difference", {**of, "relative": "dense"}, known)
     assert relative.value == pytest.approx(0.1 * 0.4 / 0.9)
     alone = {key: value for key, value in of.items() if key != "other"} | {"one": part(method=RANDOM)}
-    assert STATISTICS["value-difference"](alone, known).value == pytest.approx(-0.04)
+    assert estimate("value-difference", alone, known).value == pytest.approx(-0.04)
 
 
 def test_essential_levels_end_at_the_knee_of_the_reference() -> None:
     curves = {("a", MAGNITUDE): bent(0.45, 0.0, 2.0), ("a", RANDOM): bent(0.1, 0.0, 0.5)}
     of = {"one": part(), "other": part(method=RANDOM), "levels": "essential", "over": "mean", "relative": "none",
           "pairing": "none", "reference": part()}  # fmt: skip
-    found = STATISTICS["value-difference"](of, evidence(curves, noise=0.0))
+    found = estimate("value-difference", of, evidence(curves, noise=0.0))
     # Between the levels 40 and 50 % the tolerance of 2 % is reached at 41.8 %: the levels up to 40 % count.
     assert found.value == pytest.approx(np.mean([0.5 * (s - 0.1) for s in (0.1, 0.2, 0.3, 0.4)]))
     assert any(flag.endswith("41.8 %: 4") for flag in found.flags)
@@ -169,24 +179,24 @@ def test_the_worst_level_is_covered() -> None:
 def test_a_censored_knee_decides_nothing_on_the_side_where_it_is_not_known() -> None:
     flat = dict.fromkeys(LEVELS, 0.9)
     known = evidence({("a", MAGNITUDE): flat, ("a", RANDOM): bent(0.45, 0.0, 2.0)}, noise=0.0001)
-    found = STATISTICS["knee"](part(), known)
+    found = estimate("knee", part(), known)
     assert (found.low, found.high) == (pytest.approx(0.7, abs=1e-6), 1.0)
     of = {"one": part(), "other": part(method=RANDOM), "pairing": "none"}
-    apart = STATISTICS["knee-difference"](of, known)
-    assert verdict(apart.low, apart.high, {"above": 0.1}) == "holds"
+    apart = estimate("knee-difference", of, known)
+    assert verdict(apart.low, apart.high, Region(above=0.1)) == "holds"
     # It may be as large as the levels cannot show.
-    assert verdict(apart.low, apart.high, {"below": 0.3}) == "undecided"
-    turned = STATISTICS["knee-difference"]({"one": of["other"], "other": of["one"], "pairing": "none"}, known)
-    assert verdict(turned.low, turned.high, {"above": -0.3}) == "undecided"
+    assert verdict(apart.low, apart.high, Region(below=0.3)) == "undecided"
+    turned = estimate("knee-difference", {"one": of["other"], "other": of["one"], "pairing": "none"}, known)
+    assert verdict(turned.low, turned.high, Region(above=-0.3)) == "undecided"
 
 
 def test_groups_of_knees_are_compared_by_their_spread() -> None:
     knees = {"a0": 0.3, "a1": 0.34, "a2": 0.35, "b0": 0.5, "b1": 0.51, "b2": 0.56}
     known = evidence({(name, MAGNITUDE): bent(knee, 0.0, 9.0) for name, knee in knees.items()}, noise=0.0, seeds=1)
     of = {"one": part(["b0", "b1", "b2"]), "other": part(["a0", "a1", "a2"]), "pairing": "none"}
-    found = STATISTICS["knee-difference"](of, known)
+    found = estimate("knee-difference", of, known)
     # Read by the tolerance: 2 % of 0.9, on the interpolated curve.
-    read = {name: known.knee_units(part(name))[0].value for name in knees}
+    read = {name: known.knee_units(record(Part, part(name)))[0].value for name in knees}
     expected = stats.ttest_ind(
         [read[n] for n in ("b0", "b1", "b2")], [read[n] for n in ("a0", "a1", "a2")], equal_var=False
     ).confidence_interval(0.95)
@@ -254,10 +264,10 @@ def test_the_share_of_the_method_is_large_where_methods_differ() -> None:
         (model, method): bent(knee, 0.0, 2.0)
         for model in ("a", "b") for method, knee in ((MAGNITUDE, 0.6), (RANDOM, 0.2))
     }  # fmt: skip
-    found = STATISTICS["variance-share"]({"factor": "method", "rule": "tolerance"}, evidence(curves))
+    found = estimate("variance-share", {"factor": "method", "rule": "tolerance"}, evidence(curves))
     assert found.value is not None and found.value > 0.95
     assert found.low is not None and found.low > 0.9
-    seed = STATISTICS["variance-share"]({"factor": "seed", "rule": "tolerance"}, evidence(curves))
+    seed = estimate("variance-share", {"factor": "seed", "rule": "tolerance"}, evidence(curves))
     assert seed.high is not None and seed.high < 0.1
 
 
@@ -281,7 +291,7 @@ def test_similarity_is_averaged_over_levels_with_an_interval_over_seeds() -> Non
         known = evidence(
             {("a", MAGNITUDE): bent(0.4, 0, 1)}, tables={"similarities": similarities(values)}, drawn=drawn
         )
-        return STATISTICS["mask-similarity"](of, known)
+        return estimate("mask-similarity", of, known)
 
     expected = stats.ttest_1samp(np.array(values) + 0.2, 0).confidence_interval(0.95)
     assert (found(values, (RANDOM,)).low, found(values, (RANDOM,)).high) == pytest.approx((expected.low, expected.high))
@@ -298,11 +308,11 @@ def test_a_change_that_may_be_drift_does_not_exclude_that_there_is_none(p: float
     ])  # fmt: skip
     known = evidence({("a", MAGNITUDE): bent(0.4, 0, 1)}, tables={"changes": table})
     of = {"models": ["a"], "matrix": "all", "column": "hoyer", "alpha": 0.05}
-    found = STATISTICS["abrupt-change"](of, known)
+    found = estimate("abrupt-change", of, known)
     assert (found.value, found.low, found.high) == (0.5, low, 0.6)
     assert any(flag.startswith("largest p") for flag in found.flags)
     # A jump too small for the claim is too small, whether drift or not.
-    assert verdict(found.low, found.high, {"above": 0.7}) == "does not hold"
+    assert verdict(found.low, found.high, Region(above=0.7)) == "does not hold"
 
 
 def test_weights_are_weighted_by_the_size_of_their_matrix() -> None:
@@ -311,9 +321,10 @@ def test_weights_are_weighted_by_the_size_of_their_matrix() -> None:
         for m, shift in (("a", 1.0), ("b", 0.0)) for i, (n, k) in enumerate([(10, 1 + shift), (30, 2 + shift)])
     ]  # fmt: skip
     known = evidence({(m, MAGNITUDE): bent(0.4, 0, 1) for m in "ab"}, tables={"weights": pd.DataFrame(rows)})
-    groups = {side: {"models": [m], "checkpoint": "last"} for side, m in (("one", "a"), ("other", "b"))}
-    assert known.weights_of(groups["one"], "kurtosis")[0].value == pytest.approx(2.75)
-    found = STATISTICS["weight-statistic-difference"]({**groups, "column": "kurtosis", "pairing": "none"}, known)
+    one, other = (Group(models=[m], checkpoint="last") for m in "ab")
+    assert known.weights_of(one, "kurtosis")[0].value == pytest.approx(2.75)
+    of = WeightDifference(one=one, other=other, column="kurtosis", pairing="none")
+    found = STATISTICS["weight-statistic-difference"](of, known)
     assert found.value == pytest.approx(1.0)
     assert found.low is None
 
@@ -330,7 +341,7 @@ def test_rows_fit_the_schema_and_say_why_there_is_no_estimate() -> None:
         {"finding": "f", "claim": "c", "statistic": "knee", "of": part(), "holds": {"above": 0.3}},
         {"finding": "f", "claim": "c", "statistic": "knee", "of": part(method="lost"), "holds": {"above": 0.3}},
     ]
-    found = FINDINGS.typed(judge(claims, known, "s", "paper"))
+    found = FINDINGS.typed(judge([record(Claim, claim) for claim in claims], known, "s", "paper"))
     assert found["verdict"].tolist() == ["holds", "undecided"]
     assert np.isnan(found["estimate"][1]) and "a/final/lost" in found["flags"][1]
     assert found["diverged"][0] == f"a/final on {frames.GENRE}, seed 2"

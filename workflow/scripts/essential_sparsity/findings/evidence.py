@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from essential_sparsity.findings.claims import checkpoints_of, places_of
+from essential_sparsity.findings.claims import Group, Part
 from essential_sparsity.findings.estimates import Unit
 from essential_sparsity.knees.analysis import Curve, Measured, Reading, measure, read_knee
 from essential_sparsity.knees.curves import Curve as Place
@@ -52,7 +51,7 @@ class Evidence:
     @property
     def confidence(self) -> float:
         """The confidence of the intervals."""
-        return float(self.settings.confidence)
+        return self.settings.confidence
 
     def places(self) -> list[Place]:
         """Return all curves of the study."""
@@ -71,9 +70,9 @@ class Evidence:
             self._measured[place] = measure(axes, rows, self.settings.draws, self._examples)
         return self._measured[place]
 
-    def of_part(self, part: Mapping[str, Any]) -> Iterator[Measured]:
+    def of_part(self, part: Part) -> Iterator[Measured]:
         """Yield the curves of a part of a claim, one for each model."""
-        for place in places_of(part, self.last):
+        for place in part.places(self.last):
             yield self.measured(place)
 
     def reading(self, curve: Curve, rule: str) -> Reading:
@@ -87,18 +86,18 @@ class Evidence:
             raise MissingEvidenceError(f"no knee: {'; '.join(reading.knee.flags)}")
         return reading
 
-    def knee_units(self, part: Mapping[str, Any]) -> list[Unit]:
+    def knee_units(self, part: Part) -> list[Unit]:
         """Return the knees of a part of a claim, one for each model."""
         return [
-            knee_unit(found.mean, self.reading(found.mean, part["rule"]), len(found.seeds), found.doubts)
+            knee_unit(found.mean, self.reading(found.mean, part.rule), len(found.seeds), found.doubts)
             for found in self.of_part(part)
         ]
 
-    def weights_of(self, group: Mapping[str, Any], column: str) -> list[Unit]:
+    def weights_of(self, group: Group, column: str) -> list[Unit]:
         """Return a statistic of the weights of each model of a group: the mean over its matrices, weighted by size."""
         table = self.tables["weights"]
         units = []
-        for model, checkpoint in checkpoints_of(group, self.last).items():
+        for model, checkpoint in group.checkpoints(self.last).items():
             rows = table[(table["model"] == model) & (table["checkpoint"] == checkpoint)]
             if rows.empty:
                 raise MissingEvidenceError(f"the weights of {model}/{checkpoint} were not measured")

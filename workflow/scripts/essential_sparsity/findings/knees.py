@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from essential_sparsity.findings.claims import KneeDifference, Part
 from essential_sparsity.findings.estimates import ONE_MODEL, Estimate, bounds_of_draws, difference, mean, within
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
 from essential_sparsity.inference import Floats
@@ -18,7 +17,7 @@ UNBOUNDED = "the loss does not grow before the knee: the ratio is unbounded"
 OPEN_RATIO = "the interval is open above: in some draws the loss does not grow before the knee"
 
 
-def knee(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
+def knee(of: Part, evidence: Evidence) -> Estimate:
     """Return the knee of a curve, or the mean knee of several models.
 
     The interval of one model is that of the table of knees (docs/knees.md), open to the end of the scale where the
@@ -29,7 +28,7 @@ def knee(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     if len(units) > 1:
         return within(mean(units, evidence.confidence), 0.0, 1.0)
     measured = next(evidence.of_part(of))
-    reading = evidence.reading(measured.mean, of["rule"])
+    reading = evidence.reading(measured.mean, of.rule)
     found, unit = reading.interval, units[0]
     flags = tuple(dict.fromkeys([*unit.flags, *found.flags, ONE_MODEL]))
     if found.low is None or found.high is None:
@@ -41,19 +40,17 @@ def knee(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     return Estimate(unit.value, low, max(high, unit.most), unit.seeds, flags)
 
 
-def knee_difference(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
+def knee_difference(of: KneeDifference, evidence: Evidence) -> Estimate:
     """Return one knee minus another, of curves or of groups of models.
 
     Draws of curves of one task are paired; two tasks have examples of their own, and their draws are independent.
     Groups of pre-trainings: :func:`findings.estimates.difference`, as far as knees can differ at all.
     """
-    found = difference(
-        evidence.knee_units(of["one"]), evidence.knee_units(of["other"]), of["pairing"], evidence.confidence
-    )
+    found = difference(evidence.knee_units(of.one), evidence.knee_units(of.other), of.pairing, evidence.confidence)
     return within(found, -1.0, 1.0)
 
 
-def slope_ratio(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
+def slope_ratio(of: Part, evidence: Evidence) -> Estimate:
     """Return how many times faster the loss grows beyond the knee than before it.
 
     With k the knee by the rule, ``y = a + b s + c max(0, s - k)`` is fitted by least squares to the performance (nats
@@ -64,7 +61,7 @@ def slope_ratio(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     the ratio of a noisy straight line is above 1, too: a claim should ask for more than that.
     """
     measured = next(evidence.of_part(of))
-    curve, reading = measured.mean, evidence.reading(measured.mean, of["rule"])
+    curve, reading = measured.mean, evidence.reading(measured.mean, of.rule)
     assert reading.knee.knee is not None
     angle = _angles(curve.sparsity, curve.score[None], np.array([reading.knee.knee]))[0]
     flags = [*curve.flags, *reading.knee.flags, *measured.doubts, ONE_MODEL]

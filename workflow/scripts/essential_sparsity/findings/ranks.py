@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from essential_sparsity.findings.claims import RankCorrelation
 from essential_sparsity.findings.estimates import NO_DRAWS, ONE_MODEL, Estimate, bounds_of_draws
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
 from essential_sparsity.inference import Floats
 
 
-def rank_correlation(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
+def rank_correlation(of: RankCorrelation, evidence: Evidence) -> Estimate:
     """Return Kendall's tau-b between the stated difficulty of tasks and the knees of one model by one method.
 
     Its interval holds the quantiles over the draws, which are independent between tasks; it is about these tasks, not
     about tasks at large. Draws that swap two close knees pull it towards 0. Two knees of which a censored one may lie
     on either side of the other count as either order, and the interval has room for both.
     """
-    difficulty = np.array(list(of["difficulty"].values()), dtype=float)
-    units = [unit for task in of["difficulty"] for unit in evidence.knee_units({**of, "task": task})]
+    difficulty = np.array(list(of.difficulty.values()), dtype=float)
+    units = [unit for part in of.parts for unit in evidence.knee_units(part)]
     flags = tuple(dict.fromkeys([flag for unit in units for flag in unit.flags] + [ONE_MODEL]))
     value = tau_bounds(difficulty, *(np.array([[unit.value for unit in units]]),) * 2)[0, 0]
     if np.isnan(value):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from essential_sparsity.findings.claims import ESSENTIAL
+from essential_sparsity.findings.claims import ValueDifference
 from essential_sparsity.findings.estimates import NO_DRAWS, ONE_MODEL, Estimate, Unit, difference, mean
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
 from essential_sparsity.inference import Floats
@@ -15,7 +12,7 @@ from essential_sparsity.knees.analysis import Measured
 from essential_sparsity.knees.readings import NOT_CENSORED
 
 
-def value_difference(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
+def value_difference(of: ValueDifference, evidence: Evidence) -> Estimate:
     """Return the performance of one curve minus that of another, or minus its own dense value where no other is named.
 
     Performance is the metric where higher is better, and minus the logarithm of a perplexity (nats); with ``relative:
@@ -24,31 +21,32 @@ def value_difference(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     levels has the interval of :func:`findings.estimates.difference`; the worst level has that of
     :func:`worst_bounds`.
     """
-    one = list(evidence.of_part(of["one"]))
-    other = list(evidence.of_part(of["other"])) if "other" in of else []
+    one = list(evidence.of_part(of.one))
+    other = list(evidence.of_part(of.other)) if of.other else []
     levels, flags = _levels(of, evidence, [*one, *other])
-    if of["over"] == "worst":
+    if of.over == "worst":
         return _worst(of, evidence, one[0], other, levels, flags)
-    units = [_unit(m, _values(m, levels, of["relative"], not other), flags) for m in one]
+    units = [_unit(m, _values(m, levels, of.relative, not other), flags) for m in one]
     if not other:
         return mean(units, evidence.confidence)
-    others = [_unit(m, _values(m, levels, of["relative"], False), ()) for m in other]
-    return difference(units, others, of["pairing"], evidence.confidence)
+    others = [_unit(m, _values(m, levels, of.relative, False), ()) for m in other]
+    return difference(units, others, of.pairing, evidence.confidence)
 
 
 def _levels(
-    of: Mapping[str, Any], evidence: Evidence, found: list[Measured]
+    of: ValueDifference, evidence: Evidence, found: list[Measured]
 ) -> tuple[list[float], tuple[str, ...]]:  # fmt: skip
     """Return the levels to compare at, and what to doubt of them."""
     shared = sorted(set.intersection(*({round(float(s), 3) for s in m.mean.sparsity[1:]} for m in found)))
-    if of["levels"] != ESSENTIAL:
-        if missing := [level for level in of["levels"] if round(level, 3) not in shared]:
+    if not isinstance(of.levels, str):
+        if missing := [level for level in of.levels if round(level, 3) not in shared]:
             raise MissingEvidenceError(
                 f"not all curves have the levels {', '.join(f'{100 * level:g} %' for level in missing)}"
             )
-        return sorted(of["levels"]), ()
-    reference = next(evidence.of_part(of["reference"]))
-    reading = evidence.reading(reference.mean, of["reference"]["rule"])
+        return sorted(of.levels), ()
+    assert of.reference is not None, "checked with the study"
+    reference = next(evidence.of_part(of.reference))
+    reading = evidence.reading(reference.mean, of.reference.rule)
     assert reading.knee.knee is not None
     levels = [level for level in shared if level <= reading.knee.knee + 1e-9]
     if not levels:
@@ -86,10 +84,10 @@ def _unit(measured: Measured, found: tuple[Floats, Floats | None], flags: tuple[
 
 
 def _worst(
-    of: Mapping[str, Any], evidence: Evidence, one: Measured, other: list[Measured], levels: list[float],
+    of: ValueDifference, evidence: Evidence, one: Measured, other: list[Measured], levels: list[float],
     flags: tuple[str, ...],
 ) -> Estimate:  # fmt: skip
-    sides = [_values(m, levels, of["relative"], not other) for m in (one, *other)]
+    sides = [_values(m, levels, of.relative, not other) for m in (one, *other)]
     values = sides[0][0] - (sides[1][0] if other else 0.0)
     at = levels[int(np.abs(values).argmax())]
     doubts = [flag for m in (one, *other) for flag in (*m.mean.flags, *m.doubts)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from essential_sparsity.findings.claims import VarianceShare
 from essential_sparsity.findings.estimates import Estimate
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
 from essential_sparsity.inference import Floats, generator_of
@@ -29,7 +30,7 @@ class _Observation:
     draws: Floats | None
 
 
-def variance_share(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
+def variance_share(of: VarianceShare, evidence: Evidence) -> Estimate:
     """Return the share of a factor in the variance of the knees of single seeds, at each model's last checkpoint.
 
     Model, task and method are random factors, with what is left of their interactions and, where cells have several
@@ -41,18 +42,16 @@ def variance_share(of: Mapping[str, Any], evidence: Evidence) -> Estimate:
     cells = [o.cell for o in observed]
     values = np.array([o.knee for o in observed])
     found = components(cells, values[None])
-    if of["factor"] not in found:
-        raise MissingEvidenceError(
-            f"the curves do not tell the share of the {of['factor']} apart: {len(observed)} knees"
-        )
-    shares, negative = _shares(found, of["factor"])
+    if of.factor not in found:
+        raise MissingEvidenceError(f"the curves do not tell the share of the {of.factor} apart: {len(observed)} knees")
+    shares, negative = _shares(found, of.factor)
     if np.isnan(shares[0]):
         raise MissingEvidenceError("all knees are the same")
     sizes = {cell: cells.count(cell) for cell in cells}
     flags += [f"{name}: component below 0, taken as 0" for name in negative]
     flags.append(f"among {len(sizes)} curves of this study")
     drawn = _drawn(observed, int(evidence.settings.draws))
-    low, high = quantiles(_known(_shares(components(cells, drawn), of["factor"])[0]), evidence.confidence)
+    low, high = quantiles(_known(_shares(components(cells, drawn), of.factor)[0]), evidence.confidence)
     share = float(shares[0])
     return Estimate(share, min(float(low), share), max(float(high), share), min(sizes.values()), tuple(flags))
 
@@ -61,17 +60,17 @@ def _known(shares: Floats) -> Floats:
     return shares[~np.isnan(shares)]
 
 
-def _observed(of: Mapping[str, Any], evidence: Evidence) -> tuple[list[_Observation], list[str]]:
+def _observed(of: VarianceShare, evidence: Evidence) -> tuple[list[_Observation], list[str]]:
     """Return the knees of the claim's curves, and how many were left out."""
     observed, without, censored = [], 0, 0
     for place in evidence.places():
         model, checkpoint, method, task = place
-        chosen = zip((model, method, task), (of.get(key) for key in ("models", "methods", "tasks")), strict=True)
+        chosen = zip((model, method, task), (of.models, of.methods, of.tasks), strict=True)
         if checkpoint != evidence.last.get(model) or any(names and name not in names for name, names in chosen):
             continue
         for curve in evidence.measured(place).seeds.values():
             try:
-                reading = evidence.reading(curve, of["rule"])
+                reading = evidence.reading(curve, of.rule)
             except MissingEvidenceError:
                 without += 1
                 continue

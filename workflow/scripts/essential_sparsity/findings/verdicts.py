@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 
 from essential_sparsity.files import canonical
-from essential_sparsity.findings.claims import parts_of
+from essential_sparsity.findings.claims import Claim, Region, parts_of
 from essential_sparsity.findings.estimates import Estimate
 from essential_sparsity.findings.evidence import Evidence, MissingEvidenceError
 from essential_sparsity.findings.knees import knee, knee_difference, slope_ratio
@@ -19,9 +19,10 @@ from essential_sparsity.findings.tables import DOES_NOT_HOLD, FINDINGS, HOLDS, U
 from essential_sparsity.findings.values import value_difference
 from essential_sparsity.findings.variance import variance_share
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
+from essential_sparsity.records import plain
 
 # From what a claim is about and the evidence of its study, the estimate. Each is a pure function.
-Statistic = Callable[[Mapping[str, Any], Evidence], Estimate]
+Statistic = Callable[[Any, Evidence], Estimate]
 
 STATISTICS: dict[str, Statistic] = {
     "knee": knee,
@@ -36,34 +37,35 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-def verdict(low: float | None, high: float | None, holds: Mapping[str, Any]) -> str:
+def verdict(low: float | None, high: float | None, holds: Region) -> str:
     """Say whether a claim holds: its whole interval lies in the region, or outside it, or it is undecided.
 
     Args:
         low: The interval's lower bound, perhaps minus infinity; None or NaN where there is no interval.
         high: The upper bound.
-        holds: ``above`` or ``below`` a number, itself not among them, or ``within`` two, themselves among them.
+        holds: Bounds of ``within`` are in the region, those of the others are not.
     """
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return UNDECIDED
-    if "within" in holds:
-        least, most = holds["within"]
+    if holds.within is not None:
+        least, most = holds.within
         inside, outside = least <= low and high <= most, high < least or most < low
-    elif "above" in holds:
-        inside, outside = holds["above"] < low, high <= holds["above"]
+    elif holds.above is not None:
+        inside, outside = holds.above < low, high <= holds.above
     else:
-        inside, outside = high < holds["below"], holds["below"] <= low
+        assert holds.below is not None
+        inside, outside = high < holds.below, holds.below <= low
     return HOLDS if inside else DOES_NOT_HOLD if outside else UNDECIDED
 
 
-def region_text(holds: Mapping[str, Any]) -> str:
+def region_text(holds: Region) -> str:
     """Write where a claim holds: ``above 2``, ``from -0.01 to 0.01``."""
-    if "within" in holds:
-        return "from {:g} to {:g}".format(*holds["within"])
-    return " ".join(f"{side} {value:g}" for side, value in holds.items())
+    if holds.within is not None:
+        return "from {:g} to {:g}".format(*holds.within)
+    return " ".join(f"{side} {value:g}" for side, value in plain(holds).items())
 
 
-def judge(claims: Iterable[Mapping[str, Any]], evidence: Evidence, study: str, scale: str) -> pd.DataFrame:
+def judge(claims: Iterable[Claim], evidence: Evidence, study: str, scale: str) -> pd.DataFrame:
     """Return the table of findings.
 
     Args:
@@ -76,17 +78,17 @@ def judge(claims: Iterable[Mapping[str, Any]], evidence: Evidence, study: str, s
     return pd.DataFrame(rows, columns=list(FINDINGS.columns))
 
 
-def _row(claim: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
+def _row(claim: Claim, evidence: Evidence) -> dict[str, Any]:
     try:
-        found = STATISTICS[claim["statistic"]](claim["of"], evidence)
+        found = STATISTICS[claim.statistic](claim.of, evidence)
     except MissingEvidenceError as error:
         found = Estimate(n_seeds=0, flags=(str(error),))
-    decided = UNDECIDED if found.value is None else verdict(found.low, found.high, claim["holds"])
+    decided = UNDECIDED if found.value is None else verdict(found.low, found.high, claim.holds)
     return {
-        "finding": claim["finding"], "claim": claim["claim"], "statistic": claim["statistic"],
-        "of": canonical(claim["of"]), "estimate": _number(found.value), "ci_low": _number(found.low),
+        "finding": claim.finding, "claim": claim.claim, "statistic": claim.statistic,
+        "of": canonical(plain(claim.of)), "estimate": _number(found.value), "ci_low": _number(found.low),
         "ci_high": _number(found.high), "n_seeds": found.n_seeds, "verdict": decided,
-        "holds_where": region_text(claim["holds"]), "diverged": diverged(claim, evidence.evaluations),
+        "holds_where": region_text(claim.holds), "diverged": diverged(claim, evidence.evaluations),
         "flags": "; ".join(dict.fromkeys(found.flags)),
     }  # fmt: skip
 
@@ -95,7 +97,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def diverged(claim: Mapping[str, Any], evaluations: pd.DataFrame) -> str:
+def diverged(claim: Claim, evaluations: pd.DataFrame) -> str:
     """Name the dense models behind a claim that are at chance, or whose value is not finite, seed by seed.
 
     Args:
@@ -103,19 +105,11 @@ def diverged(claim: Mapping[str, Any], evaluations: pd.DataFrame) -> str:
         evaluations: The table of evaluations.
     """
     dense = evaluations[evaluations["method"] == "dense"]
-    parts = list(parts_of(claim))
-    of = claim["of"]
-    named = [
-        *(part["models"] for part in parts),
-        of.get("models", []),
-        *(of.get(s, {}).get("models", []) for s in _SIDES),
-    ]
-    models = {name for names in named for name in names}
-    tasks = {part["task"] for part in parts}
+    parts = parts_of(claim.of)
+    groups = [*parts, claim.of, *(getattr(claim.of, side, None) for side in ("one", "other"))]
+    models = {name for group in groups for name in getattr(group, "models", None) or ()}
+    tasks = {part.task for part in parts}
     value = dense["value"].astype(float)
     bad = dense["flags"].str.contains(DENSE_AT_CHANCE, regex=False) | ~value.map(math.isfinite)
     rows = dense[bad & (dense["model"].isin(models) | (not models)) & (dense["task"].isin(tasks) | (not tasks))]
     return "; ".join(f"{row.model}/{row.checkpoint} on {row.task}, seed {row.seed}" for row in rows.itertuples())
-
-
-_SIDES = ("one", "other")

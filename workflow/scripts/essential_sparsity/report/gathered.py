@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def findings_markdown(findings: pd.DataFrame) -> str:
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in records(findings):
-        subject = subject_text(row["statistic"], json.loads(row["of"]), {}, {})
+        subject = subject_text(row["of"], {}, {})
         cells = (
             row["finding"], f"{row['study']} ({row['scale']})", f"{statistic_text(row['statistic'])}: {subject}",
             estimate_text(row), row["holds_where"], row["verdict"],

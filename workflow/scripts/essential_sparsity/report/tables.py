@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,7 +241,7 @@ def verdicts_table(findings: pd.DataFrame, method_labels: Mapping[str, str], tas
             f"{row['finding']}\n{row['claim']}", str(row["verdict"]),
             estimate_text(row).replace(" (", "\n(", 1), str(row["holds_where"]),
             f"{_capital(statistic_text(row['statistic']))}\n"
-            f"{subject_text(row['statistic'], json.loads(row['of']), method_labels, task_labels)}",
+            f"{subject_text(row['of'], method_labels, task_labels)}",
             str(row["n_seeds"]), "; ".join(filter(None, [_diverged(row["diverged"]), row["flags"]])),
         )
         for row in records(findings)

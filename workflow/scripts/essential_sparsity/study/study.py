@@ -10,6 +10,7 @@ from typing import Any
 from essential_sparsity.checkpoints.steps import FINAL
 from essential_sparsity.data.kinds import FILES
 from essential_sparsity.errors import UserError, quoted
+from essential_sparsity.findings.claims import Claim
 from essential_sparsity.knees.curves import Curve
 from essential_sparsity.study.asked import Asked, Evaluation, evaluations_of, similarities
 from essential_sparsity.study.pairs import MaskPair, pair_masks
@@ -28,7 +29,7 @@ class Study(Registries):
     """
 
     asked: Asked
-    claims: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -16,11 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, ScalarFormatter
 
-from essential_sparsity.findings.claims import LAST, parts_of, places_of
+from essential_sparsity.findings.claims import LAST, Claim, Of, Part, Region, parts_of
 from essential_sparsity.findings.tables import DOES_NOT_HOLD, HOLDS, UNDECIDED
 from essential_sparsity.knees.curves import Curve as Place
 from essential_sparsity.knees.readings import LEFT, RIGHT
 from essential_sparsity.metrics.registry import metric_of, performance
+from essential_sparsity.records import plain, record
 from essential_sparsity.report.figures.style import palette, percent_tick
 from essential_sparsity.report.words.numbers import records
 from essential_sparsity.report.words.verdicts import estimate_text, models_text, statistic_text, subject_text
@@ -39,7 +40,7 @@ _WIDE = 30.0
 
 def plot_findings(
     findings: pd.DataFrame,
-    claims: Sequence[Mapping[str, Any]],
+    claims: Sequence[Claim],
     curves: pd.DataFrame,
     knees: pd.DataFrame,
     last: Mapping[str, str],
@@ -61,14 +62,14 @@ def plot_findings(
         tasks: What a task is called, by its name in the registry.
     """
     by_place: dict[Any, pd.DataFrame] = dict(list(curves.groupby(["model", "checkpoint", "method", "task"])))
-    rules = {place: part["rule"] for c in claims for part in parts_of(c) for place in places_of(part, last)}
+    rules = {place: part.rule for c in claims for part in parts_of(c.of) for place in part.places(last)}
     panels = [[p for p in panel if p in by_place] for panel in panels_of(claims, last)]
     # Of methods at one level there is no curve to see: the estimates say it.
     panels = [panel for panel in panels if any(len(by_place[place]) > 2 for place in panel)]
     shown = panels[:_PANELS]
     groups = {
         place: _joined_name(part, methods)
-        for c in claims for part in parts_of(c) if len(part["models"]) > 1 for place in places_of(part, last)
+        for c in claims for part in parts_of(c.of) if len(part.models) > 1 for place in part.places(last)
     }  # fmt: skip
     scales = findings["of"].map(lambda of: json.loads(of).get("column", ""))
     alike = [rows for _, rows in findings.groupby(["statistic", scales, "holds_where"], sort=False)]
@@ -95,11 +96,11 @@ def plot_findings(
     return figure
 
 
-def panels_of(claims: Sequence[Mapping[str, Any]], last: Mapping[str, str]) -> list[list[Place]]:
+def panels_of(claims: Sequence[Claim], last: Mapping[str, str]) -> list[list[Place]]:
     """Return the curves of claims by panel: those that a claim compares, and those of the same model, tasks apart."""
     panels: list[list[Place]] = []
     for claim in claims:
-        places = [place for part in parts_of(claim) for place in places_of(part, last)]
+        places = [place for part in parts_of(claim.of) for place in part.places(last)]
         for task in dict.fromkeys(place[3] for place in places):
             own = list(dict.fromkeys(place for place in places if place[3] == task))
             models = {(model, checkpoint, task) for model, checkpoint, _, _ in own}
@@ -189,10 +190,10 @@ def _names(panel: Sequence[Place], methods: Mapping[str, str]) -> dict[Place, st
     }
 
 
-def _joined_name(part: Mapping[str, Any], methods: Mapping[str, str]) -> str:
+def _joined_name(part: Part, methods: Mapping[str, str]) -> str:
     """Return what the curves of a group of models are called together."""
-    stage = [] if part["checkpoint"] == LAST else [part["checkpoint"]]
-    return ", ".join([models_text(part["models"]), *stage, methods.get(part["method"], part["method"])])
+    stage = [] if part.checkpoint == LAST else [part.checkpoint]
+    return ", ".join([models_text(part.models), *stage, methods.get(part.method, part.method)])
 
 
 def _knee_of(place: Place, knees: pd.DataFrame, rule: str) -> pd.Series[Any] | None:
@@ -225,19 +226,20 @@ def _mark_knee_of_one(
     return height
 
 
-def _region(rows: pd.DataFrame, claims: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _region(rows: pd.DataFrame, claims: Sequence[Claim]) -> Region:
     """Return where the claims of some rows, which have it in common, hold."""
     first = rows.iloc[0]
-    of = json.loads(first["of"])
-    return next(c["holds"] for c in claims if c["statistic"] == first["statistic"] and c["of"] == of)
+    of = record(Of, json.loads(first["of"]))
+    return next(c.holds for c in claims if c.statistic == first["statistic"] and c.of == of)
 
 
 def _draw_estimates(
-    axes: Axes, rows: pd.DataFrame, holds: Mapping[str, Any], methods: Mapping[str, str], tasks: Mapping[str, str]
+    axes: Axes, rows: pd.DataFrame, holds: Region, methods: Mapping[str, str], tasks: Mapping[str, str]
 ) -> None:
     """Draw estimates with their intervals, a row each, over the region where the claim holds; arrows are open ends."""
     numbers = rows[["estimate", "ci_low", "ci_high"]].to_numpy(float)
-    edges = [float(v) for v in np.ravel([*holds.values()])]
+    ((side, bounds),) = plain(holds).items()
+    edges = [float(v) for v in np.ravel(bounds)]
     finite = np.array([*numbers[np.isfinite(numbers)], *edges])
     wide = bool((finite > 0).all() and finite.max() / finite.min() > _WIDE)
     if wide:
@@ -246,8 +248,8 @@ def _draw_estimates(
     else:
         margin = 0.12 * (float(np.ptp(finite)) or abs(edges[0]) or 1.0)
         low, high = finite.min() - margin, finite.max() + margin
-    start = {"above": edges[0], "within": edges[0], "below": low}[next(iter(holds))]
-    stop = {"above": high, "within": edges[-1], "below": edges[0]}[next(iter(holds))]
+    start = {"above": edges[0], "within": edges[0], "below": low}[side]
+    stop = {"above": high, "within": edges[-1], "below": edges[0]}[side]
     axes.axvspan(start, stop, color="0.87", linewidth=0, zorder=0)
     for edge in edges:
         axes.axvline(edge, color="0.35", linewidth=1.0, linestyle="--", zorder=1)
@@ -266,7 +268,7 @@ def _draw_estimates(
         axes.annotate(
             text, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, annotation_clip=False
         )  # fmt: skip
-        subject = subject_text(row["statistic"], json.loads(row["of"]), methods, tasks)
+        subject = subject_text(row["of"], methods, tasks)
         labels.append("\n".join(textwrap.wrap(subject, 36)[:4]))
     axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)

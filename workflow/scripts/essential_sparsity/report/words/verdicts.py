@@ -10,8 +10,21 @@ from typing import Any
 
 import pandas as pd
 
-from essential_sparsity.findings.claims import LAST
+from essential_sparsity.findings.claims import (
+    LAST,
+    AbruptChange,
+    Group,
+    KneeDifference,
+    MaskSimilarity,
+    Of,
+    Part,
+    RankCorrelation,
+    ValueDifference,
+    VarianceShare,
+    WeightDifference,
+)
 from essential_sparsity.findings.tables import DOES_NOT_HOLD, HOLDS, UNDECIDED
+from essential_sparsity.records import record
 from essential_sparsity.report.words.numbers import records
 
 _LABELS = {
@@ -34,33 +47,35 @@ def statistic_text(statistic: str) -> str:
     return _LABELS[statistic]
 
 
-def subject_text(statistic: str, of: Mapping[str, Any], methods: Mapping[str, str], tasks: Mapping[str, str]) -> str:
+def subject_text(written: str, methods: Mapping[str, str], tasks: Mapping[str, str]) -> str:
     """Say what a statistic is of: ``bert-base, global magnitude, SST-2``, or of two things how they differ.
 
     Args:
-        statistic: Its name.
-        of: What the claim says that it is of.
+        written: The column ``of`` of the table of findings.
         methods: What a method is called, by its name in the registry.
         tasks: What a task is called, by its name in the registry.
     """
-    if "one" in of:
-        one, other = (_axes(of[side], methods, tasks) if side in of else None for side in ("one", "other"))
-        assert one is not None
-        at = _at(of) if statistic == "value-difference" else str(of.get("column", ""))
-        if other is None:
+    of = record(Of, json.loads(written))
+    if isinstance(of, ValueDifference | KneeDifference | WeightDifference):
+        one = _axes(of.one, methods, tasks)
+        at = of.column if isinstance(of, WeightDifference) else ""
+        if isinstance(of, ValueDifference):
+            at = _at(of.levels, of.over)
+        if of.other is None:
             return _joined([f"{_joined(one.values())} minus dense", at])
-        own = [[side[key] for key in side if one.get(key) != other.get(key)] for side in (one, other)]
+        other = _axes(of.other, methods, tasks)
+        own = [[text for key, text in side.items() if one.get(key) != other.get(key)] for side in (one, other)]
         common = [text for key, text in one.items() if other.get(key) == text]
         return _joined([f"{_joined(own[0]) or 'the same'} minus {_joined(own[1]) or 'the same'}", *common, at])
-    if statistic == "variance-share":
-        return f"the {of['factor']}, among the study's curves"
+    if isinstance(of, VarianceShare):
+        return f"the {of.factor}, among the study's curves"
+    if isinstance(of, AbruptChange):
+        return _joined([models_text(of.models), of.column, "all weights" if of.matrix == "all" else of.matrix])
     parts = list(_axes(of, methods, tasks).values())
-    if statistic == "mask-similarity":
-        parts += [" and ".join(methods.get(m, m) for m in of["methods"]), _at(of)]
-    if statistic == "abrupt-change":
-        parts += [of["column"], "all weights" if of["matrix"] == "all" else of["matrix"]]
-    if statistic == "rank-correlation":
-        parts.append(f"{len(of['difficulty'])} tasks")
+    if isinstance(of, MaskSimilarity):
+        parts += [" and ".join(methods.get(m, m) for m in of.methods), _at(of.levels)]
+    if isinstance(of, RankCorrelation):
+        parts += [methods.get(of.method, of.method), f"{len(of.difficulty)} tasks"]
     return _joined(parts)
 
 
@@ -72,25 +87,23 @@ def models_text(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= _NAMES else f"{names[0]} and {len(names) - 1} more"
 
 
-def _axes(part: Mapping[str, Any], methods: Mapping[str, str], tasks: Mapping[str, str]) -> dict[str, str]:
-    found = {"models": models_text(part["models"])}
-    if part.get("checkpoint", LAST) != LAST:
-        found["checkpoint"] = part["checkpoint"]
-    if "method" in part:
-        found["method"] = methods.get(part["method"], part["method"])
-    if "task" in part:
-        found["task"] = tasks.get(part["task"], part["task"])
+def _axes(group: Group, methods: Mapping[str, str], tasks: Mapping[str, str]) -> dict[str, str]:
+    found = {"models": models_text(group.models)}
+    if group.checkpoint != LAST:
+        found["checkpoint"] = group.checkpoint
+    if isinstance(group, Part):
+        found |= {"method": methods.get(group.method, group.method), "task": tasks.get(group.task, group.task)}
     return found
 
 
-def _at(of: Mapping[str, Any]) -> str:
-    if of["levels"] == "essential":
+def _at(levels: Sequence[float] | str, over: str = "mean") -> str:
+    if isinstance(levels, str):
         where = "up to the knee"
-    elif len(of["levels"]) <= _NAMES:
-        where = "at " + ", ".join(f"{100 * level:g} %" for level in of["levels"])
+    elif len(levels) <= _NAMES:
+        where = "at " + ", ".join(f"{100 * level:g} %" for level in levels)
     else:
-        where = f"at {len(of['levels'])} levels"
-    return f"worst {where}" if of.get("over") == "worst" else where
+        where = f"at {len(levels)} levels"
+    return f"worst {where}" if over == "worst" else where
 
 
 def _joined(parts: Any) -> str:
@@ -148,7 +161,7 @@ def verdict_lines(findings: pd.DataFrame, methods: Mapping[str, str], tasks: Map
     for name, rows in findings.groupby("finding", sort=False):
         lines.append(f"{name}: {rows['claim'].iloc[0]}")
         for row in records(rows):
-            subject = subject_text(row["statistic"], json.loads(row["of"]), methods, tasks)
+            subject = subject_text(row["of"], methods, tasks)
             doubt = f"; {row['flags']}" if row["verdict"] == UNDECIDED and row["flags"] else ""
             lines.append(
                 f"  {row['verdict']}: {statistic_text(row['statistic'])} of {subject}: {estimate_text(row)}, "
