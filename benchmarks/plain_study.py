@@ -11,7 +11,7 @@ of a pre-training, language modelling and fine-tuning, methods that need no cali
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from essential_sparsity.pruning.bits import Packed
 from essential_sparsity.pruning.masks import Pruning, no_pruning, unpack
 from essential_sparsity.pruning.prune import PrunableModel, measure, prune_levels
 from essential_sparsity.sources.fetch import fetch, table_splits
+from essential_sparsity.sources.kinds import Local, OwnStep, Source, Wheel
 from essential_sparsity.study.asked import Evaluation
 from essential_sparsity.study.registries import DENSE
 from essential_sparsity.study.resolve import resolve
@@ -59,12 +60,12 @@ class Script:
         self.rows = {name: self.read_rows(name) for name in study.used_rows()}
         self.inputs: dict[tuple[str, str], Prepared] = {}
 
-    def files_of(self, source: Mapping[str, Any]) -> list[Path]:
+    def files_of(self, source: Source) -> list[Path]:
         """Return what the bytes of a source are taken from."""
-        if source["kind"] == "wheel":
-            start = f"{source['package']}-{source['version']}"
+        if isinstance(source, Wheel):
+            start = f"{source.package}-{source.version}"
             return [wheel for wheel in self.wheels if wheel.name.startswith(start)]
-        return [Path(source["path"])] if source["kind"] == "path" else []
+        return [source.place] if isinstance(source, Local) else []
 
     def read_rows(self, name: str) -> Any:
         """Return the rows of a dataset."""
@@ -74,19 +75,19 @@ class Script:
 
     def checkpoint(self, model: str, checkpoint: str) -> Path:
         """Return the folder of a checkpoint, which a model that the study trains is trained for."""
-        entry = self.study.model(model, checkpoint)
-        files = self.files_of(entry["source"])
-        if entry["source"]["kind"] == "pretrain":
+        source = self.study.source(model, checkpoint)
+        files = self.files_of(source)
+        if isinstance(source, OwnStep):
             trained, recipe = self.folder / "trained" / model, self.study.recipe(model)
             if not (trained / "index.json").is_file():
-                pretrain(self.rows[recipe["corpus"]], recipe, trained, self.folder / "states", CPU, "", model)
+                pretrain(self.rows[recipe.corpus], recipe, trained, self.folder / "states", CPU, "", model)
             files = [trained / "index.json", trained]
-        source = self.folder / "sources" / model / checkpoint
-        source.parent.mkdir(parents=True, exist_ok=True)
-        fetch({**entry["source"], "step": checkpoint}, files, source, model)
+        fetched = self.folder / "sources" / model / checkpoint
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        fetch(source, files, fetched, model)
         destination = self.folder / "checkpoints" / model / checkpoint
         destination.mkdir(parents=True)
-        extract(source, destination, entry["dtype"], model)
+        extract(fetched, destination, self.study.models[model].dtype, model)
         return destination
 
     def prepared(self, model: str, task: str, checkpoint: Path) -> Prepared:

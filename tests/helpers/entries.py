@@ -10,7 +10,10 @@ from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.tasks import AnyTask
 from essential_sparsity.knees.readings import Settings
 from essential_sparsity.methods.statistics import Calibration
+from essential_sparsity.pretraining.recipe import AnyRecipe
 from essential_sparsity.records import record
+from essential_sparsity.sources.kinds import Source
+from essential_sparsity.study.models import Model
 from essential_sparsity.study.validation import load_yaml, validate
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
@@ -31,6 +34,18 @@ def dataset(**values: Any) -> Dataset:
     """Return a dataset."""
     given = {"licence": "none", "source": {"kind": "path", "path": "d.csv"}, "format": "csv"}
     found: Dataset = _entry("datasets", Dataset, given | values)
+    return found
+
+
+def source(kind: str, **values: Any) -> Any:
+    """Return a source."""
+    return record(Source, {"kind": kind, **values})
+
+
+def recipe(**values: Any) -> AnyRecipe:
+    """Return the recipe of a pre-training."""
+    given = {"kind": "pretrain", "recipe": {"corpus": "d", "steps": 9, **values}}
+    found: AnyRecipe = _entry("models", Model, {"licence": "none", "source": given}).source.recipe
     return found
 
 

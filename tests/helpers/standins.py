@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import families
-from essential_sparsity.checkpoints.steps import FINAL, hub_steps
+from essential_sparsity.sources.kinds import Local, OwnStep, Wheel
 from essential_sparsity.study.study import Study
 from hub_server import Hub
 from tiny import PLOT_WORDS, REVIEW_WORDS
@@ -347,13 +347,12 @@ def publish_models(hub: Hub, studies: Iterable[Study], scratch: Path) -> None:
         scratch: A folder that may be filled.
     """
     wanted = sorted({pair for study in studies for pair in study.used_checkpoints()})
-    registry = next(iter(studies)).models
+    known = next(iter(studies))
     for seed, (name, checkpoint) in enumerate(wanted):
         if MISSING.get(name) == checkpoint:
             continue
-        source = registry[name]["source"]
-        if checkpoint != FINAL:
-            source = hub_steps(source["trajectory"], name)[checkpoint]
+        source = known.source(name, checkpoint)
+        assert not isinstance(source, Wheel | Local | OwnStep), f"{name} is not of the hub"
         folder = scratch / f"{name}-{checkpoint}"
         write_model(name, folder, seed)
-        hub.add_folder(source["repository"], folder, source.get("revision", "main"))
+        hub.add_folder(source.repository, folder, source.revision)

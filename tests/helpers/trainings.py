@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+import entries
 from essential_sparsity.pretraining.loop import _PreTrainer, pretrain
 
 WHERE = "config/models.yaml, m.source.recipe"
@@ -23,7 +24,7 @@ def states_of(folder: Path) -> Path:
 
 def trained(corpus: pd.DataFrame, recipe: Mapping[str, Any], folder: Path, code: str = "code") -> dict[str, bytes]:
     """Train and return the content of every file."""
-    pretrain(corpus, recipe, folder, states_of(folder), torch.device("cpu"), code, WHERE)
+    pretrain(corpus, entries.recipe(**recipe), folder, states_of(folder), torch.device("cpu"), code, WHERE)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

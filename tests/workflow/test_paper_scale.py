@@ -77,8 +77,8 @@ def test_a_shrunk_study_asks_the_same_of_less(name: str) -> None:
     # A level, a task, a seed or a checkpoint fewer, and never another one.
     assert set(small.evaluations) < set(whole.evaluations)
     assert SMALL[name].keys() == PAPER[name].keys()
-    asked = {(c["finding"], c["claim"], c["statistic"]) for c in whole.claims}
-    assert {(c["finding"], c["claim"], c["statistic"]) for c in small.claims} == asked
+    asked = {(c.finding, c.claim, c.statistic) for c in whole.claims}
+    assert {(c.finding, c.claim, c.statistic) for c in small.claims} == asked
 
 
 def test_the_sample_has_every_kind_of_model_of_the_studies() -> None:

@@ -23,7 +23,7 @@ def last_checkpoint(model):
 
 rule pretrain_model:
     input:
-        corpus=lambda wildcards: f"results/datasets/{study.recipe(wildcards.model)['corpus']}.parquet",
+        corpus=lambda wildcards: f"results/datasets/{study.recipe(wildcards.model).corpus}.parquet",
     output:
         index="results/pretraining/{model}/index.json",
         loss="results/pretraining/{model}/loss.parquet",
@@ -40,7 +40,7 @@ rule pretrain_model:
         **needs("pretrain_model", lambda wildcards: study.recipe(wildcards.model)),
     params:
         code=code("pretrain_model.py"),
-        recipe=lambda wildcards: canonical(study.recipe(wildcards.model)),
+        recipe=lambda wildcards: canonical(plain(study.recipe(wildcards.model))),
         where=lambda wildcards: study.where("models", wildcards.model),
         # What a training has written so far: not an output, which Snakemake would remove when the job fails.
         states="results/states/pretraining/{model}",
@@ -52,7 +52,7 @@ rule pretrain_model:
 
 rule extract_checkpoint:
     input:
-        lambda wildcards: source_inputs("models", wildcards.model, wildcards.checkpoint),
+        lambda wildcards: model_inputs(wildcards.model, wildcards.checkpoint),
     output:
         weights="results/checkpoints/{model}/{checkpoint}/model.safetensors",
         # Configuration, tokenizer or processor, and the code of a model that is trusted.
@@ -68,13 +68,16 @@ rule extract_checkpoint:
     resources:
         **needs(
             "extract_checkpoint",
-            lambda wildcards: study.models[wildcards.model]["source"],
+            lambda wildcards: study.source(wildcards.model, wildcards.checkpoint),
         ),
     params:
         code=code("extract_checkpoint.py"),
-        model=lambda wildcards: canonical(
-            study.model(wildcards.model, wildcards.checkpoint)
+        source=lambda wildcards: canonical(
+            plain(study.source(wildcards.model, wildcards.checkpoint))
         ),
+        licence=lambda wildcards: study.models[wildcards.model].licence,
+        dtype=lambda wildcards: study.models[wildcards.model].dtype,
+        trusted=lambda wildcards: study.models[wildcards.model].trust_remote_code,
         where=lambda wildcards: study.where("models", wildcards.model),
     message:
         "Extracting {wildcards.model}, checkpoint {wildcards.checkpoint}"
@@ -126,7 +129,7 @@ rule measure_weights:
         **needs("measure_weights"),
     params:
         code=code("measure_weights.py"),
-        spectra=lambda wildcards: study.models[wildcards.model]["spectra"],
+        spectra=lambda wildcards: study.models[wildcards.model].spectra,
     message:
         "Measuring the weights of {wildcards.model}, checkpoint {wildcards.checkpoint}"
     script:
@@ -155,8 +158,8 @@ rule measure_pretraining:
         **needs("measure_pretraining"),
     params:
         code=code("measure_pretraining.py"),
-        dtype=lambda wildcards: study.models[wildcards.model]["dtype"],
-        spectra=lambda wildcards: study.models[wildcards.model]["spectra"],
+        dtype=lambda wildcards: study.models[wildcards.model].dtype,
+        spectra=lambda wildcards: study.models[wildcards.model].spectra,
     message:
         "Measuring the weights of {wildcards.model} over its pre-training"
     script:

@@ -25,8 +25,8 @@ def evaluation_inputs(wildcards):
             inputs["rows"] = rows_path(wildcards.task)
     else:
         # Files that are read as they are: those of a folder, or, by their index, of a download.
-        files = source_inputs("datasets", study.tasks[wildcards.task].dataset)
-        if study.dataset_of(wildcards.task).source["kind"] == "hub":
+        files = dataset_inputs(study.tasks[wildcards.task].dataset)
+        if study.dataset_of(wildcards.task).source.kind == "hub":
             inputs["index"], inputs["dataset"] = files
         else:
             inputs["files"] = files
@@ -70,11 +70,8 @@ rule prepare_inputs:
 # What a rule's script is given besides.
 OTHERS = {
     "evaluate_benchmark": {
-        "folder": lambda wildcards: study.dataset_of(wildcards.task).source.get(
-            "path", ""
-        ),
-        "repository": lambda wildcards: study.dataset_of(wildcards.task).source.get(
-            "repository", ""
+        "source": lambda wildcards: canonical(
+            plain(study.dataset_of(wildcards.task).source)
         ),
     },
     # States of a training that saves some: not an output, which Snakemake would remove when the job fails.

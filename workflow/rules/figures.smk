@@ -56,7 +56,7 @@ PLOTS = {
     "losses": (
         lambda study: [(model,) for model in study.pretrained_models()],
         lambda wildcards: settings_of_model(wildcards)
-        | {"objective": study.recipe(wildcards.model)["objective"]},
+        | {"objective": study.recipe(wildcards.model).objective},
     ),
     "emergence": (
         lambda study: [(model,) for model in study.changing_models()],

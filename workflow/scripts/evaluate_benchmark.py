@@ -14,6 +14,7 @@ from essential_sparsity.pruning.masks import Pruning
 from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
+from essential_sparsity.sources.kinds import DataSource, Hub, Local
 
 
 def main(snakemake: Any) -> None:
@@ -21,8 +22,9 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task, method = record(Benchmark, json.loads(snakemake.params.task)), json.loads(snakemake.params.method)
     axes, inputs, outputs = (dict(part.items()) for part in (snakemake.wildcards, snakemake.input, snakemake.output))
-    folder = Path(inputs.get("dataset", snakemake.params.folder))
-    repository = snakemake.params.repository or None
+    source = record(DataSource, json.loads(snakemake.params.source))
+    folder = source.place if isinstance(source, Local) else Path(inputs["dataset"])
+    repository = source.repository if isinstance(source, Hub) else None
 
     def protocol(checkpoint: Path, pruning: Pruning, where: str) -> tuple[Outcome, float]:
         model, tokenizer = load_causal(checkpoint, device, where), load_tokenizer(checkpoint, where)

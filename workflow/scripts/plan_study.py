@@ -34,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
 
 def dry_run(arguments: argparse.Namespace) -> list[str]:
     """Return what Snakemake's own dry run says of each job that it would run."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--logger", "planner", "--snakefile", ROOT / "Snakefile"]
-    command += ["--rerun-incomplete", "--nolock"]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--logger", "planner"]
+    command += ["--snakefile", str(ROOT / "Snakefile"), "--rerun-incomplete", "--nolock"]
     cores = arguments.cores or (None if arguments.profile else "all")
     command += ["--cores", cores] if cores else []
-    command += ["--configfile", arguments.study] if arguments.study else []
-    command += ["--workflow-profile", arguments.profile] if arguments.profile else []
+    command += ["--configfile", str(arguments.study)] if arguments.study else []
+    command += ["--workflow-profile", str(arguments.profile)] if arguments.profile else []
     path = os.pathsep.join(filter(None, [str(ROOT / "workflow" / "planner"), os.environ.get("PYTHONPATH", "")]))
     had_records = Path(".snakemake").exists()
     try:
@@ -49,7 +49,7 @@ def dry_run(arguments: argparse.Namespace) -> list[str]:
             shutil.rmtree(".snakemake", ignore_errors=True)
     if run.returncode:
         sys.exit(run.returncode)
-    return run.stdout.splitlines()
+    return str(run.stdout).splitlines()
 
 
 def main() -> int:

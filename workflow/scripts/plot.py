@@ -1,10 +1,12 @@
 """Plot one figure of a study, by the library's function for its kind."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from essential_sparsity.records import record
 from essential_sparsity.report.figures.ages import plot_ages
@@ -19,7 +21,7 @@ from essential_sparsity.report.figures.weights import plot_weights
 from essential_sparsity.run.job import run_job
 
 # By the names of their rules.
-PLOTS = {
+PLOTS: dict[str, Callable[..., Figure]] = {
     plot.__name__: plot for plot in
     (plot_ages, plot_curves, plot_emergence, plot_findings, plot_layers, plot_losses, plot_similarities, plot_weights)
 }  # fmt: skip

@@ -12,6 +12,7 @@ from essential_sparsity.files import atomic_path
 from essential_sparsity.records import record
 from essential_sparsity.run.job import run_job
 from essential_sparsity.sources.fetch import table_splits
+from essential_sparsity.sources.kinds import Local
 
 
 def main(snakemake: Any) -> None:
@@ -19,8 +20,8 @@ def main(snakemake: Any) -> None:
     dataset, where = record(Dataset, json.loads(snakemake.params.dataset)), snakemake.params.where
     source, inputs = dataset.source, [Path(p) for p in snakemake.input]
     with tempfile.TemporaryDirectory() as folder:
-        if dataset.format == "images":
-            files = {"train": [Path(source["path"]).expanduser()]}
+        if dataset.format == "images" and isinstance(source, Local):
+            files = {"train": [source.place]}
         else:
             files = table_splits(source, inputs, Path(folder) / "source", f"{where}.source")
         rows = prepare_rows(files, dataset, where)

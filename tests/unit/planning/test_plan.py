@@ -90,9 +90,7 @@ def test_what_finished_studies_share_is_counted(tmp_path: Path, monkeypatch: pyt
 
 def test_what_will_be_downloaded_is_known_by_the_registry() -> None:
     found = study("studies/methods.yaml")
-    place = next(
-        place for place, (name, step) in found.downloads().items() if step and "parameters" in found.models[name]
-    )
+    place = next(place for place, (name, step) in found.downloads().items() if step and found.models[name].parameters)
     model = found.models[found.downloads()[place][0]]
     jobs = planned_jobs([record("a", f"downloads/{place}"), record("b", "sources/p-1.0"), record("c", "masks/m")])
-    assert downloads(found, jobs) == (model["parameters"] * {"float32": 4, "bfloat16": 2}[model["dtype"]] / 1e6, 1)
+    assert downloads(found, jobs) == (model.parameters * {"float32": 4, "bfloat16": 2}[model.dtype] / 1e6, 1)

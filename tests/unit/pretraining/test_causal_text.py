@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
+import entries
 from essential_sparsity.checkpoints.extract import empty_model, extract
 from essential_sparsity.checkpoints.layers import list_matrices
 from essential_sparsity.checkpoints.tensors import open_weights
@@ -81,7 +82,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last step, as the workflow makes a checkpoint of it."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    fetch({"kind": "pretrain", "step": "step000012"}, [whole / "index.json", whole], folder / "source", WHERE)
+    step = entries.source("pretrain", corpus="c", step="step000012")
+    fetch(step, [whole / "index.json", whole], folder / "source", WHERE)
     extract(folder / "source", folder / "checkpoint", "float32", WHERE)
     return folder / "checkpoint"
 
@@ -182,8 +184,8 @@ def test_the_checkpoint_is_pruned_calibrated_and_evaluated(checkpoint: Path, tmp
     assert [(m.block, m.shape, m.transposed) for m in pruned] == [
         (block, shape, True) for block in (0, 1) for shape in ((16, 48), (16, 16), (16, 40), (40, 16))
     ]
-    task = {"kind": "documents", "window": 12, "windows": None, "batch_size": 8}
-    columns, about = prepare_inputs(corpus(), task, checkpoint, WHERE)
+    task = entries.task("perplexity", window=12, batch_size=8)
+    columns, about = prepare_inputs(corpus(), checkpoint, WHERE, kind="documents", window=12, windows=None)
     write_prepared(columns, about, tmp_path / "inputs.arrow")
     model = load_causal(checkpoint, CPU, WHERE)
     outcome = evaluate_documents(model, Prepared(tmp_path / "inputs.arrow"), task, WHERE)
@@ -226,7 +228,7 @@ def test_the_registry_fills_in_the_recipe(root: Path) -> None:
 
 
 def test_only_matrices_and_embeddings_decay() -> None:
-    model: nn.Module = CausalLanguageModelling(corpus(), RECIPE, WHERE).build()
+    model: nn.Module = CausalLanguageModelling(corpus(), entries.recipe(**RECIPE), WHERE).build()
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, _ = make_optimiser(model, 0.1, 0.05).param_groups
     assert not [names[id(p)] for p in decayed["params"] if "ln_" in names[id(p)] or names[id(p)].endswith("bias")]

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from essential_sparsity.errors import UserError
 from essential_sparsity.pretraining.corpus import WITHHELD, withhold
-from essential_sparsity.study.recipes import check_recipe
 from essential_sparsity.study.validation import validate
 from pictures import pictures
-from trainings import WHERE, trained
+from trainings import trained
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 BASE: dict[str, Any] = {
@@ -114,41 +113,3 @@ def test_a_share_is_above_zero_and_at_most_all(root: Path, share: float) -> None
 def test_a_recipe_without_a_share_stays_as_it_was(root: Path) -> None:
     assert "corpus_share" not in checked(root), "trainings of before keep their parameters"
     assert checked(root, corpus_share=0.25)["corpus_share"] == 0.25
-
-
-@pytest.mark.parametrize(
-    ("objective", "corpus", "says"),
-    [
-        ("masked-language-modelling", {"format": "csv", "image": "i"}, "a dataset of images without `text`"),
-        ("causal-language-modelling", {"format": "images"}, "a dataset of images without `text`"),
-        ("supervised-images", {"format": "parquet", "image": "i"}, "a dataset of images without `label`"),
-        ("masked-image-modelling", {"format": "csv", "text": "t"}, "a dataset of texts without `image`"),
-        ("causal-language-modelling", {"format": "files"}, "a dataset of neither texts nor images without `text`"),
-    ],
-)
-def test_a_corpus_of_the_wrong_kind_is_named_before_any_job(objective: str, corpus: dict[str, Any], says: str) -> None:
-    recipe = {"objective": objective, "corpus": "c", "architecture": SIZES}
-    with pytest.raises(UserError, match=rf"recipe\.corpus: found 'c', {says}; expected .*{objective}"):
-        check_recipe(recipe, corpus, WHERE)
-
-
-def test_corpora_that_fit_are_accepted() -> None:
-    recipe = {"corpus": "c", "architecture": IMAGES["architecture"]}
-    for objective, corpus in (
-        ("masked-language-modelling", {"format": "csv", "text": "t"}),
-        ("supervised-images", {"format": "images"}),
-        ("masked-image-modelling", {"format": "csv", "image": {"first_column": 0, "height": 8, "width": 8}}),
-    ):
-        check_recipe({**recipe, "objective": objective}, corpus, WHERE)
-    with pytest.raises(UserError, match=r"hidden_size: found 16; expected a multiple of num_attention_heads \(3\)"):
-        sizes = {**SIZES, "num_attention_heads": 3}
-        check_recipe({**recipe, "objective": "supervised-images", "architecture": sizes}, {"format": "images"}, WHERE)
-
-
-@pytest.mark.parametrize("patch_size", [5, 8, 16])
-def test_masked_images_of_one_patch_are_refused_before_any_job(patch_size: int) -> None:
-    sizes = {**IMAGES["architecture"], "patch_size": patch_size}
-    with pytest.raises(UserError, match=rf"patch_size: found {patch_size} in an image of 8 pixels"):
-        check_recipe({**IMAGES, "corpus": "c", "architecture": sizes}, {"format": "images"}, WHERE)
-    supervised = {**IMAGES, "corpus": "c", "architecture": sizes, "objective": "supervised-images"}
-    check_recipe(supervised, {"format": "images"}, WHERE)

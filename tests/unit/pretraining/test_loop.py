@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
+import entries
 import tiny
 from essential_sparsity.checkpoints.steps import checkpoint_steps, step_name, step_of
 from essential_sparsity.errors import UserError
@@ -411,7 +412,7 @@ def test_the_loss_on_masked_positions_is_that_of_transformers() -> None:
 def test_the_held_out_loss_is_the_mean_over_all_masked_positions() -> None:
     model = small_bert().train()
     sequences = torch.randint(5, 50, (70, 16), generator=torch.Generator().manual_seed(2))  # 64 and 6
-    found = held_out_loss(model, sequences, RECIPE, 4)
+    found = held_out_loss(model, sequences, entries.recipe(**RECIPE), 4)
     assert model.training, "the mode is given back"
     model.eval()
     generator, parts = torch.Generator().manual_seed(RECIPE["seed"]), []
@@ -421,4 +422,4 @@ def test_the_held_out_loss_is_the_mean_over_all_masked_positions() -> None:
                                                 reduction="none")  # fmt: skip
         parts.append(nll[labels.flatten() != -100])
     assert found == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
-    assert found == held_out_loss(model, sequences, RECIPE, 4), "one fixed draw of masks"
+    assert found == held_out_loss(model, sequences, entries.recipe(**RECIPE), 4), "one fixed draw of masks"

@@ -10,9 +10,11 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import entries
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import sha256_of, write_json
 from essential_sparsity.sources.fetch import describe, download_package, fetch, local_files, unpack_member
@@ -69,8 +71,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def toy(version: str, sha256: str, member: str = "toy/", **more: str) -> Any:
+    """Return a source of the index's package."""
+    return entries.source("wheel", package="toy", version=version, sha256=sha256, member=member, **more)
+
+
 def download(target: Path, version: str, sha256: str) -> None:
-    download_package("toy", version, sha256, target, WHERE)
+    download_package(toy(version, sha256), target, WHERE)
 
 
 def left(folder: Path) -> list[str]:
@@ -85,7 +92,7 @@ def test_a_wheel_is_downloaded_as_it_is(index: Path, tmp_path: Path) -> None:
     download(target, "1.0", sha256_of(wheel))
     assert target.read_bytes() == wheel.read_bytes()
     assert left(target.parent) == ["toy-1.0.whl"], "no temporary folder stays behind"
-    fetch({"kind": "wheel", "member": "toy/"}, [target], tmp_path / "out", WHERE)
+    fetch(toy("1.0", ""), [target], tmp_path / "out", WHERE)
     assert (tmp_path / "out" / "data.txt").read_bytes() == b"words"
     assert (tmp_path / "out" / "__init__.py").read_bytes() == trap
     assert not marker.exists(), "nothing of the package was run"
@@ -96,8 +103,9 @@ def test_a_wheel_of_another_platform_is_chosen_by_its_tags(index: Path, tmp_path
     for other in (tags, "cp38-cp38-win_arm64", "cp39-cp39-manylinux_2_27_s390x.manylinux_2_28_s390x"):
         make_wheel(index, "1.0", {"toy/data.txt": other.encode()}, tags=other)
     target = tmp_path / "sources" / "toy-1.0.whl"
-    download_package("toy", "1.0", sha256_of(index / f"toy-1.0-{tags}.whl"), target, WHERE, tags)
-    fetch({"kind": "wheel", "member": "toy/data.txt"}, [target], tmp_path / "out", WHERE)
+    source = toy("1.0", sha256_of(index / f"toy-1.0-{tags}.whl"), "toy/data.txt", tags=tags)
+    download_package(source, target, WHERE)
+    fetch(source, [target], tmp_path / "out", WHERE)
     assert (tmp_path / "out" / "data.txt").read_text() == tags
 
 
@@ -231,8 +239,8 @@ def test_a_damaged_archive_is_named(tmp_path: Path, damage: str) -> None:
     assert left(tmp_path / "out") == [], "no half of a file"
 
 
-def path_source(path: Path, **more: str) -> dict[str, str]:
-    return {"kind": "path", "path": str(path), **more}
+def path_source(path: Path, **more: str) -> Any:
+    return entries.source("path", path=str(path), **more)
 
 
 def test_a_local_file_is_linked(tmp_path: Path) -> None:
@@ -294,7 +302,7 @@ def pretraining(folder: Path) -> Path:
     return folder / "index.json"
 
 
-PRETRAIN = {"kind": "pretrain", "step": "step000010", "recipe": {"corpus": "films"}}
+PRETRAIN = entries.source("pretrain", step="step000010", corpus="films")
 
 
 def test_a_step_of_a_pretraining_is_linked_under_the_usual_name(tmp_path: Path) -> None:
@@ -321,5 +329,5 @@ def test_a_damaged_step_is_not_used(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_provenance_of_a_wheel_names_version_and_digest() -> None:
-    source = {"kind": "wheel", "package": "p", "version": "1.2", "sha256": "ab", "member": "m/f.gguf"}
+    source = entries.source("wheel", package="p", version="1.2", sha256="ab", member="m/f.gguf")
     assert describe(source, []) == {"source": "wheel:p/m/f.gguf", "revision": "1.2", "sha256": "ab"}

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+import entries
 import families
 from essential_sparsity.checkpoints.files import CONFIG
-from essential_sparsity.checkpoints.steps import hub_steps
+from essential_sparsity.checkpoints.steps import Place, Trajectory, hub_steps
 from essential_sparsity.errors import UserError
 from essential_sparsity.files import read_json, sha256_of
+from essential_sparsity.records import record
 from essential_sparsity.sources.fetch import describe, fetch, table_splits
 from essential_sparsity.sources.hub import download, find_steps
 from hub_server import SIGNATURE, Hub, blob_id, serving
@@ -59,10 +61,20 @@ def point_at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
 
 
-def get(folder: Path, kind: str = "model", trusted: bool = False, **source: Any) -> Path:
+def of_hub(**values: Any) -> Any:
+    """Return a source of the hub."""
+    return entries.source("hub", **{"repository": NAME, "revision": "main", **values})
+
+
+def steps_of(**values: Any) -> dict[str, Place]:
+    """Return the steps of a trajectory."""
+    given = {"repository": NAME, "revision": "step{step}", "steps": [1, 2], **values}
+    return hub_steps(record(Trajectory, given), WHERE)
+
+
+def get(folder: Path, trusted: bool = False, **source: Any) -> Path:
     """Download and return the folder of the files."""
-    entry = {"kind": "hub", "repository": NAME, "revision": "main", **source}
-    download(entry, kind, trusted, folder, WHERE)
+    download(of_hub(**source), trusted, folder, WHERE)
     return folder / "files"
 
 
@@ -71,9 +83,9 @@ def made(folder: Path) -> list[Path]:
     return [folder / "index.json", folder / "files"]
 
 
-def fault(folder: Path, kind: str = "model", **source: Any) -> UserError:
+def fault(folder: Path, **source: Any) -> UserError:
     with pytest.raises(UserError) as caught:
-        get(folder, kind, **source)
+        get(folder, **source)
     assert not (folder / "index.json").exists()
     return caught.value
 
@@ -360,7 +372,7 @@ def test_a_model_is_read_by_the_next_stage(hub: Hub, tmp_path: Path) -> None:
     commit = hub.add_folder(NAME, families.save("llama", tmp_path / "model", shard="10KB"))
     get(tmp_path / "out")
     index = tmp_path / "out" / "index.json"
-    source = {"kind": "hub", "repository": NAME, "revision": "main"}
+    source = of_hub()
     fetch(source, [index, index.parent / "files"], tmp_path / "source", WHERE)
     before, after = (families.stored_tensors(tmp_path / name) for name in ("model", "source"))
     assert before.keys() == after.keys()
@@ -374,7 +386,7 @@ def test_a_changed_download_is_not_used(hub: Hub, tmp_path: Path) -> None:
     file.unlink()
     file.write_bytes(b"changed")
     with pytest.raises(UserError, match=r"model\.safetensors.*delete .*index\.json and run again"):
-        fetch({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "source", WHERE)
+        fetch(of_hub(), made(tmp_path / "out"), tmp_path / "source", WHERE)
 
 
 TABLES = {
@@ -386,9 +398,9 @@ TABLES = {
 def test_the_tables_of_a_dataset_come_by_their_split(hub: Hub, tmp_path: Path) -> None:
     hub.add(NAME, TABLES, kind="datasets")
     files = {"train": ["sst2/train-*.parquet"], "test": ["sst2/test-0.parquet"]}
-    get(tmp_path / "out", "dataset", files=files)
+    get(tmp_path / "out", files=files)
     assert sorted(hub.fetched()) == ["sst2/test-0.parquet", "sst2/train-0.parquet", "sst2/train-1.parquet"]
-    splits = table_splits({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "tables", WHERE)
+    splits = table_splits(of_hub(), made(tmp_path / "out"), tmp_path / "tables", WHERE)
     assert {split: [p.read_bytes() for p in paths] for split, paths in splits.items()} == {
         "train": [b"t0", b"t1"], "test": [b"e"],
     }  # fmt: skip
@@ -396,7 +408,7 @@ def test_the_tables_of_a_dataset_come_by_their_split(hub: Hub, tmp_path: Path) -
 
 def test_a_pattern_without_a_file_is_named(hub: Hub, tmp_path: Path) -> None:
     hub.add(NAME, TABLES, kind="datasets")
-    error = fault(tmp_path / "out", "dataset", files={"train": ["sst-2/train-*.parquet"]})
+    error = fault(tmp_path / "out", files={"train": ["sst-2/train-*.parquet"]})
     assert error.where == f"{WHERE}.files.train"
     assert "'sst2/train-0.parquet'" in error.expected
 
@@ -405,18 +417,18 @@ def test_offline_a_dataset_with_a_part_missing_is_refused(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(NAME, TABLES, kind="datasets")
-    get(tmp_path / "out", "dataset", files={"train": ["sst2/train-0.parquet"]})
+    get(tmp_path / "out", files={"train": ["sst2/train-0.parquet"]})
     offline(monkeypatch, "switch")
-    get(tmp_path / "again", "dataset", files={"train": ["sst2/train-0.parquet"]})
-    error = fault(tmp_path / "more", "dataset", files={"train": ["sst2/train-*.parquet"]})
+    get(tmp_path / "again", files={"train": ["sst2/train-0.parquet"]})
+    error = fault(tmp_path / "more", files={"train": ["sst2/train-*.parquet"]})
     assert "'org/tiny' at main is not, or not whole," in error.found
 
 
 def test_steps_that_are_missing_are_named_and_the_others_found(hub: Hub) -> None:
     for step in (0, 2):
         hub.add(f"org/bert-step_{20 * step}k", {**SINGLE, "vocab.txt": b"%d" % step})
-    trajectory = {"repository": "org/bert-step_{thousands}k", "revision": "main", "steps": [0, 20000, 40000]}
-    found = find_steps(hub_steps(trajectory, WHERE), WHERE)
+    steps = steps_of(repository="org/bert-step_{thousands}k", revision="main", steps=[0, 20000, 40000])
+    found = find_steps(steps, WHERE)
     assert list(found["found"]) == ["step000000", "step040000"]
     assert found["found"]["step000000"] != found["found"]["step040000"]
     assert list(found["missing"]) == ["step020000"]
@@ -425,13 +437,13 @@ def test_steps_that_are_missing_are_named_and_the_others_found(hub: Hub) -> None
 
 def test_revisions_that_are_missing_are_named(hub: Hub) -> None:
     commit = hub.add(NAME, SINGLE, "step1")
-    found = find_steps(hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE), WHERE)
+    found = find_steps(steps_of(), WHERE)
     assert found["found"] == {"step000001": commit}
     assert "'step2', which 'org/tiny' does not have" in found["missing"]["step000002"]
 
 
 def test_offline_the_steps_of_the_cache_are_all_there_is(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE)
+    steps = steps_of()
     hub.add(NAME, SINGLE, "step1")
     found = find_steps(steps, WHERE)
     hub.add(NAME, SINGLE, "step2")
@@ -442,7 +454,7 @@ def test_offline_the_steps_of_the_cache_are_all_there_is(hub: Hub, monkeypatch: 
 
 
 def test_without_an_answer_no_step_is_taken_for_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE)
+    steps = steps_of()
     hub.add(NAME, SINGLE, "step1")
     find_steps(steps, WHERE)
     offline(monkeypatch, "no answer")
@@ -454,7 +466,7 @@ def test_without_an_answer_no_step_is_taken_for_missing(hub: Hub, monkeypatch: p
 def test_no_step_at_all_is_a_fault(hub: Hub, refused: int) -> None:
     hub.refused = refused
     with pytest.raises(UserError, match="429" if refused else "no such repository"):
-        find_steps(hub_steps({"repository": NAME, "revision": "step{step}", "steps": [1, 2]}, WHERE), WHERE)
+        find_steps(steps_of(), WHERE)
 
 
 SHARED = Path(os.environ.get("SHARED_HUB", ROOT.parent / "shared" / "hub"))
@@ -466,10 +478,10 @@ def test_a_real_dataset_is_read(hub: Hub, tmp_path: Path) -> None:
 
     hub.add_folder("nyu-mll/glue", SHARED / "datasets" / "nyu-mll" / "glue", kind="datasets")
     files = {"train": ["cola/train-*.parquet"], "test": ["cola/validation-*.parquet"]}
-    get(tmp_path / "out", "dataset", repository="nyu-mll/glue", files=files)
-    splits = table_splits({"kind": "hub"}, made(tmp_path / "out"), tmp_path / "tables", WHERE)
+    get(tmp_path / "out", repository="nyu-mll/glue", files=files)
+    splits = table_splits(of_hub(), made(tmp_path / "out"), tmp_path / "tables", WHERE)
     classes = {"0": "unacceptable", "1": "acceptable"}
-    entry = {"format": "parquet", "text": "sentence", "label": "label", "classes": classes}
+    entry = entries.dataset(format="parquet", text="sentence", label="label", classes=classes)
     rows = prepare_rows(splits, entry, WHERE)
     assert rows["split"].value_counts().to_dict() == {"train": 8551, "test": 1043}
     assert set(rows["label"]) == set(classes.values())

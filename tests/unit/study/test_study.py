@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from essential_sparsity.data.tasks import Finetuning, Perplexity
+from essential_sparsity.data.kinds import Dataset
+from essential_sparsity.data.tasks import AnyTask, Finetuning, Perplexity
 from essential_sparsity.errors import UserError
 from essential_sparsity.knees.placing import Placing
 from essential_sparsity.methods.levels import sparsity_name
+from essential_sparsity.methods.statistics import Calibration
+from essential_sparsity.pretraining.recipe import MaskedTextRecipe, Vocabulary
+from essential_sparsity.records import plain, record
+from essential_sparsity.sources.kinds import Hub
 from essential_sparsity.study.asked import Evaluation
 from essential_sparsity.study.checks import check_batches
 from essential_sparsity.study.registries import DENSE
@@ -325,11 +330,12 @@ def test_defaults_are_filled_in_at_every_level() -> None:
     }  # fmt: skip
     assert study.config["weights"][0]["checkpoints"] == ["all"]
     recipe = study.recipe("own-bert")
-    assert recipe["batch_size"] == 32
-    assert recipe["tokenizer"] == {"vocab_size": 2000, "min_frequency": 2}
-    assert recipe["mask_probability"] == 0.15
-    assert recipe["seed"] == 0
-    assert study.models["own-bert"]["dtype"] == "float32"
+    assert isinstance(recipe, MaskedTextRecipe)
+    assert recipe.batch_size == 32
+    assert recipe.tokenizer == Vocabulary(vocab_size=2000, min_frequency=2)
+    assert recipe.mask_probability == 0.15
+    assert recipe.seed == 0
+    assert study.models["own-bert"].dtype == "float32"
     assert study.methods["own-random"].pattern == "unstructured"
     assert study.methods["own-random"].allocation == "uniform"
     assert study.tasks["own-class"].metric == "accuracy"
@@ -443,8 +449,7 @@ def test_steps_that_are_kept_for_measuring_are_checkpoints_of_weights_alone() ->
 
 
 def test_a_recipe_without_steps_for_measuring_is_what_it_was() -> None:
-    assert "checkpoint_every" not in build().recipe("own-bert")
-    assert "spectra" not in build().model("own-bert", "step000100"), "no checkpoint is extracted anew for it"
+    assert "checkpoint_every" not in plain(build().recipe("own-bert"))
 
 
 def test_only_the_last_checkpoint_of_a_measured_pretraining_is_extracted() -> None:
@@ -574,7 +579,7 @@ def test_two_digests_for_one_wheel_are_a_fault() -> None:
     with pytest.raises(UserError, match="another SHA-256 for texts"):
         study.wheel("texts", "1.0")
     source, where = build().wheel("texts", "1.0")
-    assert source["sha256"] == "0" * 64
+    assert source.sha256 == "0" * 64
     # Without the file's or the study's name: it stands in parameters, and neither may make a job rerun.
     assert where == "the study file, registries.models.own-wheel.source"
 
@@ -591,16 +596,28 @@ def test_labels_and_notes_do_not_define_a_job() -> None:
     assert one.slots("own-random") == other.slots("own-random")
     for kind, name in (("tasks", "own-class"), ("datasets", "own-texts")):
         assert one.defining(kind, name) == other.defining(kind, name)
-    assert one.model("own-bert", "step000100") == other.model("own-bert", "step000100")
     content["registries"]["tasks"]["own-class"]["epochs"] = 9
     assert build(content).defining("tasks", "own-class") != one.defining("tasks", "own-class")
+
+
+@pytest.mark.parametrize(("kind", "hint"), [("datasets", Dataset), ("tasks", AnyTask), ("calibrations", Calibration)])
+def test_a_job_is_told_all_of_an_entry_but_what_is_only_said_of_it(kind: str, hint: Any) -> None:
+    study = build()
+    entries = getattr(study, kind)
+    assert entries
+    for name, entry in entries.items():
+        told = study.defining(kind, name)
+        left = set(plain(entry)) - set(told)
+        assert left <= ({"label"} if kind == "tasks" else {"note", "licence"}), "a dataset's `label` is a column"
+        given = {key: getattr(entry, key) for key in left}
+        assert record(hint, told | given) == entry
 
 
 def test_used_datasets_include_the_corpus_of_a_pretraining() -> None:
     content = config()
     content["curves"][0]["tasks"] = ["own-text"]
     assert build(content).used_datasets() == ["own-plain", "own-texts"]
-    assert all(s["package"] == "texts" for s in build(content).used_wheels())
+    assert all(s.package == "texts" for s in build(content).used_wheels())
     assert len(build(content).used_wheels()) == 2
 
 
@@ -676,10 +693,10 @@ def test_a_model_of_the_hub_has_one_checkpoint_and_one_download() -> None:
     study = build(with_hub(HUB))
     assert study.checkpoints_of("own-hub") == ["final"]
     assert study.used_downloads() == ["datasets/own-tables", "models/own-hub/final"]
-    assert study.download("models/own-hub/final") == {
-        "kind": "model", "source": {"kind": "hub", "repository": "org/m", "revision": "main"}, "trusted": False,
-    }  # fmt: skip
-    assert study.download("datasets/own-tables")["kind"] == "dataset"
+    assert study.download("models/own-hub/final") == (Hub(kind="hub", repository="org/m", revision="main"), False)
+    tables, _ = study.download("datasets/own-tables")
+    assert isinstance(tables, Hub)
+    assert tables.files == {"train": ["a.csv"], "test": ["b.csv"]}
     assert study.download_key("models/own-hub/final") == "the study file, registries.models.own-hub.source"
     assert study.used_trajectories() == []
 
@@ -689,9 +706,9 @@ def test_a_trajectory_has_a_checkpoint_and_a_download_a_step() -> None:
     assert study.checkpoints_of("own-hub") == ["step000000", "step000010", "step000020"]
     assert study.used_trajectories() == ["own-hub"]
     # Only its own step: adding a step must not make the others anew.
-    source = {"kind": "hub", "repository": "org/m", "revision": "step10"}
-    assert study.download("models/own-hub/step000010")["source"] == source
-    assert study.model("own-hub", "step000010")["source"] == source
+    source = Hub(kind="hub", repository="org/m", revision="step10")
+    assert study.download("models/own-hub/step000010") == (source, False)
+    assert study.source("own-hub", "step000010") == source
     assert study.download_key("models/own-hub/step000010").endswith("own-hub.source.trajectory")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -20,17 +20,43 @@ LEAST_STEPS = 20
 MOST_STEPS = 240
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where on the hub a checkpoint is.
+
+    Attributes:
+        repository: ``org/name``.
+        revision: A branch, tag or commit.
+    """
+
+    repository: str
+    revision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """The steps of a pre-training on the model hub.
+
+    Attributes:
+        repository: ``org/name``; in it or in ``revision`` ``{step}`` or ``{thousands}`` stands.
+        revision: A branch, tag or commit.
+        steps: As of :func:`listed_steps`.
+        revisions: Instead of ``steps``: the revision of each, where no format names them.
+        final: The end of the pre-training, where it is apart from the steps.
+    """
+
+    repository: str
+    revision: str
+    steps: Sequence[int] | Mapping[str, int] | None = None
+    revisions: Mapping[str, str] | None = None
+    final: Place | None = None
+
+
 def checkpoint_steps(steps: int, checkpoints: int, first: int) -> list[int]:
     """Return the steps to keep: 0, then ``checkpoints - 1`` evenly spaced in the logarithm from ``first`` on."""
     # Downwards, so that two checkpoints are step 0 and the last.
     spaced = np.geomspace(steps, min(first, steps), checkpoints - 1).round().astype(int)
     return sorted({0, *map(int, spaced)})
-
-
-def measured_steps(recipe: Mapping[str, Any]) -> list[int]:
-    """Return the steps whose weights a recipe keeps: its checkpoints, and every ``checkpoint_every`` steps besides."""
-    evenly = range(0, recipe["steps"] + 1, recipe["checkpoint_every"]) if "checkpoint_every" in recipe else ()
-    return sorted({*checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"]), *evenly})
 
 
 def step_name(step: int) -> str:
@@ -56,7 +82,7 @@ def listed_checkpoints(checkpoints: Iterable[str]) -> str:
     return ", ".join(map(checkpoint_label, names[:_SHOWN])) + more
 
 
-def same_weights(provenance: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+def same_weights(provenance: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], list[str]]:
     """Return the checkpoints of a model whose weights are the same bytes, by the model and the SHA-256.
 
     Public suites have them: a step under whose name the weights of another were uploaded.
@@ -77,7 +103,7 @@ def checkpoint_age(checkpoint: str) -> float:
     return math.inf if step is None else float(step)
 
 
-def listed_steps(steps: list[int] | Mapping[str, int]) -> list[int]:
+def listed_steps(steps: Sequence[int] | Mapping[str, int]) -> list[int]:
     """Return the steps of a trajectory, ascending.
 
     Args:
@@ -124,12 +150,11 @@ def _at_step(template: str, step: int, where: str) -> str:
     return template.replace("{step}", str(step)).replace("{thousands}", str(step // 1000))
 
 
-def hub_steps(trajectory: Mapping[str, Any], where: str) -> dict[str, dict[str, str]]:
-    """Return where on the hub each checkpoint of a trajectory is: its repository and revision, by its name.
+def hub_steps(trajectory: Trajectory, where: str) -> dict[str, Place]:
+    """Return where on the hub each checkpoint of a trajectory is, by its name.
 
     Args:
-        trajectory: ``repository`` and ``revision``, in one of which ``{step}`` or ``{thousands}`` stands, with
-            ``steps``; or ``repository`` with ``revisions``, the revision of each step; and perhaps ``final``.
+        trajectory: The registry entry's.
         where: The registry key, for messages.
 
     Returns:
@@ -138,14 +163,14 @@ def hub_steps(trajectory: Mapping[str, Any], where: str) -> dict[str, dict[str, 
     Raises:
         UserError: No step, or the same place for all of them.
     """
-    repository, revision = trajectory["repository"], trajectory["revision"]
-    if "revisions" in trajectory:
+    repository, revision = trajectory.repository, trajectory.revision
+    if trajectory.revisions is not None:
         # Keys that were written to JSON and back are texts.
-        places = {int(step): (repository, str(name)) for step, name in trajectory["revisions"].items()}
+        places = {int(step): Place(repository, str(name)) for step, name in trajectory.revisions.items()}
     else:
         places = {
-            step: (_at_step(repository, step, f"{where}.steps"), _at_step(revision, step, f"{where}.steps"))
-            for step in listed_steps(trajectory["steps"])
+            step: Place(_at_step(repository, step, f"{where}.steps"), _at_step(revision, step, f"{where}.steps"))
+            for step in listed_steps(trajectory.steps or ())
         }
     if not places or (len(places) > 1 and len(set(places.values())) == 1):
         raise UserError(
@@ -154,7 +179,5 @@ def hub_steps(trajectory: Mapping[str, Any], where: str) -> dict[str, dict[str, 
             "at least one step" if not places else "{step} or {thousands} in `repository` or in `revision`",
             "correct `steps`" if not places else "write how the steps are named, or list `revisions`",
         )
-    found = {
-        step_name(step): dict(zip(("repository", "revision"), places[step], strict=True)) for step in sorted(places)
-    }
-    return found | ({FINAL: dict(trajectory["final"])} if "final" in trajectory else {})
+    found = {step_name(step): places[step] for step in sorted(places)}
+    return found | ({FINAL: trajectory.final} if trajectory.final else {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from essential_sparsity.sources.kinds import DataSource, Wheel
 
 # The column that makes the kind, in the order in which it is looked for.
 _BY_COLUMN = {"answers": "spans", "score": "scores", "label": "classes"}
@@ -93,7 +94,7 @@ class Dataset:
         seed: Of that draw.
     """
 
-    source: Mapping[str, Any]
+    source: DataSource
     licence: str = ""
     note: str | None = None
     format: str
@@ -130,9 +131,14 @@ class Dataset:
         return self.image is not None or self.format == "images"
 
     @property
+    def named_splits(self) -> set[str]:
+        """The splits that its source names files of."""
+        return set() if isinstance(self.source, Wheel) else set(self.source.files or ())
+
+    @property
     def held_out_splits(self) -> set[str]:
         """The splits besides ``train`` that it may have."""
-        named = set(self.source.get("files", {}))
+        named = self.named_splits
         if self.split:
             named.update(HELD_OUT if self.split.column is not None else self.split.fractions)
         if self.format == "images":

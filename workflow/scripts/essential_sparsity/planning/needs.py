@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 from essential_sparsity.checkpoints.files import CONFIG
 from essential_sparsity.data.tasks import Benchmark, Finetuning, Probe, Windows
 from essential_sparsity.methods.statistics import Calibration
+from essential_sparsity.pretraining.recipe import AnyRecipe
+from essential_sparsity.sources.kinds import Local, Source, Wheel
 
 # A job of a cluster starts Snakemake twice more, and all of them count (130 to 142 MB each on Slurm).
 AROUND_MB = 300
@@ -60,9 +62,6 @@ class Read:
         return self.width / 64
 
 
-Settings = Mapping[str, Any]
-
-
 def logits(task: Windows | Benchmark, read: Read) -> float:
     """Return what the logits of a batch take, thrice: as they come, as floats, and as probabilities."""
     length = task.window if isinstance(task, Windows) else task.max_length or _USUAL_LENGTH
@@ -90,14 +89,12 @@ def kept(rows: int, length: int, depth: float, width: float) -> float:
     return rows * length * depth * (17 * width + 2.5 * width / 64 * length) * _FLOAT
 
 
-def pretraining(recipe: Settings, read: Read) -> float:
+def pretraining(recipe: AnyRecipe, read: Read) -> float:
     """Return what a training from scratch takes: a model's weights, gradients and moments, a batch and its logits."""
-    sizes, rows = recipe["architecture"], recipe["batch_size"]
-    width, depth = sizes["hidden_size"], sizes["num_hidden_layers"]
-    vocabulary = recipe.get("tokenizer", {}).get("vocab_size", 0)
-    length = recipe.get("sequence_length") or 1 + (sizes["image_size"] // sizes["patch_size"]) ** 2
-    weights = 12 * depth * width**2 + vocabulary * width
-    return float(4 * weights + 3 * rows * length * vocabulary) * _FLOAT + kept(rows, length, depth, width)
+    sizes, rows, vocabulary = recipe.architecture, recipe.batch_size, recipe.vocabulary
+    weights = 12 * sizes.num_hidden_layers * sizes.hidden_size**2 + vocabulary * sizes.hidden_size
+    layers = kept(rows, recipe.tokens, sizes.num_hidden_layers, sizes.hidden_size)
+    return float(4 * weights + 3 * rows * recipe.tokens * vocabulary) * _FLOAT + layers
 
 
 def calibrating(calibration: Calibration, read: Read) -> float:
@@ -107,9 +104,9 @@ def calibrating(calibration: Calibration, read: Read) -> float:
     return float(between * read.width + attention + 51 * read.width**2) * _FLOAT
 
 
-def unpacking(source: Settings, read: Read) -> float:
+def unpacking(source: Source, read: Read) -> float:
     """Return what 4-bit weights take as floats, most of them twice while they are renamed."""
-    name = str(source.get("member", source.get("path", "")))
+    name = source.member if isinstance(source, Wheel) else source.path if isinstance(source, Local) else ""
     return 7.5 * read.mb if name.endswith(".gguf") else 0.0
 
 

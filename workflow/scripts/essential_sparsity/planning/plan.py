@@ -95,9 +95,9 @@ def downloads(study: Study, jobs: pd.DataFrame) -> tuple[float, int]:
     unknown = int((kinds == "sources").sum())
     for place in places[kinds == "downloads"]:
         name, checkpoint = study.downloads()[place]
-        model = study.models[name] if checkpoint else {}
-        known += model.get("parameters", 0) * _BYTES[model.get("dtype", "float32")] / 1e6
-        unknown += "parameters" not in model
+        weights = study.models[name].parameters if checkpoint else None
+        known += (weights or 0) * _BYTES[study.models[name].dtype if weights else "float32"] / 1e6
+        unknown += weights is None
     return known, unknown
 
 

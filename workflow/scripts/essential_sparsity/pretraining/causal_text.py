@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -17,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from essential_sparsity.pretraining.corpus import check_batch
 from essential_sparsity.pretraining.masked_text import HELD_OUT_SEQUENCES, corpus_texts
 from essential_sparsity.pretraining.objectives import Batch
+from essential_sparsity.pretraining.recipe import CausalTextRecipe
 
 END_OF_TEXT = "<|endoftext|>"
 _HELD_OUT_BATCH = 64
@@ -95,24 +94,24 @@ class CausalLanguageModelling:
         UserError: Too little text.
     """
 
-    def __init__(self, corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> None:
+    def __init__(self, corpus: pd.DataFrame, recipe: CausalTextRecipe, where: str) -> None:
         self._recipe = recipe
         texts = corpus_texts(corpus)
-        length, sizes = recipe["sequence_length"], recipe["tokenizer"]
-        self._tokenizer = train_tokenizer(texts.tokenizer, sizes["vocab_size"], sizes["min_frequency"], length)
+        length, sizes = recipe.sequence_length, recipe.tokenizer
+        self._tokenizer = train_tokenizer(texts.tokenizer, sizes.vocab_size, sizes.min_frequency, length)
         self._sequences = pack_texts(texts.train, self._tokenizer, length)
-        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe["batch_size"], where)
+        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe.batch_size, where)
         self._check = pack_texts(texts.held_out, self._tokenizer, length)[:HELD_OUT_SEQUENCES]
         self.size = len(self._sequences)
         logging.info("%d training and %d held-out sequences of %d tokens", self.size, len(self._check), length)
 
     def build(self) -> GPT2LMHeadModel:
         """Return a new model; its weights are drawn from torch's own generator."""
-        sizes, dropout, end = self._recipe["architecture"], self._recipe["dropout"], self._tokenizer.eos_token_id
+        sizes, dropout, end = self._recipe.architecture, self._recipe.dropout, self._tokenizer.eos_token_id
         config = GPT2Config(
-            vocab_size=len(self._tokenizer), n_positions=self._recipe["sequence_length"],
-            n_embd=sizes["hidden_size"], n_layer=sizes["num_hidden_layers"], n_head=sizes["num_attention_heads"],
-            n_inner=sizes["intermediate_size"], resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+            vocab_size=len(self._tokenizer), n_positions=self._recipe.sequence_length,
+            n_embd=sizes.hidden_size, n_layer=sizes.num_hidden_layers, n_head=sizes.num_attention_heads,
+            n_inner=sizes.intermediate_size, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
             bos_token_id=end, eos_token_id=end, architectures=["GPT2LMHeadModel"],
         )  # fmt: skip
         return GPT2LMHeadModel._from_config(config, attn_implementation="sdpa")

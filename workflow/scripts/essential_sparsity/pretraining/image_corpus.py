@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTImageProcessorPil
 
 from essential_sparsity.data.pixels import PixelSettings, pixel_settings, prepare_pixels
-from essential_sparsity.errors import UserError
 from essential_sparsity.pretraining.corpus import check_batch
+from essential_sparsity.pretraining.recipe import Augment, ImageRecipe
+from essential_sparsity.records import plain
 
 # Enough for a held-out accuracy to about a percentage point, and little beside the training itself.
 _HELD_OUT_IMAGES = 2048
@@ -43,7 +43,7 @@ class ImageCorpus:
     held_out_pixels: Tensor
 
 
-def prepare_corpus(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> ImageCorpus:
+def prepare_corpus(corpus: pd.DataFrame, recipe: ImageRecipe, where: str) -> ImageCorpus:
     """Decode the images of a corpus and bring them to the model's size.
 
     Args:
@@ -52,17 +52,16 @@ def prepare_corpus(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) 
         where: The registry key, for messages.
 
     Raises:
-        UserError: Too few images, one that cannot be decoded, or sizes that do not fit each other.
+        UserError: Too few images, or one that cannot be decoded.
     """
-    check_architecture(recipe["architecture"], where)
-    edge = recipe["architecture"]["image_size"]
+    edge = recipe.architecture.image_size
     processor = ViTImageProcessorPil(size={"height": edge, "width": edge})
     settings = pixel_settings(processor, where)
     train = corpus[corpus["split"] == "train"]
-    check_batch(len(train), "images", recipe["batch_size"], where)
+    check_batch(len(train), "images", recipe.batch_size, where)
     test = corpus[corpus["split"] == "test"]
     # Drawn, since rows often come in the order of their class.
-    chosen = np.random.default_rng(recipe["seed"]).permutation(len(test))[:_HELD_OUT_IMAGES]
+    chosen = np.random.default_rng(recipe.seed).permutation(len(test))[:_HELD_OUT_IMAGES]
     held_out = test.iloc[np.sort(chosen)]
     pixels, held_out_pixels = (
         torch.from_numpy(prepare_pixels(rows["image"].tolist(), processor, rows["id"].tolist(), f"{where}.corpus"))
@@ -72,23 +71,7 @@ def prepare_corpus(corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) 
     return ImageCorpus(processor, settings, train, pixels, held_out, held_out_pixels)
 
 
-def check_architecture(sizes: Mapping[str, Any], where: str) -> None:
-    """Check the sizes of a ViT against each other.
-
-    Raises:
-        UserError: The image is no whole number of patches, or the width of heads.
-    """
-    for whole, part in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
-        if sizes[whole] % sizes[part]:
-            raise UserError(
-                where=f"{where}.architecture.{whole}",
-                found=repr(sizes[whole]),
-                expected=f"a multiple of {part} ({sizes[part]})",
-                mend="correct one of the two",
-            )
-
-
-def vit_config(recipe: Mapping[str, Any], architecture: str, **options: Any) -> ViTConfig:
+def vit_config(recipe: ImageRecipe, architecture: str, **options: Any) -> ViTConfig:
     """Return the configuration of a recipe's ViT.
 
     Args:
@@ -96,18 +79,18 @@ def vit_config(recipe: Mapping[str, Any], architecture: str, **options: Any) -> 
         architecture: The class of transformers that a checkpoint is of.
         options: What the configuration says besides.
     """
-    sizes = {key: value for key, value in recipe["architecture"].items() if key != "model"}
+    sizes = {key: value for key, value in plain(recipe.architecture).items() if key != "model"}
     return ViTConfig(
-        hidden_dropout_prob=recipe["dropout"], attention_probs_dropout_prob=recipe["dropout"],
+        hidden_dropout_prob=recipe.dropout, attention_probs_dropout_prob=recipe.dropout,
         architectures=[architecture], **sizes, **options,
     )  # fmt: skip
 
 
-def augmented(pixels: Tensor, augment: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+def augmented(pixels: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
     """Return images, (batch, channels, height, width), shifted and mirrored as a recipe's ``augment`` says."""
-    if augment["crop_padding"]:
-        pixels = random_crops(pixels, augment["crop_padding"], generator)
-    return random_flips(pixels, generator) if augment["flip"] else pixels
+    if augment.crop_padding:
+        pixels = random_crops(pixels, augment.crop_padding, generator)
+    return random_flips(pixels, generator) if augment.flip else pixels
 
 
 def random_crops(pixels: Tensor, padding: int, generator: torch.Generator) -> Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -17,6 +16,7 @@ from essential_sparsity.data.pixels import normalise
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.pretraining.image_corpus import HELD_OUT_BATCH, augmented, prepare_corpus, vit_config
 from essential_sparsity.pretraining.objectives import Batch
+from essential_sparsity.pretraining.recipe import LabelledImagesRecipe
 
 
 def check_images(corpus: pd.DataFrame, needed: Collection[str], objective: str, where: str) -> None:
@@ -69,10 +69,10 @@ class SupervisedImages:
         where: The registry key, for messages.
 
     Raises:
-        UserError: Too few images or classes, one that cannot be decoded, or sizes that do not fit each other.
+        UserError: Too few images or classes, or one that cannot be decoded.
     """
 
-    def __init__(self, corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> None:
+    def __init__(self, corpus: pd.DataFrame, recipe: LabelledImagesRecipe, where: str) -> None:
         self._recipe = recipe
         self._classes = check_classes(corpus, where)
         self._images = prepare_corpus(corpus.dropna(subset=["label"]), recipe, where)
@@ -99,13 +99,13 @@ class SupervisedImages:
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
         """Return augmented bytes, (rows, channels, height, width), and classes, (rows,)."""
-        return augmented(self._images.pixels[rows], self._recipe["augment"], generator), self._labels[rows]
+        return augmented(self._images.pixels[rows], self._recipe.augment, generator), self._labels[rows]
 
     def loss(self, model: ViTForImageClassification, batch: Batch) -> Tensor:
         """Return the mean cross-entropy (nats), against smoothed labels where the recipe says so."""
         pixels, labels = batch
         logits = model(pixel_values=normalise(pixels, self._images.settings)).logits
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=self._recipe["label_smoothing"])
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
     @torch.no_grad()
     def held_out(self, model: ViTForImageClassification) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from essential_sparsity.checkpoints.extract import held_weights, save_weights, without_tied
-from essential_sparsity.checkpoints.steps import checkpoint_steps, measured_steps, step_name
+from essential_sparsity.checkpoints.steps import step_name
 from essential_sparsity.files import atomic_path, canonical, sha256_of, write_json
 from essential_sparsity.pretraining.causal_text import CausalLanguageModelling
 from essential_sparsity.pretraining.corpus import withhold
@@ -28,6 +28,8 @@ from essential_sparsity.pretraining.labelled_images import SupervisedImages
 from essential_sparsity.pretraining.masked_images import MaskedImageModelling
 from essential_sparsity.pretraining.masked_text import MaskedLanguageModelling
 from essential_sparsity.pretraining.objectives import Batch, Objective
+from essential_sparsity.pretraining.recipe import AnyRecipe, Recipe
+from essential_sparsity.records import plain
 from essential_sparsity.training.trainer import StateTrainer, check_finite, run_trainer, state_of, trainer_arguments
 
 INDEX = "index.json"
@@ -35,8 +37,8 @@ INDEX = "index.json"
 STATE_EVERY = 0.1
 _CURVE = ("step", "loss", "held_out_loss", "held_out_accuracy", "learning_rate")
 
-# A further objective is a module and an entry here and in the schema.
-OBJECTIVES: dict[str, Callable[[pd.DataFrame, Mapping[str, Any], str], Objective]] = {
+# A further objective is a module, a class of recipes, and an entry here and in the schema.
+OBJECTIVES: dict[str, Callable[[pd.DataFrame, Any, str], Objective]] = {
     "masked-language-modelling": MaskedLanguageModelling,
     "causal-language-modelling": CausalLanguageModelling,
     "supervised-images": SupervisedImages,
@@ -65,15 +67,15 @@ def make_optimiser(model: nn.Module, learning_rate: float, weight_decay: float) 
 class _Batches(Dataset):  # type: ignore[type-arg]
     """The batch of every step."""
 
-    def __init__(self, objective: Objective, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, objective: Objective, recipe: Recipe) -> None:
         self._objective, self._recipe = objective, recipe
         self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:
-        return int(self._recipe["steps"])
+        return self._recipe.steps
 
     def __getitem__(self, step: int) -> Batch:
-        seed, size = self._recipe["seed"], self._recipe["batch_size"]
+        seed, size = self._recipe.seed, self._recipe.batch_size
         epoch, place = divmod(step, max(1, self._objective.size // size))
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -85,10 +87,10 @@ class _Batches(Dataset):  # type: ignore[type-arg]
 class _PreTrainer(StateTrainer):
     """A Trainer of an objective; the loss of every step is in its state's history, which a later run goes on with."""
 
-    def __init__(self, objective: Objective, recipe: Mapping[str, Any], folder: Path, where: str, **rest: Any) -> None:
+    def __init__(self, objective: Objective, recipe: Recipe, folder: Path, where: str, **rest: Any) -> None:
         super().__init__(train_dataset=_Batches(objective, recipe), **rest)
         self._objective, self._folder, self._where = objective, folder, where
-        self._checkpoints, self._measured = checkpoints_of(recipe), set(measured_steps(recipe))
+        self._checkpoints, self._measured = recipe.checkpoint_steps, set(recipe.measured_steps)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         step = self.state.global_step
@@ -113,15 +115,9 @@ class _PreTrainer(StateTrainer):
             self.state.log_history.append({"step": step, **figures})
 
 
-def checkpoints_of(recipe: Mapping[str, Any]) -> list[int]:
-    """Return the steps that are checkpoints."""
-    return checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"])
-
-
 def pretrain(
-    corpus: pd.DataFrame, recipe: Mapping[str, Any], folder: Path, states: Path, device: torch.device, code: str,
-    where: str,
-) -> None:  # fmt: skip
+    corpus: pd.DataFrame, recipe: AnyRecipe, folder: Path, states: Path, device: torch.device, code: str, where: str
+) -> None:
     """Train a model by a recipe, or go on with a training of the same recipe, corpus and code that was cut off.
 
     Writes into ``folder``: the tokenizer or processor, ``config.json``, ``step000000.safetensors`` ... for each
@@ -131,7 +127,7 @@ def pretrain(
 
     Args:
         corpus: The prepared dataset; training sees only its split ``train``, or the recipe's ``corpus_share`` of it.
-        recipe: The registry's recipe; ``objective`` says what is learnt, masked language modelling without it.
+        recipe: The registry's recipe; its ``objective`` says what is learnt.
         folder: Where to write, once the training has ended.
         states: Where the state and the weights of a training are until then; removed in the end.
         device: Where to compute.
@@ -142,23 +138,23 @@ def pretrain(
         UserError: A loss that is not finite, or a corpus that the objective cannot learn from; or the process was told
             to end, and has saved its state.
     """
-    identity = canonical([code, dict(recipe), int(pd.util.hash_pandas_object(corpus).sum())])
-    seen = withhold(corpus, recipe.get("corpus_share", 1.0), recipe["seed"])
-    objective = OBJECTIVES[recipe.get("objective", "masked-language-modelling")](seen, recipe, where)
+    identity = canonical([code, plain(recipe), int(pd.util.hash_pandas_object(corpus).sum())])
+    seen = withhold(corpus, recipe.corpus_share or 1.0, recipe.seed)
+    objective = OBJECTIVES[recipe.objective](seen, recipe, where)
     for stale in (*folder.glob("*.json"), *folder.glob("step*.safetensors")):
         # An earlier recipe's: another model's tokenizer or processor must not become this one's.
         stale.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     objective.save(folder)
-    torch.manual_seed(recipe["seed"])
+    torch.manual_seed(recipe.seed)
     model = objective.build()
     model.config.save_pretrained(folder)
     model.to(device)
-    optimiser = make_optimiser(model, recipe["learning_rate"], recipe["weight_decay"])
-    schedule = LambdaLR(optimiser, lambda step: learning_rate_factor(step, recipe["steps"], recipe["warmup"]))
+    optimiser = make_optimiser(model, recipe.learning_rate, recipe.weight_decay)
+    schedule = LambdaLR(optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup))
     # To Trainer a step's batch is one row.
     arguments = trainer_arguments(
-        states / "trainer", device, seed=recipe["seed"], num_train_epochs=1, per_device_train_batch_size=1,
+        states / "trainer", device, seed=recipe.seed, num_train_epochs=1, per_device_train_batch_size=1,
         max_grad_norm=1.0, train_sampling_strategy="sequential", save_strategy="steps", save_steps=STATE_EVERY,
         save_total_limit=1,
     )  # fmt: skip
@@ -167,12 +163,12 @@ def pretrain(
         data_collator=lambda rows: dict(zip((model.main_input_name, "predicted"), *rows, strict=True)),
     )  # fmt: skip
     run_trainer(trainer, state_of(identity, states / "trainer"), "pre-training", where)
-    trainer.keep(recipe["steps"])
+    trainer.keep(recipe.steps)
 
     # A training whose weights are half moved is not to be continued.
     shutil.rmtree(states / "trainer")
     files = {}
-    for step in measured_steps(recipe):
+    for step in recipe.measured_steps:
         name = f"{step_name(step)}.safetensors"
         shutil.move(states / name, folder / name)
         files[step_name(step)] = {"file": name, "sha256": sha256_of(folder / name)}
@@ -182,18 +178,18 @@ def pretrain(
     write_json(folder / INDEX, {"steps": files, "files": sorted(path.name for path in folder.glob("*.json"))})
 
 
-def loss_curve(history: list[dict[str, float]], recipe: Mapping[str, Any]) -> pd.DataFrame:
+def loss_curve(history: list[dict[str, float]], recipe: Recipe) -> pd.DataFrame:
     """Return the curve of a training: the mean loss since the row before, and the figures of its checkpoints.
 
     Args:
         history: ``step`` and ``loss`` of every step in turn, and between them ``step, held_out_loss`` and so on.
         recipe: Says when the loss is logged.
     """
-    steps, every = recipe["steps"], recipe["log_every"]
+    steps, every = recipe.steps, recipe.log_every
     losses = [entry["loss"] for entry in history if "loss" in entry]
     rows = [entry for entry in history if "held_out_loss" in entry]
-    for first, last in pairwise(sorted({*checkpoints_of(recipe), *range(every, steps, every)})):
-        rate = recipe["learning_rate"] * learning_rate_factor(last - 1, steps, recipe["warmup"])
+    for first, last in pairwise(sorted({*recipe.checkpoint_steps, *range(every, steps, every)})):
+        rate = recipe.learning_rate * learning_rate_factor(last - 1, steps, recipe.warmup)
         rows.append({"step": last, "loss": sum(losses[first:last]) / (last - first), "learning_rate": rate})
     frame = pd.DataFrame(rows).groupby("step", as_index=False).max()
     return frame[[name for name in _CURVE if name in frame]]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -13,10 +11,10 @@ from torch import Tensor
 from transformers import ViTForMaskedImageModeling
 
 from essential_sparsity.data.pixels import normalise
-from essential_sparsity.errors import UserError
 from essential_sparsity.pretraining.image_corpus import HELD_OUT_BATCH, augmented, prepare_corpus, vit_config
 from essential_sparsity.pretraining.labelled_images import check_images
 from essential_sparsity.pretraining.objectives import Batch
+from essential_sparsity.pretraining.recipe import MaskedImagesRecipe
 
 
 def draw_masks(count: int, patches: int, ratio: float, generator: torch.Generator) -> Tensor:
@@ -63,19 +61,19 @@ class MaskedImageModelling:
         where: The registry key, for messages.
 
     Raises:
-        UserError: Too few images, one that cannot be decoded, sizes that do not fit each other, or a single patch.
+        UserError: Too few images, or one that cannot be decoded.
     """
 
-    def __init__(self, corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> None:
+    def __init__(self, corpus: pd.DataFrame, recipe: MaskedImagesRecipe, where: str) -> None:
         self._recipe = recipe
-        check_images(corpus, {"image", "split"}, recipe["objective"], where)
+        check_images(corpus, {"image", "split"}, recipe.objective, where)
         self._images = prepare_corpus(corpus, recipe, where)
-        self._patches = check_patches(recipe["architecture"], where)
+        self._patches = recipe.architecture.patches
         self.size = len(self._images.pixels)
 
     def build(self) -> ViTForMaskedImageModeling:
         """Return a new model; its weights are drawn from torch's own generator."""
-        stride = self._recipe["architecture"]["patch_size"]
+        stride = self._recipe.architecture.patch_size
         config = vit_config(self._recipe, "ViTForMaskedImageModeling", encoder_stride=stride)
         return ViTForMaskedImageModeling._from_config(config, attn_implementation="sdpa")
 
@@ -85,8 +83,8 @@ class MaskedImageModelling:
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
         """Return augmented bytes, (rows, channels, height, width), and masks, (rows, patches)."""
-        pixels = augmented(self._images.pixels[rows], self._recipe["augment"], generator)
-        return pixels, draw_masks(len(rows), self._patches, self._recipe["mask_ratio"], generator)
+        pixels = augmented(self._images.pixels[rows], self._recipe.augment, generator)
+        return pixels, draw_masks(len(rows), self._patches, self._recipe.mask_ratio, generator)
 
     def loss(self, model: ViTForMaskedImageModeling, batch: Batch) -> Tensor:
         """Return the mean absolute error of the pixels of masked patches."""
@@ -100,8 +98,8 @@ class MaskedImageModelling:
         pixels = self._images.held_out_pixels
         if not len(pixels):
             return {"held_out_loss": math.nan}
-        generator = torch.Generator().manual_seed(self._recipe["seed"])
-        masks = draw_masks(len(pixels), self._patches, self._recipe["mask_ratio"], generator)
+        generator = torch.Generator().manual_seed(self._recipe.seed)
+        masks = draw_masks(len(pixels), self._patches, self._recipe.mask_ratio, generator)
         model.eval()
         device = next(model.parameters()).device
         batches = zip(pixels.split(HELD_OUT_BATCH), masks.split(HELD_OUT_BATCH), strict=True)
@@ -115,20 +113,3 @@ def reconstruct(model: ViTForMaskedImageModeling, pixels: Tensor, mask: Tensor) 
     """Return the pixels that a model finds, (batch, channels, height, width), where it does not see masked patches."""
     found: Tensor = model(pixel_values=pixels, bool_masked_pos=mask).reconstruction
     return found
-
-
-def check_patches(sizes: Mapping[str, Any], where: str) -> int:
-    """Return the number of patches of an image.
-
-    Raises:
-        UserError: There is one, so that nothing is left to see when it is masked.
-    """
-    patches = int(sizes["image_size"] // sizes["patch_size"]) ** 2
-    if patches < 2:
-        raise UserError(
-            where=f"{where}.architecture.patch_size",
-            found=f"{sizes['patch_size']}, one patch of an image of {sizes['image_size']} pixels",
-            expected="several patches, some of which stay visible",
-            mend="make patches smaller",
-        )
-    return patches

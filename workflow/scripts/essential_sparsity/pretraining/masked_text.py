@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -17,6 +15,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from essential_sparsity.pretraining.corpus import WITHHELD, check_batch
 from essential_sparsity.pretraining.objectives import Batch
+from essential_sparsity.pretraining.recipe import MaskedTextRecipe
+from essential_sparsity.records import plain
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _IGNORED = -100
@@ -147,15 +147,15 @@ def masked_loss(model: BertForMaskedLM, inputs: Tensor, labels: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def held_out_loss(model: BertForMaskedLM, sequences: Tensor, recipe: Mapping[str, Any], mask_id: int) -> float:
+def held_out_loss(model: BertForMaskedLM, sequences: Tensor, recipe: MaskedTextRecipe, mask_id: int) -> float:
     """Return the mean masked loss over held-out sequences, (sequences, length), with one fixed draw of masks."""
     model.eval()
-    generator = torch.Generator().manual_seed(recipe["seed"])
+    generator = torch.Generator().manual_seed(recipe.seed)
     total, predictions = 0.0, 0
     device = next(model.parameters()).device
     for batch in sequences.split(64):
         # The vocabulary of the model, which may be smaller than the recipe's: a small corpus has fewer words.
-        inputs, labels = mask_tokens(batch, generator, recipe["mask_probability"], mask_id, model.config.vocab_size)
+        inputs, labels = mask_tokens(batch, generator, recipe.mask_probability, mask_id, model.config.vocab_size)
         count = int((labels != _IGNORED).sum())
         total += count * float(masked_loss(model, inputs.to(device), labels.to(device)))
         predictions += count
@@ -175,13 +175,13 @@ class MaskedLanguageModelling:
         UserError: Too little text.
     """
 
-    def __init__(self, corpus: pd.DataFrame, recipe: Mapping[str, Any], where: str) -> None:
+    def __init__(self, corpus: pd.DataFrame, recipe: MaskedTextRecipe, where: str) -> None:
         self._recipe = recipe
         texts = corpus_texts(corpus)
-        length, sizes = recipe["sequence_length"], recipe["tokenizer"]
-        self._tokenizer = train_tokenizer(texts.tokenizer, sizes["vocab_size"], sizes["min_frequency"], length)
+        length, sizes = recipe.sequence_length, recipe.tokenizer
+        self._tokenizer = train_tokenizer(texts.tokenizer, sizes.vocab_size, sizes.min_frequency, length)
         self._sequences = pack_sequences(texts.train, self._tokenizer, length)
-        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe["batch_size"], where)
+        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe.batch_size, where)
         held_out = texts.held_out
         check = pack_sequences(held_out, self._tokenizer, length) if held_out else self._sequences[:0]
         self._check = check[:HELD_OUT_SEQUENCES]
@@ -193,10 +193,10 @@ class MaskedLanguageModelling:
     def build(self) -> BertForMaskedLM:
         """Return a new model; its weights are drawn from torch's own generator."""
         config = BertConfig(
-            vocab_size=len(self._tokenizer), max_position_embeddings=self._recipe["sequence_length"],
-            hidden_dropout_prob=self._recipe["dropout"], attention_probs_dropout_prob=self._recipe["dropout"],
+            vocab_size=len(self._tokenizer), max_position_embeddings=self._recipe.sequence_length,
+            hidden_dropout_prob=self._recipe.dropout, attention_probs_dropout_prob=self._recipe.dropout,
             pad_token_id=self._tokenizer.pad_token_id, architectures=["BertForMaskedLM"],
-            **self._recipe["architecture"],
+            **plain(self._recipe.architecture),
         )  # fmt: skip
         # Eager attention is about 15 % faster than SDPA at this width on a CPU.
         return BertForMaskedLM._from_config(config, attn_implementation="eager")
@@ -208,7 +208,7 @@ class MaskedLanguageModelling:
     def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
         """Return masked inputs and labels, both (rows, length)."""
         return mask_tokens(
-            self._sequences[rows], generator, self._recipe["mask_probability"], self._tokenizer.mask_token_id,
+            self._sequences[rows], generator, self._recipe.mask_probability, self._tokenizer.mask_token_id,
             len(self._tokenizer),
         )  # fmt: skip
 

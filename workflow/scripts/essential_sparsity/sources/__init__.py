@@ -2,8 +2,9 @@
 
 In: the `source` of a registry entry. Out: files below `results/sources`, or local ones.
 
-Doors: fetch (wheel, path, pretrain, hub), hub, checks.
+Doors: kinds (what a source is), fetch (wheel, path, pretrain, hub), hub, checks.
 Inside: hub_errors.
 
-To add a source: a branch of `fetch`, its keys in the schemas of models and datasets, a rule in `sources.smk`.
+To add a source: a class in `kinds`, a branch of `fetch` and of `describe`, its keys in the schema of sources, a rule in
+`sources.smk`.
 """

@@ -1,7 +1,7 @@
 """Where bytes come from: a pinned wheel of the Python index, the model hub, a local path, or own pre-training.
 
-A source is a mapping with a ``kind``; each kind has one function that puts the named bytes into a folder and one that
-says where they came from. Nothing downstream knows which kind it was.
+Each kind of source has one function that puts the named bytes into a folder and one that says where they came from.
+Nothing downstream knows which kind it was.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.files import atomic_path, read_json, sha256_of
-
-Source = Mapping[str, Any]
+from essential_sparsity.sources.kinds import DataSource, Hub, Local, OwnStep, Source, Wheel
 
 
 def platform_options(tags: str) -> list[str]:
@@ -42,23 +39,21 @@ def platform_options(tags: str) -> list[str]:
     return options + [option for name in platform for option in ("--platform", name)]
 
 
-def download_package(package: str, version: str, sha256: str, wheel: Path, where: str, tags: str = "") -> None:
+def download_package(source: Wheel, wheel: Path, where: str) -> None:
     """Download one wheel with the user's own pip configuration, check its SHA-256, and place it at ``wheel``.
 
     Only a wheel is accepted (``--only-binary``), since building a source distribution runs its code. Dependencies are
     not fetched and nothing is installed. pip resumes a connection that drops; ``wheel`` appears complete or not at all.
 
     Args:
-        package: Name on the index.
-        version: Exact version.
-        sha256: Expected digest of the wheel.
+        source: Which wheel.
         wheel: Where to put it.
         where: The registry key that asked for it, for messages.
-        tags: Of the one wheel, where the version has several: as of :func:`platform_options`.
 
     Raises:
         UserError: No network, no such version, or another digest.
     """
+    package, version, tags = source.package, source.version, source.tags or ""
     wheel.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".download-") as folder:
         command = [
@@ -80,11 +75,11 @@ def download_package(package: str, version: str, sha256: str, wheel: Path, where
                 mend="look at the files of that version on the index and choose a version that has a wheel",
             )
         found = sha256_of(files[0])
-        if found != sha256:
+        if found != source.sha256:
             raise UserError(
                 where=f"{where}.sha256",
                 found=f"SHA-256 {found} for {files[0].name}",
-                expected=sha256,
+                expected=source.sha256,
                 mend="correct the digest if you chose another version on purpose; otherwise do not trust the file: "
                 "find out which index pip used (`pip config list`)",
             )
@@ -163,18 +158,13 @@ def _unreadable_archive(wheel: Path, error: Exception) -> UserError:
     )
 
 
-def unpack_wheel(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
-    """Unpack a wheel's member into ``folder``."""
-    unpack_member(inputs[0], source["member"], folder, where)
-
-
-def local_files(source: Source, where: str) -> list[Path]:
-    """Return the file, or the files of the folder, that a ``path`` source names.
+def local_files(source: Local, where: str) -> list[Path]:
+    """Return the file, or the files of the folder, that a local source names.
 
     Raises:
         UserError: There is nothing at that path.
     """
-    path = Path(source["path"]).expanduser()
+    path = source.place
     if not path.exists():
         raise UserError(
             where=f"{where}.path",
@@ -185,14 +175,14 @@ def local_files(source: Source, where: str) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
 
 
-def local_tables(source: Source, where: str) -> dict[str, list[Path]]:
+def local_tables(source: Local, where: str) -> dict[str, list[Path]]:
     """Return the local files of a dataset, by their split; those of a source without ``files`` are ``train``.
 
     Raises:
         UserError: There is nothing at that path, or nothing that a pattern matches.
     """
-    path = Path(source["path"]).expanduser()
-    if "files" not in source:
+    path = source.place
+    if source.files is None:
         below = path.rglob("*") if path.is_dir() else local_files(source, where)
         return {"train": sorted(p for p in below if p.is_file() and not p.name.startswith("."))}
     if not path.is_dir():
@@ -204,7 +194,7 @@ def local_tables(source: Source, where: str) -> dict[str, list[Path]]:
         )
     names = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*")) if p.is_file()}
     splits: dict[str, list[Path]] = {}
-    for split, patterns in source["files"].items():
+    for split, patterns in source.files.items():
         for pattern in patterns:
             found = fnmatch.filter(names, pattern)
             if not found:
@@ -218,25 +208,25 @@ def local_tables(source: Source, where: str) -> dict[str, list[Path]]:
     return splits
 
 
-def link_path(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+def link_path(source: Local, folder: Path, where: str) -> None:
     """Link local files into ``folder`` after checking the digest, where one is given.
 
     Raises:
         UserError: The path does not exist, its SHA-256 is another, or a digest is given for a folder.
     """
     files = local_files(source, where)
-    if "sha256" in source and Path(source["path"]).expanduser().is_dir():
+    if source.sha256 and source.place.is_dir():
         raise UserError(
             where=f"{where}.sha256",
-            found=f"a SHA-256 for the folder '{source['path']}'",
+            found=f"a SHA-256 for the folder '{source.path}'",
             expected="a SHA-256 of a single file",
             mend="name the file, or leave out `sha256`",
         )
-    if "sha256" in source and (found := sha256_of(files[0])) != source["sha256"]:
+    if source.sha256 and (found := sha256_of(files[0])) != source.sha256:
         raise UserError(
             where=f"{where}.sha256",
             found=f"SHA-256 {found} for {files[0]}",
-            expected=source["sha256"],
+            expected=source.sha256,
             mend="correct the digest if the file is the one you mean; otherwise restore the file",
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,16 +234,16 @@ def link_path(source: Source, inputs: list[Path], folder: Path, where: str) -> N
         (folder / file.name).symlink_to(file.resolve())
 
 
-def link_pretrained(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+def link_pretrained(source: OwnStep, inputs: list[Path], folder: Path) -> None:
     """Link one step of the workflow's own pre-training, with its tokenizer and configuration, into ``folder``.
 
-    ``inputs`` are the training's ``index.json`` and its folder; ``source['step']`` names the step.
+    ``inputs`` are the training's ``index.json`` and its folder.
 
     Raises:
         UserError: The step's file is missing, or not the one that the training wrote.
     """
     index, files = inputs
-    weights = pretrained_weights(index, files, source["step"])
+    weights = pretrained_weights(index, files, source.step)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").symlink_to(weights.resolve())
     for name in read_json(index)["files"]:
@@ -284,7 +274,7 @@ def pretrained_weights(index: Path, files: Path, step: str) -> Path:
     return weights
 
 
-def link_downloaded(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
+def link_downloaded(inputs: list[Path], folder: Path) -> None:
     """Link the files of a repository of the hub, which an earlier rule downloaded, into ``folder``.
 
     ``inputs`` are the download's ``index.json`` and its folder; files keep their path in the repository.
@@ -307,19 +297,11 @@ def link_downloaded(source: Source, inputs: list[Path], folder: Path, where: str
         (folder / name).symlink_to(file.resolve())
 
 
-FETCH: dict[str, Callable[[Source, list[Path], Path, str], None]] = {
-    "wheel": unpack_wheel,
-    "path": link_path,
-    "pretrain": link_pretrained,
-    "hub": link_downloaded,
-}
-
-
 def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
     """Put the bytes of a source into ``folder``.
 
     Args:
-        source: The registry's mapping; ``kind`` chooses the function.
+        source: Where they come from.
         inputs: What earlier rules made for it: the wheel, or the index and the folder of a training or of a download.
         folder: An empty folder to fill.
         where: The registry key, for messages.
@@ -327,10 +309,18 @@ def fetch(source: Source, inputs: list[Path], folder: Path, where: str) -> None:
     Raises:
         UserError: As the kind's own function says.
     """
-    FETCH[source["kind"]](source, inputs, folder, where)
+    match source:
+        case Wheel():
+            unpack_member(inputs[0], source.member, folder, where)
+        case Local():
+            link_path(source, folder, where)
+        case OwnStep():
+            link_pretrained(source, inputs, folder)
+        case Hub():
+            link_downloaded(inputs, folder)
 
 
-def table_splits(source: Source, inputs: list[Path], folder: Path, where: str) -> dict[str, list[Path]]:
+def table_splits(source: DataSource, inputs: list[Path], folder: Path, where: str) -> dict[str, list[Path]]:
     """Return the tables of a dataset, by their split; those of a wheel are put into ``folder``.
 
     Only a source with ``files`` says which split a file holds; the one table of another source is ``train``.
@@ -338,10 +328,10 @@ def table_splits(source: Source, inputs: list[Path], folder: Path, where: str) -
     Raises:
         UserError: Not one table where one is expected, or as :func:`fetch` says.
     """
-    if source["kind"] == "path" and "files" in source:
+    if isinstance(source, Local) and source.files is not None:
         return local_tables(source, where)
     fetch(source, inputs, folder, where)
-    if source["kind"] == "hub":
+    if isinstance(source, Hub):
         splits: dict[str, list[Path]] = {}
         for name, entry in sorted(read_json(inputs[0])["files"].items()):
             splits.setdefault(entry["split"], []).append(folder / name)
@@ -354,26 +344,25 @@ def table_splits(source: Source, inputs: list[Path], folder: Path, where: str) -
     return {"train": files}
 
 
-def describe(source: Source, inputs: list[Path]) -> dict[str, Any]:
+def describe(source: Source, inputs: list[Path]) -> dict[str, str | None]:
     """Return the ``source``, ``revision`` and ``sha256`` of a source's provenance.
 
     The revision is the version of a package, the commit of a repository of the hub, the digest of a local file, or the
     digest of a training's index; None for a local folder. Of a repository or a training the SHA-256 is the index's,
     which holds those of the files.
     """
-    kind = source["kind"]
-    if kind == "wheel":
-        return {
-            "source": f"wheel:{source['package']}/{source['member']}",
-            "revision": source["version"],
-            "sha256": source["sha256"],
-        }
-    if kind == "path":
-        path = Path(source["path"]).expanduser()
-        digest = sha256_of(path) if path.is_file() else None
-        return {"source": f"path:{source['path']}", "revision": digest, "sha256": digest}
-    digest = sha256_of(inputs[0])
-    if kind == "hub":
-        index = read_json(inputs[0])
-        return {"source": f"hub:{index['repository']}", "revision": index["commit"], "sha256": digest}
-    return {"source": f"pretrain:{source['recipe']['corpus']}", "revision": digest[:12], "sha256": digest}
+    revision: str | None
+    digest: str | None
+    match source:
+        case Wheel():
+            place, revision, digest = f"{source.package}/{source.member}", source.version, source.sha256
+        case Local():
+            place = source.path
+            revision = digest = sha256_of(source.place) if source.place.is_file() else None
+        case Hub():
+            index = read_json(inputs[0])
+            place, revision, digest = index["repository"], index["commit"], sha256_of(inputs[0])
+        case OwnStep():
+            digest = sha256_of(inputs[0])
+            place, revision = source.corpus, digest[:12]
+    return {"source": f"{source.kind}:{place}", "revision": revision, "sha256": digest}

@@ -14,14 +14,15 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from essential_sparsity.checkpoints.files import CONFIG, choose_weights, companions, is_index, shards_of
 from essential_sparsity.checkpoints.remote_code import check_remote_code
+from essential_sparsity.checkpoints.steps import Place
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.files import atomic_path, read_json, sha256_of, write_json
 from essential_sparsity.progress import bars_on_terminal, progress
 from essential_sparsity.sources.hub_errors import explaining, not_cached, quieten
+from essential_sparsity.sources.kinds import Files, Hub
 
 
 def is_below(path: str) -> bool:
@@ -185,7 +186,7 @@ def put_model(repository: Repository, trusted: bool, folder: Path) -> list[str]:
     return [*small, *large]
 
 
-def put_tables(repository: Repository, splits: Mapping[str, list[str]], folder: Path) -> dict[str, str]:
+def put_tables(repository: Repository, splits: Files, folder: Path) -> dict[str, str]:
     """Put the tables of a dataset into ``folder``.
 
     Args:
@@ -217,14 +218,13 @@ def put_tables(repository: Repository, splits: Mapping[str, list[str]], folder: 
     return wanted
 
 
-def download(source: Mapping[str, Any], kind: str, trusted: bool, folder: Path, where: str) -> None:
+def download(source: Hub, trusted: bool, folder: Path, where: str) -> None:
     """Put the files of a repository that are needed below ``folder/files``, and at last write ``folder/index.json``.
 
     The index says which repository, revision and commit they are of, and of each file the SHA-256 and the split.
 
     Args:
-        source: The registry's mapping: ``repository``, ``revision``, and of a dataset ``files``.
-        kind: ``model`` or ``dataset``.
+        source: Which repository; of a dataset it names files.
         trusted: Whether the model's own code may run.
         folder: Where to put them.
         where: The source's key, for messages.
@@ -232,24 +232,25 @@ def download(source: Mapping[str, Any], kind: str, trusted: bool, folder: Path, 
     Raises:
         UserError: Whatever keeps the files from being there, and what to do about it.
     """
-    name, revision, files = source["repository"], source["revision"], folder / "files"
+    name, revision, files = source.repository, source.revision, folder / "files"
+    kind = "model" if source.files is None else "dataset"
     repository = Repository(name, revision, kind, where, resolve_commit(name, revision, kind, where))
     logging.info("%s at %s is commit %s", name, revision, repository.commit)
     shutil.rmtree(files, ignore_errors=True)
-    if kind == "model":
+    if source.files is None:
         splits = dict.fromkeys(put_model(repository, trusted, files), "")
     else:
-        splits = put_tables(repository, source["files"], files)
+        splits = put_tables(repository, source.files, files)
     found = {path: {"sha256": sha256_of(files / path), "split": split} for path, split in splits.items()}
     index = {"repository": name, "revision": revision, "commit": repository.commit, "files": found}
     write_json(folder / "index.json", index)
 
 
-def find_steps(steps: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, dict[str, str]]:
+def find_steps(steps: Mapping[str, Place], where: str) -> dict[str, dict[str, str]]:
     """Look up which steps of a trajectory the hub has.
 
     Args:
-        steps: The repository and revision of each checkpoint, by its name.
+        steps: Where each checkpoint is, by its name.
         where: The trajectory's key, for messages.
 
     Returns:
@@ -264,9 +265,9 @@ def find_steps(steps: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, 
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
     failed: UserError | None = None
-    for name, source in progress(steps.items(), "looking up steps", len(steps), "steps"):
+    for name, place_ in progress(steps.items(), "looking up steps", len(steps), "steps"):
         try:
-            found[name] = resolve_commit(source["repository"], source["revision"], "model", where)
+            found[name] = resolve_commit(place_.repository, place_.revision, "model", where)
         except UserError as error:
             cause = error.__cause__
             absent = isinstance(cause, errors.RepositoryNotFoundError | errors.RevisionNotFoundError)

@@ -4,5 +4,5 @@ In: `config/*.yaml`. Out: what is evaluated, and what each job is told.
 
 Doors: resolve (from a file to a study), study (what follows), registries (what is known), asked (what is asked),
 checks, claims (what is refused), validation.
-Inside: tasks, protocols, recipes, sweeps, pairs.
+Inside: models, tasks, protocols, sweeps, pairs.
 """

