@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.data.tasks import AnyTask
 from essential_sparsity.files import atomic_path, read_json
 from essential_sparsity.findings.tables import FINDINGS
 from essential_sparsity.knees.readings import Settings
@@ -31,12 +32,13 @@ def main(snakemake: Any) -> None:
     tables = {name: pd.read_parquet(snakemake.input[name]) for name in TABLES}
     tables["findings"] = stack(map(pd.read_parquet, snakemake.input.verdicts), FINDINGS)
     steps = missing_notes({Path(p).parent.name: read_json(p) for p in snakemake.input.steps})
+    tasks = {name: record(AnyTask, task) for name, task in json.loads(snakemake.params.tasks).items()}
     provenance = [read_json(path) for path in snakemake.input.provenance]
     weights = [*same_notes(provenance), *outlier_notes(tables["weights"])]
     study = Study(
         name=snakemake.wildcards.study, title=snakemake.params.title,
         knees=record(Settings, json.loads(snakemake.params.knees)),
-        methods=json.loads(snakemake.params.methods), tasks=json.loads(snakemake.params.tasks),
+        methods=json.loads(snakemake.params.methods), tasks=tasks,
         provenance=provenance,
         notes=[*steps, *weights, *change_notes(pd.read_parquet(snakemake.input.changes))],
         plots={kind: [Path(path) for path in snakemake.input.plots if f"/plots/{kind}/" in path] for kind in KINDS},

@@ -15,6 +15,9 @@ import pandas as pd
 
 from essential_sparsity.files import atomic_path
 
+# A row by its columns; the schema of its table says what each of them holds.
+Row = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Column:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import entries
 import frames
 from essential_sparsity.evaluation.tables import EVALUATIONS
 from essential_sparsity.knees.tables import DIFFERENCES
@@ -198,10 +199,11 @@ def test_every_number_of_a_sentence_about_knees_is_in_the_tables() -> None:
 
 
 def test_departures() -> None:
+    own = {"freeze": ["embeddings.*"], "head": "mean_pooling"}
     tasks = {
-        "a": {"label": "plot or review", "protocol": "finetune", "freeze": ["embeddings.*"], "head": "mean_pooling"},
-        "b": {"label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512},
-        "c": {"label": "as the paper", "protocol": "finetune", "freeze": [], "head": "sequence_classification"},
+        "a": entries.task(label="plot or review", **own),
+        "b": entries.task("perplexity", label="film plots", windows=12, window=512),
+        "c": entries.task(label="as the paper", head="sequence_classification"),
     }
     frozen, head, tokens = departures(tasks)
     assert "Plot or review" in frozen and "`embeddings.*`" in frozen

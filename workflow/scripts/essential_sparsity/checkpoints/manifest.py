@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from essential_sparsity.files import read_json, write_json
 
@@ -64,7 +63,7 @@ def write_manifest(matrices: list[Matrix], path: Path) -> None:
 
 def read_manifest(path: Path) -> list[Matrix]:
     """Read what :func:`write_manifest` wrote."""
-    rows: list[dict[str, Any]] = read_json(path)["matrices"]
     return [
-        Matrix(**{**row, "shape": tuple(row["shape"]), "part": tuple(tuple(p) for p in row["part"])}) for row in rows
+        Matrix(**{**row, "shape": tuple(row["shape"]), "part": tuple(tuple(p) for p in row["part"])})
+        for row in read_json(path)["matrices"]
     ]

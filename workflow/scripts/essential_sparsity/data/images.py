@@ -7,12 +7,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from essential_sparsity.errors import UserError, did_you_mean, first_line, quoted
+from essential_sparsity.tables import Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,7 +138,7 @@ def image_folder(root: Path, where: str) -> pd.DataFrame:
         )
     # Classes may be called 'test' or 'validation', as long as none is called 'train'.
     found = splits if "train" in splits else {"train": root}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     classes: dict[str, list[str]] = {}
     for split, folder in found.items():
         classes[split] = _folders(folder, where)

@@ -10,7 +10,7 @@ kink or one stray value explains more; its distribution is drawn from the fitted
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 from essential_sparsity.checkpoints.steps import LEAST_STEPS, even_steps
 from essential_sparsity.emergence.tables import ALL_WEIGHTS, CHANGES
 from essential_sparsity.inference import Floats, generator_of, holm
-from essential_sparsity.tables import stack
+from essential_sparsity.tables import Row, stack
 
 Integers = NDArray[np.intp]
 
@@ -209,7 +209,7 @@ def find_changes(weights: pd.DataFrame, trajectories: pd.DataFrame) -> pd.DataFr
         Rows of the table of changes, for every model with several steps: its matrices, then all of them together.
     """
     tables = [trajectories.assign(name=ALL_WEIGHTS, position=-1), weights]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for table in tables:
         stepped = table[table["step"].notna()].sort_values(["model", "position", "step"])
         for _, mine in stepped.groupby("model", sort=True):
@@ -219,7 +219,7 @@ def find_changes(weights: pd.DataFrame, trajectories: pd.DataFrame) -> pd.DataFr
     return CHANGES.typed(stack([pd.DataFrame(rows)] if rows else [], CHANGES).sort_values("model", kind="stable"))
 
 
-def _model_changes(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _model_changes(rows: pd.DataFrame) -> Iterator[Row]:
     """Yield the change of each trajectory of one model."""
     steps = even_steps(rows["step"].astype(int))
     names = [name for name in STATISTICS if name in rows]
@@ -231,7 +231,7 @@ def _model_changes(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
             yield {**axes, **_change_row(steps, matrix[statistic].to_numpy(float), tests, axes)}
 
 
-def _change_row(steps: Sequence[int], values: Floats, tests: int, axes: dict[str, Any]) -> dict[str, Any]:
+def _change_row(steps: Sequence[int], values: Floats, tests: int, axes: Mapping[str, str]) -> Row:
     nothing = dict.fromkeys(("change_step", "jump", "jump_share", "ci_low", "ci_high", "p_value"), np.nan)
     if not np.isfinite(values).all() or len(values) != len(steps):
         return {**nothing, "flags": "missing values"}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from essential_sparsity.checkpoints.tensors import open_weights
 from essential_sparsity.emergence.tables import MEASURED
-from essential_sparsity.tables import stack, write_table
+from essential_sparsity.tables import Row, stack, write_table
 
 # Fixed thresholds of |w|; the paper counts weights near zero at fixed magnitudes, too.
 ABSOLUTE_THRESHOLDS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -308,7 +308,7 @@ def measure_checkpoint(
     Raises:
         ValueError: There are no matrices.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     total: Tally | None = None
     with open_weights(weights) as files:
         for position, name in enumerate(names):

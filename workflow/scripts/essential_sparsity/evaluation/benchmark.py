@@ -18,10 +18,14 @@ from essential_sparsity.data.tasks import Benchmark
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 from essential_sparsity.evaluation.benchmark_tasks import LoadedTasks, answers, check_answers, load_tasks, offline
 from essential_sparsity.evaluation.outcomes import Outcome
+from essential_sparsity.tables import Row
 
 # Our names of the harness's metrics.
 _OURS = {"acc": "accuracy", "acc_norm": "accuracy_norm"}
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+# What lm-eval says of an item.
+Sample = Mapping[str, Any]
 
 WORD_PERPLEXITY = "word_perplexity"
 
@@ -191,7 +195,7 @@ def _harness_model(model: nn.Module, tokenizer: Any, batch_size: int, max_length
     return harness_model
 
 
-def _check_finite(samples: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> None:
+def _check_finite(samples: Sequence[tuple[str, Sample]], where: str) -> None:
     """Check that the model answered with numbers; the harness takes NaN for the first choice.
 
     Raises:
@@ -207,14 +211,14 @@ def _check_finite(samples: Sequence[tuple[str, Mapping[str, Any]]], where: str) 
         )
 
 
-def _log_likelihoods(sample: Mapping[str, Any]) -> list[float]:
+def _log_likelihoods(sample: Sample) -> list[float]:
     """Return the log-likelihoods that a model answered with, one a request; none of generated text."""
     first = [answered[0] for answered in sample["resps"]]
     numbers = [answer[0] if isinstance(answer, tuple) else answer for answer in first]
     return [number for number in numbers if isinstance(number, float)]
 
 
-def _document(group: str, sample: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _document(group: str, sample: Sample, tokenizer: Any) -> Row:
     """Return the row of a document: nats a word, for the model and for one that knows nothing."""
     nats, words = -sample[WORD_PERPLEXITY][0], sample[WORD_PERPLEXITY][1]
     # An even guess costs the logarithm of the vocabulary's size for each token, however many a word has.
@@ -225,7 +229,7 @@ def _document(group: str, sample: Mapping[str, Any], tokenizer: Any) -> dict[str
     }  # fmt: skip
 
 
-def _example(task: Any, group: str, sample: Mapping[str, Any], metric: str) -> dict[str, Any]:
+def _example(task: Any, group: str, sample: Sample, metric: str) -> Row:
     """Return the row of an example."""
     if task.OUTPUT_TYPE == "multiple_choice" and task.config.process_results is None:
         said = _choice(task, sample, metric)
@@ -240,7 +244,7 @@ def _example(task: Any, group: str, sample: Mapping[str, Any], metric: str) -> d
     return {"id": sample["doc_id"], "group": group, "value": float(sample[metric]), "n": 1, **said}
 
 
-def _choice(task: Any, sample: Mapping[str, Any], metric: str) -> dict[str, Any]:
+def _choice(task: Any, sample: Sample, metric: str) -> Row:
     """Return what a model chose, as the metric counts it, and what is right."""
     choices = task.doc_to_choice(sample["doc"])
     likelihoods = np.array([likelihood for likelihood, _ in sample["filtered_resps"]])
@@ -271,7 +275,7 @@ def _summed_up(table: pd.DataFrame, column: str, metric: str) -> float:
     return math.exp(nats)
 
 
-def _others(own: Mapping[str, Any], headline: str) -> dict[str, float]:
+def _others(own: Mapping[str, float], headline: str) -> dict[str, float]:
     """Return the harness's other metrics of a task or group by our names, without standard errors."""
     others = {}
     for key, value in own.items():

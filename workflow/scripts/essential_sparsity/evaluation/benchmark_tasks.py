@@ -21,6 +21,9 @@ from essential_sparsity.evaluation.benchmark_files import READERS, split_files
 # The seeds that lm-eval's own command line sets; examples of few-shot prompts are drawn from the last.
 _PYTHON_SEED, _SEED = 0, 1234
 
+# What lm-eval knows of a task.
+Config = Mapping[str, Any]
+
 _SPLITS = ("training_split", "validation_split", "test_split")
 
 
@@ -137,7 +140,7 @@ def _manager(name: str) -> Any:
     return lm_eval.tasks.TaskManager()
 
 
-def _leaves(name: str, index: Mapping[str, Any], where: str) -> Iterator[str]:
+def _leaves(name: str, index: Config, where: str) -> Iterator[str]:
     """Yield the names of the tasks behind a name, groups and tags resolved.
 
     Raises:
@@ -192,9 +195,7 @@ def _check_redirectable(leaf: str, entry: Any, repository: str | None, where: st
         )
 
 
-def _redirected(
-    config: Mapping[str, Any], task: Benchmark, folder: Path, scratch: Path, where: str
-) -> tuple[dict[str, Any], str]:
+def _redirected(config: Config, task: Benchmark, folder: Path, scratch: Path, where: str) -> tuple[Config, str]:
     """Return what to change in a task's configuration so that it reads staged files, and the split it evaluates.
 
     Raises:
@@ -229,7 +230,7 @@ def _redirected(
     return changes, evaluated
 
 
-def _shots(config: Mapping[str, Any], task: Benchmark, where: str) -> int:
+def _shots(config: Config, task: Benchmark, where: str) -> int:
     """Return the number of examples in a prompt.
 
     Raises:
@@ -246,7 +247,7 @@ def _shots(config: Mapping[str, Any], task: Benchmark, where: str) -> int:
     return int((fixed if asked is None else asked) or 0)
 
 
-def _shots_split(config: Mapping[str, Any]) -> tuple[str, str | None]:
+def _shots_split(config: Config) -> tuple[str, str | None]:
     """Return the split that examples in prompts are drawn from, in lm-eval's order, and the key that names it.
 
     The split is None if the task brings its own examples.
@@ -258,7 +259,7 @@ def _shots_split(config: Mapping[str, Any]) -> tuple[str, str | None]:
     return next((key, config[key]) for key in _SPLITS if config.get(key))
 
 
-def _check_shots(tasks: Mapping[str, Any], shots: int | None, where: str) -> None:
+def _check_shots(tasks: Config, shots: int | None, where: str) -> None:
     """Check that there are examples enough for the prompts.
 
     Raises:

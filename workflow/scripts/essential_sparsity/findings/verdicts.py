@@ -20,6 +20,7 @@ from essential_sparsity.findings.values import value_difference
 from essential_sparsity.findings.variance import variance_share
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE
 from essential_sparsity.records import plain
+from essential_sparsity.tables import Row
 
 # From what a claim is about and the evidence of its study, the estimate. Each is a pure function.
 Statistic = Callable[[Any, Evidence], Estimate]
@@ -74,11 +75,11 @@ def judge(claims: Iterable[Claim], evidence: Evidence, study: str, scale: str) -
         study: The study's name.
         scale: ``desk`` or ``paper``.
     """
-    rows = [_row(claim, evidence) | {"study": study, "scale": scale} for claim in claims]
+    rows = [{**_row(claim, evidence), "study": study, "scale": scale} for claim in claims]
     return pd.DataFrame(rows, columns=list(FINDINGS.columns))
 
 
-def _row(claim: Claim, evidence: Evidence) -> dict[str, Any]:
+def _row(claim: Claim, evidence: Evidence) -> Row:
     try:
         found = STATISTICS[claim.statistic](claim.of, evidence)
     except MissingEvidenceError as error:

@@ -19,7 +19,7 @@ from essential_sparsity.knees.rules import find_knee, find_many, value_at
 from essential_sparsity.knees.samples import Examples, sample_of
 from essential_sparsity.knees.tables import CURVES, DIFFERENCES, KNEES
 from essential_sparsity.metrics.registry import performance, value_of
-from essential_sparsity.tables import Schema
+from essential_sparsity.tables import Row, Schema
 
 ONE_SEED = "one seed: the spread over seeds is not in the interval"
 TWO_SEEDS = "two seeds: their spread is hardly known, and the interval wide"
@@ -90,11 +90,11 @@ class Reading:
 class _Read:
     """What is read off one mean curve, and the rows of the table of knees, those of its seeds included."""
 
-    axes: Mapping[str, Any]
+    axes: Mapping[str, str]
     rows: pd.DataFrame
     curve: Curve
     readings: list[Reading]
-    knees: list[dict[str, Any]]
+    knees: list[Row]
     doubts: tuple[str, ...]
 
 
@@ -133,7 +133,7 @@ def analyse(evaluations: pd.DataFrame, settings: Settings, examples: Examples) -
     )
 
 
-def measure(axes: Mapping[str, Any], rows: pd.DataFrame, draws: int, examples: Examples | None) -> Measured:
+def measure(axes: Mapping[str, str], rows: pd.DataFrame, draws: int, examples: Examples | None) -> Measured:
     """Return a curve as rules read it, the mean and every seed's, with draws.
 
     Args:
@@ -156,7 +156,7 @@ def measure(axes: Mapping[str, Any], rows: pd.DataFrame, draws: int, examples: E
 
 
 def _read_curve(
-    axes: Mapping[str, Any], rows: pd.DataFrame, settings: Settings, examples: Examples | None
+    axes: Mapping[str, str], rows: pd.DataFrame, settings: Settings, examples: Examples | None
 ) -> _Read:  # fmt: skip
     """Read a mean curve and those of its seeds; without examples, without intervals."""
     measured = measure(axes, rows, 0 if examples is None else settings.draws, examples)
@@ -171,11 +171,11 @@ def _read_curve(
     return _Read(axes, rows, curve, readings, knees, measured.doubts)
 
 
-def _table(rows: list[dict[str, Any]], schema: Schema) -> pd.DataFrame:
+def _table(rows: list[Row], schema: Schema) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(schema.columns))
 
 
-def _few_seeds(axes: Mapping[str, Any], rows: pd.DataFrame, drawn: frozenset[str]) -> tuple[str, ...]:
+def _few_seeds(axes: Mapping[str, str], rows: pd.DataFrame, drawn: frozenset[str]) -> tuple[str, ...]:
     """Say that one seed, where another would have given another curve, or two are few."""
     seeds = rows["seed"].nunique()
     if seeds == 1:
@@ -183,7 +183,7 @@ def _few_seeds(axes: Mapping[str, Any], rows: pd.DataFrame, drawn: frozenset[str
     return (TWO_SEEDS,) if seeds == 2 else ()
 
 
-def _curve(axes: Mapping[str, Any], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> Curve:
+def _curve(axes: Mapping[str, str], rows: pd.DataFrame, draws: Draws | None, why: tuple[str, ...]) -> Curve:
     flags = sorted({flag for flag in rows.loc[rows["method"] == "dense", "flags"] if flag})
     seeds_of_levels = seeds_by_level(rows)
     if seeds_of_levels[seeds_of_levels > 0].nunique() > 1:
@@ -204,7 +204,7 @@ def read_knee(curve: Curve, rule: str, settings: Settings) -> Reading:
     return Reading(rule, knee, readings, interval)
 
 
-def _knee_row(axes: Mapping[str, Any], seed: Any, n_seeds: int, curve: Curve, reading: Reading) -> dict[str, Any]:
+def _knee_row(axes: Mapping[str, str], seed: Any, n_seeds: int, curve: Curve, reading: Reading) -> Row:
     """Return a row of the table of knees."""
     knee, interval = reading.knee, reading.interval
     return {
@@ -224,7 +224,7 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _level_rows(axes: Mapping[str, Any], rows: pd.DataFrame, curve: Curve, confidence: float) -> pd.DataFrame:
+def _level_rows(axes: Mapping[str, str], rows: pd.DataFrame, curve: Curve, confidence: float) -> pd.DataFrame:
     """Return the rows of the table of curves for a mean curve."""
     bounds = np.full((2, len(curve.sparsity)), np.nan)
     if curve.draws:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
@@ -20,7 +19,7 @@ def mean_curve(rows: pd.DataFrame) -> pd.DataFrame:
 _DENSE_AXES = ["model", "checkpoint", "task"]
 
 
-def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
     """Yield each curve: its model, checkpoint, method, task and metric, and its rows with the dense model's first.
 
     The dense model is evaluated once for all methods and, where nothing is drawn, once for all seeds: a seed's curve
@@ -32,7 +31,7 @@ def curves(evaluations: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataF
     dense = evaluations[evaluations["method"] == "dense"]
     dense_of = dict(list(dense.groupby(_DENSE_AXES)))
     for key, rows in evaluations[evaluations["method"] != "dense"].groupby(axes, sort=True):
-        curve = dict(zip(axes, key, strict=True))
+        curve = dict(zip(axes, map(str, key), strict=True))
         same = dense_of.get(tuple(curve[axis] for axis in _DENSE_AXES), dense.iloc[:0])
         starts = []
         for seed in rows["seed"].unique():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from essential_sparsity.checkpoints.steps import checkpoint_age
 from essential_sparsity.inference import holm, p_value
 from essential_sparsity.knees.intervals import MOST_WITHOUT, quantiles, without_text
 from essential_sparsity.knees.readings import CODES, LEFT, NOT_CENSORED, RIGHT, Knee, Readings
+from essential_sparsity.tables import Row
 
 METHODS, CHECKPOINTS, MODELS = "methods", "checkpoints", "models"
 
@@ -98,9 +98,9 @@ def _grouped(knees: Sequence[CurveKnee], *axes: str) -> Iterator[tuple[tuple[str
         yield value, list(group)
 
 
-def _difference(kind: str, one: CurveKnee, other: CurveKnee, confidence: float) -> dict[str, Any]:
+def _difference(kind: str, one: CurveKnee, other: CurveKnee, confidence: float) -> Row:
     """Return the row of a comparison but for the adjusted p-value."""
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "kind": kind, "model": one.model, "checkpoint": one.checkpoint, "method": one.method, "task": one.task,
         "other_model": other.model, "other_checkpoint": other.checkpoint, "other_method": other.method,
         "rule": one.rule, "difference": np.nan, "ci_low": np.nan, "ci_high": np.nan, "p_value": np.nan,
@@ -109,7 +109,7 @@ def _difference(kind: str, one: CurveKnee, other: CurveKnee, confidence: float) 
         return {**row, "flags": _absent(one, other)}
     if (one.knee.censored, other.knee.censored) != (NOT_CENSORED, NOT_CENSORED):
         return {**row, "flags": _bound(one.knee, other.knee)}
-    row["difference"] = one.knee.knee - other.knee.knee
+    row |= {"difference": one.knee.knee - other.knee.knee}
     if one.readings is None or other.readings is None:
         return {**row, "flags": "nothing to resample: no interval and no test"}
     draws = one.readings.knee - other.readings.knee

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ class Examples:
     drawn: frozenset[str] = frozenset()
 
 
-def sample_of(axes: Mapping[str, Any], rows: pd.DataFrame, examples: Examples) -> tuple[Sample | None, tuple[str, ...]]:
+def sample_of(axes: Mapping[str, str], rows: pd.DataFrame, examples: Examples) -> tuple[Sample | None, tuple[str, ...]]:
     """Return what a curve was measured on.
 
     Args:
@@ -62,7 +61,7 @@ def sample_of(axes: Mapping[str, Any], rows: pd.DataFrame, examples: Examples) -
 
 
 def _features(
-    axes: Mapping[str, Any], rows: pd.DataFrame, values: Floats, examples: Examples
+    axes: Mapping[str, str], rows: pd.DataFrame, values: Floats, examples: Examples
 ) -> tuple[Floats | None, str, tuple[str, ...]]:
     """Return the features (levels, seeds, examples, k), the digest of the examples' names, and why there are none."""
     if examples.folder is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from essential_sparsity.tables import CURVE, Schema, count, fraction, number, text
+from essential_sparsity.tables import CURVE, Row, Schema, count, fraction, number, text
 
 KNEES = Schema(
     "knees",
@@ -100,7 +100,7 @@ LEVELS = Schema(
 )
 
 
-def level_rows(placed: Mapping[str, Any]) -> list[dict[str, Any]]:
+def level_rows(placed: Mapping[str, Any]) -> list[Row]:
     """Return the rows of ``levels`` for one curve, from what its last round wrote."""
     ends = {key: math.nan if placed[key] is None else placed[key] for key in ("low", "high")}
     axes = {key: placed[key] for key in ("model", "checkpoint", "method", "task", "reason")} | ends

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from essential_sparsity.tables import CHECKPOINT, Schema, count, flag, fraction, number, text
+from essential_sparsity.tables import CHECKPOINT, Row, Schema, count, flag, fraction, number, text
 
 SIMILARITIES = Schema(
     "similarities",
@@ -49,9 +49,9 @@ LAYERS = Schema(
 
 def layer_rows(
     matrices: Iterable[Any], removed: Mapping[str, int], targets: Mapping[str, float]
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[Row]:  # fmt: skip
     """Return the rows of ``layers`` for one mask: one for each tensor of the checkpoint, pruned or not."""
-    rows = []
+    rows: list[Row] = []
     for position, m in enumerate(matrices):
         # One pool of all weights asks nothing of a matrix.
         target = targets.get(m.name, math.nan) if m.pruned else 0.0

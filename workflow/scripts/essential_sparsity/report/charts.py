@@ -20,7 +20,7 @@ _INK, _GRID = "#1b1f24", "#d5dae0"
 _KNEE_SIZE = 900
 
 Spec = dict[str, Any]
-Looks = Mapping[str, Mapping[str, Any]]
+Looks = Mapping[str, Spec]
 
 
 def chart_specs(looks: Looks, palette: list[str]) -> dict[str, Spec]:
@@ -187,7 +187,7 @@ def _look_encodings(looks: Looks) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]
     )
 
 
-def _finished(chart: Any, params: Mapping[str, Any], description: str) -> Spec:
+def _finished(chart: Any, params: Spec, description: str) -> Spec:
     styled = (
         chart.add_params(*(alt.param(name=name, value=value) for name, value in params.items()))
         .properties(description=description, background="white", padding=4,

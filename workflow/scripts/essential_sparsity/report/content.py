@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import altair
 import pandas as pd
 import vl_convert
 
 from essential_sparsity.checkpoints.steps import step_of
+from essential_sparsity.data.tasks import AnyTask
 from essential_sparsity.knees.readings import Settings
 from essential_sparsity.report import data as drawn
 from essential_sparsity.report import tables as report_tables
@@ -52,15 +52,15 @@ class Study:
     title: str
     knees: Settings
     methods: Mapping[str, str]
-    tasks: Mapping[str, Any]
-    provenance: Sequence[Mapping[str, Any]]
+    tasks: Mapping[str, AnyTask]
+    provenance: Sequence[Mapping[str, str]]
     notes: Sequence[str]
     plots: Mapping[str, Sequence[Path]]
 
     @cached_property
     def task_labels(self) -> dict[str, str]:
         """What plots call each task."""
-        return {name: task["label"] for name, task in self.tasks.items()}
+        return {name: task.label for name, task in self.tasks.items()}
 
     @property
     def confidence(self) -> float:
@@ -73,7 +73,7 @@ class Study:
         return finding_rows(tables["evaluations"], tables["knees"], rule, self.methods, self.task_labels)
 
 
-def report_data(study: Study, tables: Tables, rows: pd.DataFrame) -> dict[str, Any]:
+def report_data(study: Study, tables: Tables, rows: pd.DataFrame) -> drawn.Json:
     """Return what the page's script draws from.
 
     Args:
@@ -97,7 +97,7 @@ def report_data(study: Study, tables: Tables, rows: pd.DataFrame) -> dict[str, A
 
 
 def report_content(
-    study: Study, tables: Tables, rows: pd.DataFrame, data: Mapping[str, Any], environment: str
+    study: Study, tables: Tables, rows: pd.DataFrame, data: drawn.Json, environment: str
 ) -> ReportContent:
     """Return what the page says.
 
@@ -178,7 +178,7 @@ def _left_out(study: Study, levels: pd.DataFrame) -> list[str]:
     return notes + ([f"{curves:,} further curves are only in curves.parquet."] if curves > 0 else [])
 
 
-def _data_note(data: Mapping[str, Any]) -> str:
+def _data_note(data: drawn.Json) -> str:
     left = data["maps"]["left_out"]
     return (
         f"{left:,} further masks have no room here; the table layers.parquet of the study holds them." if left else ""

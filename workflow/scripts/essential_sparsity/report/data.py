@@ -18,6 +18,7 @@ from essential_sparsity.emergence.places import STATISTICS, matrix_places, weigh
 from essential_sparsity.knees.rules import RULE_NAMES
 from essential_sparsity.metrics.registry import metric_of
 from essential_sparsity.report.words.numbers import records
+from essential_sparsity.tables import Row
 
 # About 1.5 MB of text; further masks stay in the table of layers.
 CELLS = 400_000
@@ -25,6 +26,9 @@ CELLS = 400_000
 CURVES = 10_000
 UNITS = {"fraction": "%", "correlation": "-1 to 1", "perplexity": "", "nats": "nats a token"}
 ALL_MATRICES = "all, weighted by size"
+
+# What the page's script reads.
+Json = dict[str, Any]
 
 _AXES = ["model", "checkpoint", "task", "method"]
 _DIGITS = 5
@@ -38,7 +42,7 @@ def as_json(value: Any) -> str:
     return text
 
 
-def curve_data(levels: pd.DataFrame, knees: pd.DataFrame) -> list[dict[str, Any]]:
+def curve_data(levels: pd.DataFrame, knees: pd.DataFrame) -> list[Json]:
     """Return every curve with its levels and its knees.
 
     Args:
@@ -65,7 +69,7 @@ def curve_data(levels: pd.DataFrame, knees: pd.DataFrame) -> list[dict[str, Any]
 _VALUES = {"value": "value", "low": "ci_low", "high": "ci_high"}
 
 
-def _knee(row: Mapping[str, Any], scale: float) -> dict[str, Any]:
+def _knee(row: Row, scale: float) -> Json:
     places = {"knee": "knee", "low": "ci_low", "high": "ci_high", "gridLow": "grid_low", "gridHigh": "grid_high"}
     # As everywhere in the report, a knee has one decimal of a per cent.
     found = {name: None if pd.isna(row[column]) else round(100 * row[column], 1) for name, column in places.items()}
@@ -73,7 +77,7 @@ def _knee(row: Mapping[str, Any], scale: float) -> dict[str, Any]:
     return {**text, **found, "value": _number(row["value_at_knee"], scale)}
 
 
-def map_data(layers: pd.DataFrame, cells: int = CELLS) -> dict[str, Any]:
+def map_data(layers: pd.DataFrame, cells: int = CELLS) -> Json:
     """Return the share that every prunable matrix gives, mask by mask, as whole per mille.
 
     Where that were more than ``cells`` numbers, the last checkpoints come first, and every second level goes before
@@ -105,7 +109,7 @@ def map_data(layers: pd.DataFrame, cells: int = CELLS) -> dict[str, Any]:
     return {"matrices": matrices, "masks": kept, "left_out": len(masks) - len(kept)}
 
 
-def _within(masks: list[dict[str, Any]], cells: int) -> list[dict[str, Any]]:
+def _within(masks: list[Json], cells: int) -> list[Json]:
     """Return the masks that have room, in their order."""
     newest: dict[str, float] = {}
     for mask in masks:
@@ -122,7 +126,7 @@ def _within(masks: list[dict[str, Any]], cells: int) -> list[dict[str, Any]]:
     return [masks[i] for i in sorted(room)]
 
 
-def weight_data(weights: pd.DataFrame) -> list[dict[str, Any]]:
+def weight_data(weights: pd.DataFrame) -> list[Json]:
     """Return statistics of the weights: over the steps of pre-training, or over the blocks of the only checkpoint.
 
     Args:
@@ -149,7 +153,7 @@ def weight_data(weights: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def _line(kind: str, statistics: Mapping[str, pd.Series[float]]) -> dict[str, Any]:
+def _line(kind: str, statistics: Mapping[str, pd.Series[float]]) -> Json:
     values = {
         name: _rounded(line * (100 if name.startswith("fraction") else 1)) for name, line in statistics.items()
     }  # fmt: skip
@@ -159,10 +163,10 @@ def _line(kind: str, statistics: Mapping[str, pd.Series[float]]) -> dict[str, An
 def label_data(
     levels: pd.DataFrame,
     rules: Iterable[str],
-    method_looks: Mapping[str, Mapping[str, Any]],
+    method_looks: Mapping[str, Json],
     method_labels: Mapping[str, str],
     task_labels: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Json:
     """Return what a reader calls things, and how lines look.
 
     Args:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import vl_convert
 from altair import VEGALITE_VERSION
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from essential_sparsity.report.data import as_json
+from essential_sparsity.report.data import Json, as_json
 from essential_sparsity.report.figures.kinds import KINDS
 from essential_sparsity.report.tables import Table
 
@@ -101,7 +100,7 @@ class ReportContent:
         return self.emergence or self.statistics or any(KINDS[kind].pretraining for kind in self.figures)
 
 
-def render_report(template: Path, content: ReportContent, data: Mapping[str, Any]) -> str:
+def render_report(template: Path, content: ReportContent, data: Json) -> str:
     """Return the report as one HTML page.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -14,6 +13,7 @@ from essential_sparsity.knees.rules import RULE_NAMES
 from essential_sparsity.report.words.knees import Size, doubt_text, last_rows, lost_text, point_text, saved_text
 from essential_sparsity.report.words.numbers import interval_text, percent, range_text, records, resolution_text
 from essential_sparsity.report.words.verdicts import estimate_text, statistic_text, subject_text
+from essential_sparsity.tables import Row
 
 # What a first screen has room for; further rows follow below.
 FIRST_ROWS = 6
@@ -91,7 +91,7 @@ def _headline(
     return Table(columns, texts, note=note)
 
 
-def _own_flags(row: Mapping[str, Any], common: Sequence[str]) -> str:
+def _own_flags(row: Row, common: Sequence[str]) -> str:
     """Return the flags of a curve that not all have; none where they say why there is no knee, beside the knee."""
     return "" if pd.isna(row["knee"]) else "; ".join(flag for flag in _flags(row["flags"]) if flag not in common)
 
@@ -137,7 +137,7 @@ def knees_table(
     return Table(columns, tuple(texts), frozenset({*names, "Over seeds"}), " ".join(notes))
 
 
-def _reading(row: Mapping[str, Any]) -> str:
+def _reading(row: Row) -> str:
     """Write one rule's knee, or where it is censored; below it its interval and the levels that enclose it."""
     if pd.isna(row["knee"]):
         return "none"
@@ -150,7 +150,7 @@ def _reading(row: Mapping[str, Any]) -> str:
     return f"{sign}{percent(place)}\n{'; '.join(filter(None, below))}".strip()
 
 
-def _seeds(row: Mapping[str, Any]) -> str:
+def _seeds(row: Row) -> str:
     return f"{range_text(row['min'], row['max'])} ({row['size']:.0f})" if row["size"] > 1 else "-"
 
 
@@ -187,7 +187,7 @@ def differences_table(
     return Table(columns, tuple(texts), frozenset({"Difference (points)", "Adjusted p"}), note if left > 0 else "")
 
 
-def _sides(row: Mapping[str, Any], method_labels: Mapping[str, str]) -> tuple[str, str, str]:
+def _sides(row: Row, method_labels: Mapping[str, str]) -> tuple[str, str, str]:
     """Return what the two sides of a comparison are called, and what they have in common."""
     method, other = (method_labels.get(row[name], row[name]) for name in ("method", "other_method"))
     checkpoint, other_checkpoint = (checkpoint_label(row[name]) for name in ("checkpoint", "other_checkpoint"))
@@ -198,7 +198,7 @@ def _sides(row: Mapping[str, Any], method_labels: Mapping[str, str]) -> tuple[st
     return f"{row['model']} ({checkpoint})", f"{row['other_model']} ({other_checkpoint})", method
 
 
-def verdict_text(row: Mapping[str, Any], confidence: float, one: str, other: str) -> str:
+def verdict_text(row: Row, confidence: float, one: str, other: str) -> str:
     """Say in words what a comparison of two knees shows, and no more.
 
     Args:
@@ -218,7 +218,7 @@ def verdict_text(row: Mapping[str, Any], confidence: float, one: str, other: str
     return f"{higher} keeps more than {lower}{doubt}"
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def _difference(row: Row) -> str:
     if pd.isna(row["difference"]):
         return "-"
     text = f"{100 * row['difference']:+.1f}"
@@ -294,7 +294,7 @@ def _whole(number: float) -> str:
     return "-" if pd.isna(number) else f"{number:,.0f}"
 
 
-def provenance_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def provenance_table(rows: Iterable[Row]) -> Table:
     """Return where the models came from.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ from essential_sparsity.knees.readings import NOT_CENSORED
 from essential_sparsity.knees.rules import RULE_NAMES
 from essential_sparsity.metrics.registry import metric_of
 from essential_sparsity.report.figures.emergence import scale_shown_steps, stepped
-from essential_sparsity.report.figures.style import AXES_OF_UNITS, BLACK, GREY, palette
+from essential_sparsity.report.figures.style import AXES_OF_UNITS, BLACK, GREY, Look, palette
 
 # No triangle: those are knees outside the levels.
 _MARKERS = ("o", "s", "D", "P", "X", "p", "h", "*")
@@ -90,7 +89,7 @@ def plot_ages(
     return figure
 
 
-def _method_look(place: int, count: int) -> dict[str, Any]:
+def _method_look(place: int, count: int) -> Look:
     """Return colour, dashes and marker of a method by its place in the study, as in the figures of curves."""
     return {
         "color": palette(count)[place], "linestyle": _DASHES[place % len(_DASHES)],
@@ -98,7 +97,7 @@ def _method_look(place: int, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw_knees(panel: Axes, rows: pd.DataFrame, look: Mapping[str, Any], aside: float) -> None:
+def _draw_knees(panel: Axes, rows: pd.DataFrame, look: Look, aside: float) -> None:
     """Draw the knees of one method, ``aside`` points from their step, with their intervals."""
     figure = panel.get_figure(root=True)
     assert figure is not None

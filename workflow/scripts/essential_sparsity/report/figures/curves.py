@@ -125,7 +125,7 @@ def plot_curves(
 
 def _curve_looks(
     methods: Sequence[str], labels: Mapping[str, str], frames: Sequence[tuple[str, pd.DataFrame]]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, style.Look]:
     """Return the look of each method's curve: levels are dots, since larger shapes mark the knees.
 
     It goes by the method's place among all that have a label, so that it is the same in all figures of a study.
@@ -174,7 +174,7 @@ def _needs_close_up(evaluations: pd.DataFrame, metric: str, settings: Settings) 
 
 
 def _draw_lines(
-    panel: Axes, frames: Mapping[str, pd.DataFrame], looks: Mapping[str, dict[str, Any]], many_seeds: bool
+    panel: Axes, frames: Mapping[str, pd.DataFrame], looks: Mapping[str, style.Look], many_seeds: bool
 ) -> None:
     """Draw the mean curve of each method and, where there are several seeds, a point for each of them."""
     for method, look in looks.items():
@@ -190,7 +190,7 @@ def _draw_lines(
             panel.scatter(rows["sparsity"], rows["value"], s=9, color=look["color"], alpha=0.55, linewidth=0, zorder=2)
 
 
-def _draw_bands(panel: Axes, bands: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+def _draw_bands(panel: Axes, bands: pd.DataFrame, looks: Mapping[str, style.Look]) -> None:
     """Draw the intervals of the mean curves."""
     known = bands[bands["ci_low"].notna() & bands["ci_high"].notna()].sort_values("sparsity")
     for method, look in looks.items():
@@ -245,7 +245,7 @@ def _look_closer(panel: Axes, dense: float, edge: float, metric: str) -> None:
         panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.{decimals}f}"))
 
 
-def _mark_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+def _mark_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, style.Look]) -> None:
     """Mark on the curves where each rule reads the knee, the first rule on top."""
     rules = list(dict.fromkeys(knees["rule"]))
     for row in knees[knees["knee"].notna()].to_dict("records"):
@@ -256,7 +256,7 @@ def _mark_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, 
         )  # fmt: skip
 
 
-def _knee_look(rule: str, censored: str, colour: Any) -> dict[str, Any]:
+def _knee_look(rule: str, censored: str, colour: Any) -> style.Look:
     """Return the look of a knee: its shape says the rule, and hollow says that the true one is outside the levels."""
     return {
         "marker": style.RULE_MARKERS.get(rule, _OTHER_RULE_MARKER), "s": 36, "edgecolor": colour, "linewidth": 1.2,
@@ -264,9 +264,7 @@ def _knee_look(rule: str, censored: str, colour: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw_knees(
-    panel: Axes, knees: pd.DataFrame, looks: Mapping[str, dict[str, Any]], labels: Mapping[str, str]
-) -> None:
+def _draw_knees(panel: Axes, knees: pd.DataFrame, looks: Mapping[str, style.Look], labels: Mapping[str, str]) -> None:
     """Draw a row a method with the knees of its mean curve, a marker a rule; hollow where the true one is outside.
 
     A thin line through a marker is the knee's interval.
@@ -304,7 +302,7 @@ def _draw_knees(
 
 def _curves_legend(
     figure: Figure,
-    looks: Mapping[str, dict[str, Any]],
+    looks: Mapping[str, style.Look],
     labels: Mapping[str, str],
     rules: Sequence[str],
     metric: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from essential_sparsity.checkpoints.steps import LEAST_STEPS, even_steps
 from essential_sparsity.emergence.places import LABELS, matrix_places
 from essential_sparsity.emergence.tables import ALL_WEIGHTS
-from essential_sparsity.report.figures.style import GREY, palette, scale_steps
+from essential_sparsity.report.figures.style import GREY, Look, palette, scale_steps
 from essential_sparsity.report.words.numbers import records
 from essential_sparsity.report.words.trajectory import SIGNIFICANT
+from essential_sparsity.tables import Row
 
 # Statistics of all prunable weights together, a panel each.
 POOLED = (
@@ -100,14 +101,14 @@ def _dot(filled: bool) -> Line2D:
     return Line2D([], [], linestyle="", **_dot_look(filled))
 
 
-def _dot_look(filled: bool) -> dict[str, Any]:
+def _dot_look(filled: bool) -> Look:
     return {
         "marker": "o", "markersize": 4.5, "markeredgecolor": _RED, "markeredgewidth": 1.0,
         "markerfacecolor": _RED if filled else "white",
     }  # fmt: skip
 
 
-def _abrupt(change: Mapping[str, Any]) -> bool:
+def _abrupt(change: Row) -> bool:
     return bool(pd.notna(change["p_adjusted"]) and change["p_adjusted"] < SIGNIFICANT)
 
 

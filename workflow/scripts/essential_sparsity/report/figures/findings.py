@@ -22,11 +22,11 @@ from essential_sparsity.knees.curves import Curve as Place
 from essential_sparsity.knees.readings import LEFT, RIGHT
 from essential_sparsity.metrics.registry import metric_of, performance
 from essential_sparsity.records import plain, record
-from essential_sparsity.report.figures.style import palette, percent_tick
+from essential_sparsity.report.figures.style import Look, palette, percent_tick
 from essential_sparsity.report.words.numbers import records
 from essential_sparsity.report.words.verdicts import estimate_text, models_text, statistic_text, subject_text
 
-LOOKS: dict[str, dict[str, Any]] = {
+LOOKS: dict[str, Look] = {
     HOLDS: {"color": "#029e73", "marker": "o"}, DOES_NOT_HOLD: {"color": "#d55e00", "marker": "X"},
     UNDECIDED: {"color": "0.4", "marker": "s"},
 }  # fmt: skip
@@ -133,7 +133,7 @@ def _draw_curves(
     colours = palette(max(len(order), len(lines)))
     for i, (label, places) in enumerate(lines.items()):
         look = order.index(places[0][2]) if by_method else i
-        style: dict[str, Any] = {"color": colours[look], "linestyle": _LINE_STYLES[look % 4]}
+        style: Look = {"color": colours[look], "linestyle": _LINE_STYLES[look % 4]}
         changes = [_changes(by_place[place], metric, scale) for place in places]
         found = [_knee_of(place, knees, rules[place]) for place in places]
         if len(places) == 1:
@@ -166,12 +166,12 @@ def _changes(curve: pd.DataFrame, metric: str, scale: float) -> pd.DataFrame:
     return pd.DataFrame({"sparsity": rows["sparsity"].to_numpy(float), **scores})
 
 
-def _draw_curve(axes: Axes, change: pd.DataFrame, label: str, style: Mapping[str, Any]) -> None:
+def _draw_curve(axes: Axes, change: pd.DataFrame, label: str, style: Look) -> None:
     """Draw one curve with its band."""
     x, y = change["sparsity"].to_numpy(), change["value"].to_numpy()
     # A method with one level, as of N:M, is a mark: the dense model is the line at 0.
     known = np.isfinite(y) & ((len(x) > 2) | (x > 0))
-    marks: dict[str, Any] = {"marker": "o", "linestyle": "none"} if len(x) <= 2 else {"marker": "."}
+    marks: Look = {"marker": "o", "linestyle": "none"} if len(x) <= 2 else {"marker": "."}
     axes.plot(x[known], y[known], label=label, zorder=3, **{**style, **marks})
     if len(x) > 2:
         low, high = change["ci_low"], change["ci_high"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,14 @@ from matplotlib.figure import Figure
 
 from essential_sparsity.checkpoints.steps import checkpoint_label
 from essential_sparsity.emergence.places import matrix_places
-from essential_sparsity.report.figures.style import set_title, shown_level, sort_checkpoints, sort_methods, wrapped_name
+from essential_sparsity.report.figures.style import (
+    Look,
+    set_title,
+    shown_level,
+    sort_checkpoints,
+    sort_methods,
+    wrapped_name,
+)
 
 # Heat maps beside each other; further ones begin another row.
 _PANELS = 5
@@ -125,5 +131,5 @@ def _draw_heat_map(panel: Axes, table: pd.DataFrame, low: float, high: float, fi
     panel.grid(visible=False)
     panel.tick_params(length=0, labelleft=first, labelbottom=last)
     if last:
-        look: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8.5}
+        look: Look = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8.5}
         panel.set_xticks(panel.get_xticks(), list(table.columns), **look)

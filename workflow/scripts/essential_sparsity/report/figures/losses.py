@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from essential_sparsity.report.figures.style import palette, scale_steps, set_title
+from essential_sparsity.report.figures.style import Look, palette, scale_steps, set_title
 
 # What the loss of each objective is, with its unit.
 LOSS_LABELS = {
@@ -40,7 +38,7 @@ def plot_losses(losses: pd.DataFrame, model: str, objective: str) -> Figure:
     panels[0].plot(training["step"], training["loss"], color=_TRAINING, label="training")
     for panel, column in zip(panels, shown, strict=True):
         held_out = rows.dropna(subset=[column])
-        look: dict[str, Any] = {
+        look: Look = {
             "color": _HELD_OUT,
             "linestyle": "--",
             "marker": "D",

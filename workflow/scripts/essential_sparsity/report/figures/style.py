@@ -35,6 +35,8 @@ _DASHES = ([1, 0], [7, 3], [7, 3, 2, 3], [2, 2])
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 GREY, BLACK = "0.35", "black"
 LEGEND_WIDTH_IN = 2.6
+# What an artist of matplotlib is told of how it looks.
+Look = dict[str, Any]
 _DETERMINISTIC: dict[Any, Any] = {"svg.hashsalt": "essential-sparsity", "svg.fonttype": "path", "pdf.fonttype": 42}
 
 
@@ -109,7 +111,7 @@ def _colours(count: int) -> list[Any]:
     return [palette[order[i % 10]] for i in range(count)]
 
 
-def line_look(position: int, count: int) -> dict[str, Any]:
+def line_look(position: int, count: int) -> Look:
     """Return colour, dashes and marker of the line at a position among ``count``."""
     return {
         "color": _colours(count)[position],
@@ -120,7 +122,7 @@ def line_look(position: int, count: int) -> dict[str, Any]:
     }
 
 
-def method_looks(labels: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def method_looks(labels: Mapping[str, str]) -> dict[str, Look]:
     """Return how an interactive figure tells methods apart: as drawn figures do, in the words of Vega.
 
     Args:

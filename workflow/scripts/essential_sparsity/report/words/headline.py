@@ -10,7 +10,8 @@ import pandas as pd
 from essential_sparsity.checkpoints.steps import checkpoint_age
 from essential_sparsity.knees.analysis import headline
 from essential_sparsity.knees.curves import curves, mean_curve
-from essential_sparsity.report.words.numbers import Row, curve_key, finding_key, records
+from essential_sparsity.report.words.numbers import curve_key, finding_key, records
+from essential_sparsity.tables import Row
 
 _AXES = ["model", "checkpoint", "task", "method"]
 

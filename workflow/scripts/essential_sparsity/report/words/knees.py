@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -13,7 +11,6 @@ from essential_sparsity.checkpoints.steps import checkpoint_age, checkpoint_labe
 from essential_sparsity.knees.readings import LEFT, RIGHT, Settings
 from essential_sparsity.metrics.registry import DENSE_AT_CHANCE, metric_of
 from essential_sparsity.report.words.numbers import (  # fmt: skip
-    Row,
     below_first,
     ending_text,
     interval_text,
@@ -23,6 +20,7 @@ from essential_sparsity.report.words.numbers import (  # fmt: skip
     rule_text,
     value_text,
 )
+from essential_sparsity.tables import Row
 
 # Bytes of a weight in the formats that models are published in today: float16 and bfloat16.
 BYTES_OF_A_WEIGHT = 2
@@ -56,7 +54,7 @@ def model_sizes(layers: pd.DataFrame) -> dict[str, Size]:
     return {str(model): Size(int(prunable[model]), int(whole[model])) for model in whole.index}
 
 
-def point_text(row: Mapping[str, Any]) -> str:
+def point_text(row: Row) -> str:
     """Write where a knee lies: ``27.4 %``, ``less than 5 %``, ``at least 90 %`` or ``none``.
 
     Args:
@@ -69,7 +67,7 @@ def point_text(row: Mapping[str, Any]) -> str:
     return f"at least {percent(row['knee'])}" if row["censored"] == RIGHT else percent(row["knee"])
 
 
-def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
+def doubt_text(row: Row, confidence: float) -> str:
     """Write how sure a knee is: its interval, the levels it lies between, or why it is only a bound; empty if unknown.
 
     Args:
@@ -88,7 +86,7 @@ def doubt_text(row: Mapping[str, Any], confidence: float) -> str:
     return ", ".join(parts)
 
 
-def saved_text(row: Mapping[str, Any], size: Size | None) -> str:
+def saved_text(row: Row, size: Size | None) -> str:
     """Write what a knee saves: weights, and below them their share of the whole model and their room at 16 bits.
 
     Args:
@@ -104,7 +102,7 @@ def saved_text(row: Mapping[str, Any], size: Size | None) -> str:
     return f"{least}{count_text(removed)} weights\n{percent(removed / size.whole)} of the model, {room}"
 
 
-def lost_text(row: Mapping[str, Any]) -> str:
+def lost_text(row: Row) -> str:
     """Write what is lost at a knee, and below it the two values; at the first level where the knee is below that.
 
     Args:

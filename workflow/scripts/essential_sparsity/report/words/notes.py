@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
+from essential_sparsity.data.tasks import AnyTask, Finetuning, Perplexity
 from essential_sparsity.report.words.numbers import PAPER, capitalised
 
 
-def departures(tasks: Mapping[str, Any]) -> list[str]:
+def departures(tasks: Mapping[str, AnyTask]) -> list[str]:
     """Say where a study's tasks depart from the paper, and on how much text a perplexity rests.
 
     Args:
         tasks: The registry's entries of the tasks that the study evaluates.
     """
     sentences = []
-    for name, task in tasks.items():
-        label = task.get("label", name)
-        if task["protocol"] == "finetune":
-            if task.get("freeze"):
-                patterns = ", ".join(f"`{pattern}`" for pattern in task["freeze"])
-                sentences.append(
-                    f"{capitalised(label)}: the parameters that match {patterns} are frozen while fine-tuning. This "
-                    f"departs from the paper ({PAPER}), which fine-tunes all weights."
-                )
-            if task.get("head") == "mean_pooling":
-                sentences.append(
-                    f"{capitalised(label)}: the classifier is a linear layer on the mean of the last hidden states. "
-                    f"This departs from the paper ({PAPER}), which uses the model's own classifier."
-                )
-        elif task["protocol"] == "perplexity" and task["windows"] is not None:
-            part = (
-                f"the first {task['windows'] * task['window']:,} tokens ({task['windows']:,} windows of "
-                f"{task['window']:,})"
-                if task["metric"] == "perplexity"
-                else f"the first {task['windows']:,} texts"
+    for task in tasks.values():
+        label = capitalised(task.label)
+        if isinstance(task, Finetuning) and task.freeze:
+            patterns = ", ".join(f"`{pattern}`" for pattern in task.freeze)
+            sentences.append(
+                f"{label}: the parameters that match {patterns} are frozen while fine-tuning. This departs from the "
+                f"paper ({PAPER}), which fine-tunes all weights."
             )
-            sentences.append(f"{capitalised(label)}: perplexity is computed on {part}, not on all of the data.")
+        if isinstance(task, Finetuning) and task.head == "mean_pooling":
+            sentences.append(
+                f"{label}: the classifier is a linear layer on the mean of the last hidden states. This departs from "
+                f"the paper ({PAPER}), which uses the model's own classifier."
+            )
+        if isinstance(task, Perplexity) and task.windows is not None:
+            part = f"{task.windows * task.window:,} tokens ({task.windows:,} windows of {task.window:,})"
+            if task.metric != "perplexity":
+                part = f"{task.windows:,} texts"
+            sentences.append(f"{label}: perplexity is computed on the first {part}, not on all of the data.")
     return sentences
 
 

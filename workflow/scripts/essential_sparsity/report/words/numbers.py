@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,15 @@ from essential_sparsity.checkpoints.steps import checkpoint_label
 from essential_sparsity.knees.readings import LEFT, RIGHT, Settings
 from essential_sparsity.knees.rules import RULE_NAMES
 from essential_sparsity.metrics.registry import metric_of
+from essential_sparsity.tables import Row
 
 PAPER = "Jaiswal et al. 2023"
 SUMMARY_COLUMNS = 110
 _CURVE = ["model", "checkpoint", "task_name", "method_name"]
 EPSILON = 1e-9
 
-Row = dict[str, Any]
 
-
-def finding_key(axes: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def finding_key(axes: Row) -> tuple[str, str, str, str]:
     """Return what names a curve among findings."""
     return axes["model"], axes["checkpoint"], axes["task"], axes["method"]
 
@@ -43,7 +42,7 @@ def value_text(value: float, metric: str) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
 
 
-def knee_text(row: Mapping[str, Any]) -> str:
+def knee_text(row: Row) -> str:
     """Write the knee of a headline row for a table: ``15 %``, ``< 5 %``, ``>= 95 %`` or ``none``."""
     if pd.isna(row["knee"]):
         return "none"
@@ -52,7 +51,7 @@ def knee_text(row: Mapping[str, Any]) -> str:
     return f">= {percent(row['knee'])}" if row["censored"] == RIGHT else percent(row["knee"])
 
 
-def value_at_knee_text(row: Mapping[str, Any]) -> str:
+def value_at_knee_text(row: Row) -> str:
     """Write the metric at a headline row's knee; a dash where there is no knee, or none among the levels."""
     if pd.isna(row["knee"]) or (row["censored"] == LEFT and below_first(row)):
         return "-"
@@ -68,7 +67,7 @@ def range_text(lowest: float, highest: float) -> str:
     return f"{percent(lowest).removesuffix(' %')} to {percent(highest)}"
 
 
-def interval_text(row: Mapping[str, Any]) -> str:
+def interval_text(row: Row) -> str:
     """Write the interval of a knee: none of one before the first level, after the last its lower bound alone."""
     if pd.isna(row["ci_low"]) or row["censored"] == LEFT:
         return "-"
@@ -121,19 +120,19 @@ def reading_note(settings: Settings) -> str:
     )
 
 
-def resolution_text(row: Mapping[str, Any]) -> str:
+def resolution_text(row: Row) -> str:
     """Write the levels between which a knee by the rule ``tolerance`` lies: ``70 to 80 %``; a dash where none do."""
     if pd.isna(row["grid_low"]) or pd.isna(row["grid_high"]):
         return "-"
     return f"{percent(row['grid_low']).removesuffix(' %')} to {percent(row['grid_high'])}"
 
 
-def below_first(row: Mapping[str, Any]) -> bool:
+def below_first(row: Row) -> bool:
     """Say whether a knee lies below the first level that was tried."""
     return bool(row["knee"] < row["first_level"] - EPSILON)
 
 
-def ending_text(row: Mapping[str, Any]) -> str:
+def ending_text(row: Row) -> str:
     """Say where the levels end before the knee is found; empty where they do not."""
     if row["censored"] == LEFT:
         return "the first level tried" if below_first(row) else "the lowest that these levels can show"

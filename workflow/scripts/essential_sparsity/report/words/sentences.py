@@ -17,7 +17,6 @@ from essential_sparsity.report.words.headline import finding_rows
 from essential_sparsity.report.words.numbers import (
     EPSILON,
     Pair,
-    Row,
     below_first,
     capitalised,
     curve_key,
@@ -33,14 +32,15 @@ from essential_sparsity.report.words.numbers import (
     subject_of,
     value_text,
 )
+from essential_sparsity.tables import Row
 
 
-def _levels(row: Mapping[str, Any]) -> str:
+def _levels(row: Row) -> str:
     """Say which levels enclose a knee, for a sentence: ``70 and 80 %``; empty where no two do."""
     return resolution_text(row).strip("-").replace(" to ", " and ")
 
 
-def _amount(row: Mapping[str, Any]) -> str:
+def _amount(row: Row) -> str:
     """Say a knee in a sentence: ``15 %``, ``less than 5 %``, ``at least 95 %`` or ``no knee``."""
     words = {"<": "less than", "<=": "at most", ">=": "at least", "none": "no knee"}
     sign, _, number = knee_text(row).partition(" ")

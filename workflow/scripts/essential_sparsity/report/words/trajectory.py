@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from essential_sparsity.checkpoints.steps import checkpoint_age, checkpoint_label, listed_checkpoints, same_weights
 from essential_sparsity.emergence.tables import ALL_WEIGHTS
 from essential_sparsity.report.words.numbers import records
+from essential_sparsity.tables import Row
 
 # An outlier's norm lies beyond those of its neighbours, two on each side, by more than this share.
 OUTLIER_MARGIN = 0.1
@@ -18,7 +18,7 @@ OUTLIER_MARGIN = 0.1
 SIGNIFICANT = 0.05
 
 
-def missing_notes(lookups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def missing_notes(lookups: Mapping[str, Mapping[str, Mapping[str, str]]]) -> list[str]:
     """Return a sentence for each model whose trajectory lacks steps.
 
     Args:
@@ -32,7 +32,7 @@ def missing_notes(lookups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def same_notes(provenance: Iterable[Mapping[str, Any]]) -> list[str]:
+def same_notes(provenance: Iterable[Mapping[str, str]]) -> list[str]:
     """Return a sentence for checkpoints of a model that have the same weights.
 
     Args:
@@ -89,7 +89,7 @@ def change_notes(changes: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _change(row: Mapping[str, Any]) -> str:
+def _change(row: Row) -> str:
     return f"{row['statistic']} at step {row['change_step']:,}"
 
 

@@ -26,6 +26,7 @@ from essential_sparsity.findings.claims import (
 from essential_sparsity.findings.tables import DOES_NOT_HOLD, HOLDS, UNDECIDED
 from essential_sparsity.records import record
 from essential_sparsity.report.words.numbers import records
+from essential_sparsity.tables import Row
 
 _LABELS = {
     "knee": "knee",
@@ -117,7 +118,7 @@ def number_text(value: float) -> str:
     return f"{float(f'{value:.3g}') + 0.0:g}"
 
 
-def estimate_text(row: Mapping[str, Any]) -> str:
+def estimate_text(row: Row) -> str:
     """Write an estimate with its interval: ``7.9 (3.1 to 20)``, ``none``, ``0.4 (no interval)``."""
     if pd.isna(row["estimate"]):
         return "none"
@@ -125,7 +126,7 @@ def estimate_text(row: Mapping[str, Any]) -> str:
     return f"{number_text(row['estimate'])} ({bounds or 'no interval'})"
 
 
-def interval_text(row: Mapping[str, Any]) -> str:
+def interval_text(row: Row) -> str:
     """Write the interval of an estimate: ``3.1 to 20``, ``3.1 or more``; empty if there is none."""
     low, high = row["ci_low"], row["ci_high"]
     if pd.isna(low) or pd.isna(high):
