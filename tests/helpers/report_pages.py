@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+import entries
 import frames
 from essential_sparsity.report import content as report_content
 from essential_sparsity.report import page as report
@@ -14,11 +15,9 @@ from essential_sparsity.report.figures.curves import plot_curves
 
 TEMPLATE = report.TEMPLATE
 TASKS = {
-    frames.PLOTS: {
-        "label": "film plots", "protocol": "perplexity", "metric": "perplexity", "windows": 12, "window": 512,
-    },
-    frames.GENRE: {"label": "plot or review", "protocol": "finetune", "freeze": [], "head": "sequence_classification"},
-}  # fmt: skip
+    frames.PLOTS: entries.task("perplexity", label="film plots", windows=12, window=512),
+    frames.GENRE: entries.task(label="plot or review", head="sequence_classification"),
+}
 
 
 def tables(model: str = frames.BERT) -> dict[str, pd.DataFrame]:
