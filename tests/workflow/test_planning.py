@@ -33,7 +33,7 @@ def counted(owner, name):
         return function(*arguments, **options)
     setattr(owner, name, count)
 
-for owner, name in [(Study, "slots"), (Study, "task"), (Method, "to_dict")]:
+for owner, name in [(Study, "slots"), (Study, "defining"), (Method, "to_dict")]:
     counted(owner, name)
 sys.addaudithook(lambda event, details: opened.update([os.fspath(details[0])])
                  if event == "open" and isinstance(details[0], (str, os.PathLike)) else None)
@@ -79,7 +79,7 @@ def test_parameters_are_made_once_for_all_jobs_that_share_them(plans: Any) -> No
     assert four["counts"] == one["counts"]
     # A method up to a level, once without one (plans and masks), the dense model, and the task.
     assert one["counts"]["slots"] <= len(METHODS) * (len(LEVELS) + 1) + 1
-    assert one["counts"]["task"] == 1
+    assert one["counts"]["defining"] == 2, "of the task and of its dataset"
 
 
 def test_planning_opens_no_result_of_a_job(plans: Any) -> None:

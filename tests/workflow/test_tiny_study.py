@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
+import entries
 from browser import chromium, needs_chromium
 from essential_sparsity.emergence.statistics import measure_checkpoint
-from essential_sparsity.knees.rules import RULES
 from essential_sparsity.pretraining.losses import LOSSES
 from essential_sparsity.pruning.masks import read_header, read_masks
 from schemas import SCHEMAS
@@ -113,10 +113,11 @@ def test_the_loss_of_pretraining_is_known_at_every_checkpoint(finished: Any) -> 
 
 def test_every_curve_has_a_knee_or_a_reason_by_every_rule(tables: dict[str, pd.DataFrame]) -> None:
     knees = tables["knees"]
-    assert set(knees["rule"]) == set(RULES)
+    rules = entries.knees().rules
+    assert set(knees["rule"]) == set(rules)
     assert (knees["knee"].notna() | (knees["flags"] != "")).all()
     # Two methods on the Llama (one seed and the mean), two on the BERT (two seeds and the mean), every rule.
-    assert len(knees) == (2 * 2 + 2 * 3) * len(RULES)
+    assert len(knees) == (2 * 2 + 2 * 3) * len(rules)
 
 
 def test_costs_hold_every_job_that_computed(tables: dict[str, pd.DataFrame]) -> None:

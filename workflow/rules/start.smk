@@ -1,6 +1,7 @@
 """How jobs start: where they import from, and from which process they are forked."""
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -8,8 +9,26 @@ from pathlib import Path
 # the time in which they are planned.
 gc.set_threshold(200_000, 20, 50)
 
-ROOT = Path(workflow.basedir)
+
+def root_of(rules):
+    """Return where the workflow lies; as a module from a host of git, a checkout of the clone that Snakemake keeps."""
+    if not hasattr(rules, "hosted_repo"):
+        return Path(str(rules)).parents[1]
+    clone = rules.hosted_repo.repo
+    commit = clone.commit(rules.ref).hexsha
+    tree = Path(f"{clone.git_dir}.trees") / commit
+    if not tree.is_dir():
+        clone.git.worktree("add", "--detach", str(tree), commit)
+    return tree
+
+
+# Not `workflow.basedir`, which is that of the workflow whose module this one may be.
+ROOT = root_of(workflow.current_basedir)
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
+# For scripts that start by themselves: from a host of git each comes without the library.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
+)
 
 import seam
 

@@ -14,12 +14,16 @@ from essential_sparsity.study.resolve import resolve
 
 SCRIPTS = ROOT / "workflow" / "scripts"
 
+# The registries: `config/` of a clone, or beside the folder of the Snakefile whose module this workflow is.
+BESIDE = Path(workflow.basedir)
+REGISTRIES = BESIDE if (BESIDE / "config").is_dir() else BESIDE.parent
+
 STUDY_FILES = seam.study_files(workflow)
 
 try:
     study = resolve(
         config,
-        ROOT,
+        REGISTRIES,
         ", ".join(map(str, STUDY_FILES)) or "config/config.yaml",
     )
 except UserError as error:

@@ -54,10 +54,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SAMPLES = 4
 LEVELS = (0.0, 0.137, 0.5, 0.9, 0.999)
 CALIBRATION = {"calibration": "c", "propagate": "dense"}
-FORMULAS = {
-    "wanda": oracles.scores.wanda, "sparsegpt": oracles.scores.sparsegpt, "ria": oracles.scores.ria,
-    "multiflow": oracles.scores.multiflow,
-}  # fmt: skip
+# Each has a function of its name in the oracles.
+FORMULAS = [name for name, score in SCORES.items() if not score.stochastic]
 
 # Odd shapes, a matrix of one weight, one stored as Conv1D stores it, experts in a stack of either kind, two blocks.
 MATRICES = [
@@ -114,9 +112,10 @@ class Made:
 
     def scores(self, score: str) -> dict[str, Array]:
         """The oracle's scores, (outputs, inputs)."""
-        if score == "magnitude":
-            return {m.name: np.abs(self.rows(m.name)) for m in self.matrices}
-        return {m.name: FORMULAS[score](self.rows(m.name), self.x[m.name], SAMPLES) for m in self.matrices}
+        formula = getattr(oracles.scores, score)
+        if SCORES[score].needs == "nothing":
+            return {m.name: formula(self.rows(m.name)) for m in self.matrices}
+        return {m.name: formula(self.rows(m.name), self.x[m.name], SAMPLES) for m in self.matrices}
 
 
 def stored(found: Array, matrix: Matrix) -> Array:
@@ -176,7 +175,7 @@ def expected(made: Made, method: Method, level: float) -> dict[str, Array]:
     return {name: stored(keep, rows[name]) for name, keep in found.items()}
 
 
-@pytest.mark.parametrize("score", ["magnitude", *FORMULAS])
+@pytest.mark.parametrize("score", FORMULAS)
 @pytest.mark.parametrize("scope", ["global", "layer", "row", "column-block"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_masks_are_exactly_the_oracles(tmp_path: Path, score: str, scope: str, dtype: torch.dtype) -> None:
@@ -188,7 +187,7 @@ def test_masks_are_exactly_the_oracles(tmp_path: Path, score: str, scope: str, d
             np.testing.assert_array_equal(found[name][i], keep, err_msg=f"{name} at {level}")
 
 
-@pytest.mark.parametrize("score", ["magnitude", *FORMULAS])
+@pytest.mark.parametrize("score", FORMULAS)
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "3:4"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_patterns_are_exactly_the_oracles(tmp_path: Path, score: str, pattern: str, dtype: torch.dtype) -> None:
@@ -669,7 +668,7 @@ def test_published_owl_and_alpha_pruning_miss_the_target_that_ours_meet(tmp_path
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("scope", ["global", "layer", "row", "column-block"])
-@pytest.mark.parametrize("score", ["magnitude", *FORMULAS])
+@pytest.mark.parametrize("score", FORMULAS)
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, bad: float, scope: str, score: str) -> None:
     weights = made_weights(MATRICES, torch.bfloat16)
     weights["1.experts"][1, 2, 3] = bad

@@ -22,7 +22,7 @@ from essential_sparsity.sources.kinds import Hub, OwnStep, Source, Wheel
 from essential_sparsity.study.models import HubSteps, Model, Pretraining
 from essential_sparsity.study.protocols import PROTOCOLS
 from essential_sparsity.study.tasks import completed, preparation
-from essential_sparsity.study.validation import load_yaml, validate
+from essential_sparsity.study.validation import SCHEMAS, load_yaml, validate
 
 _RECORDS = {"models": Model, "datasets": Dataset, "methods": Method, "calibrations": Calibration, "tasks": AnyTask}
 # What an entry says of itself, on which no job depends.
@@ -231,7 +231,7 @@ class Registries:
 
 
 def read_registries(config: dict[str, Any], root: Path, file: str) -> Registries:
-    """Read the registries below ``root``, the workflow's folder, and those of a study.
+    """Read the registries in ``root / "config"``, and those of a study.
 
     Raises:
         UserError: A registry does not fit its schema, or two define the same name.
@@ -254,12 +254,11 @@ def read_registries(config: dict[str, Any], root: Path, file: str) -> Registries
 def _read(
     kind: str, config: Mapping[str, Any], root: Path, file: str, origins: dict[tuple[str, str], str]
 ) -> dict[str, Any]:  # fmt: skip
-    schemas = root / "workflow" / "schemas"
     shared_file = f"config/{kind}.yaml"
     shared = load_yaml(root / shared_file) or {}
     own = config["registries"].get(kind, {})
-    validate(shared, schemas / f"{kind}.schema.yaml", shared_file)
-    validate(own, schemas / f"{kind}.schema.yaml", f"{file}, registries.{kind}")
+    validate(shared, SCHEMAS / f"{kind}.schema.yaml", shared_file)
+    validate(own, SCHEMAS / f"{kind}.schema.yaml", f"{file}, registries.{kind}")
     for name in own:
         if name in shared:
             raise UserError(

@@ -18,7 +18,7 @@ from essential_sparsity.study.checks import (
 from essential_sparsity.study.claims import checked_claims
 from essential_sparsity.study.registries import read_registries
 from essential_sparsity.study.study import Study
-from essential_sparsity.study.validation import validate
+from essential_sparsity.study.validation import SCHEMAS, validate
 
 
 def resolve(config: dict[str, Any], root: Path, file: str) -> Study:
@@ -26,13 +26,13 @@ def resolve(config: dict[str, Any], root: Path, file: str) -> Study:
 
     Args:
         config: The study file's content; defaults are filled in.
-        root: The workflow's folder, which holds ``config/`` and ``workflow/schemas/``.
+        root: The folder that holds ``config/``, the registries.
         file: The study file's name, for messages.
 
     Raises:
         UserError: A key, value or name is wrong; the message says where and what to write.
     """
-    validate(config, root / "workflow" / "schemas" / "study.schema.yaml", file)
+    validate(config, SCHEMAS / "study.schema.yaml", file)
     known = read_registries(config, root, file)
     check_references(known)
     check_counts(known)

@@ -16,6 +16,8 @@ from referencing.jsonschema import DRAFT202012
 
 from essential_sparsity.errors import UserError, did_you_mean, quoted
 
+SCHEMAS = Path(__file__).resolve().parents[3] / "schemas"
+
 # libyaml's loader, where PyYAML was built with it, reads ten times as fast, and as safely.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
