@@ -53,8 +53,9 @@ def test_every_test_of_a_module_stands_where_the_module_does() -> None:
         assert (LIBRARY / test.parent.relative_to(tests)).is_dir(), test
 
 
-def test_the_floor_plan_says_what_the_plates_say() -> None:
-    plan = (ROOT / "docs" / "architecture.md").read_text()
+@pytest.mark.parametrize("file", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_floor_plan_says_what_the_plates_say(file: str) -> None:
+    plan = (ROOT / file).read_text()
     plates = [ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or "" for room in ROOMS[1:]]
     rooms = [plate.split("\n")[0] for room, plate in zip(ROOMS[1:], plates, strict=True) if room.parent == LIBRARY]
     assert rooms and all(f"| {line.partition(': ')[2]} |" in plan for line in rooms)
