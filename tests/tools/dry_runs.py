@@ -30,7 +30,7 @@ def plan(study: Path, profile: Path) -> subprocess.CompletedProcess[str]:
 
 def main() -> int:
     """Return the exit status: 1 if a study cannot be planned."""
-    studies = [STUDY, *sorted((ROOT / "config" / "studies").rglob("*.yaml"))]
+    studies = [STUDY, ROOT / ".test" / "config" / "config.yaml", *sorted((ROOT / "config" / "studies").rglob("*.yaml"))]
     others = sorted((ROOT / "config" / "profiles").iterdir())
     pairs = [*((study, PROFILE) for study in studies), *((STUDY, profile) for profile in others)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
