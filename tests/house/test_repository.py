@@ -208,7 +208,12 @@ def test_profiles_give_a_gpu_to_every_rule_that_can_use_one(root: Path, profile:
 def test_links_of_the_documents_resolve(root: Path) -> None:
     for document in (*root.glob("*.md"), root / "config" / "README.md", *(root / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
-            assert link.startswith("https://") or (document.parent / link).exists(), f"{document}: {link}"
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            assert link.startswith("https://") or target.exists(), f"{document}: {link}"
+            if anchor and not link.startswith("https://"):
+                headings = re.findall(r"^#+ (.*)$", target.read_text().lower(), flags=re.MULTILINE)
+                assert anchor in {heading.replace(" ", "-") for heading in headings}, f"{document}: {link}"
 
 
 def test_commands_of_the_readme_exist(root: Path) -> None:
