@@ -54,6 +54,11 @@ def escape_interpreter() -> None:
     sys.executable = re.sub(r"([^\w@%+=:,./-])", r"\\\1", sys.executable)
 
 
+def let_scripts_import(library: Path) -> None:
+    """Let scripts that start by themselves find the library: of a module from GitHub each comes without it."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(library), os.environ.get("PYTHONPATH")]))
+
+
 def _environment(threads: int, resources: Any) -> dict[str, str]:
     """Return what Snakemake sets for a command (`snakemake.shell`), as far as a script reads it."""
     numbers = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))

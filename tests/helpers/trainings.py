@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,41 @@ import entries
 from essential_sparsity.pretraining.loop import _PreTrainer, pretrain
 
 WHERE = "config/models.yaml, m.source.recipe"
+# A BERT that is trained in a second.
+RECIPE: dict[str, Any] = {
+    "corpus": "texts",
+    "architecture": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    },
+    "tokenizer": {"vocab_size": 80, "min_frequency": 1}, "sequence_length": 12, "steps": 12, "batch_size": 8,
+    "learning_rate": 0.01, "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.1, "mask_probability": 0.15,
+    "checkpoints": 3, "first_checkpoint": 4, "log_every": 5, "seed": 0,
+}  # fmt: skip
+WORDS = [
+    "the",
+    "hero",
+    "travels",
+    "to",
+    "a",
+    "village",
+    "and",
+    "finds",
+    "war",
+    "storm",
+    "secret",
+    "train",
+    "daughter",
+    "returns",
+    "home",
+    "again",
+]
+
+
+def corpus(rows: int = 80, seed: int = 0) -> pd.DataFrame:
+    """Return texts of words in no order; one in five is held out."""
+    draw = np.random.default_rng(seed)
+    texts = [" ".join(draw.choice(WORDS, size=10)) for _ in range(rows)]
+    return pd.DataFrame({"text": texts, "split": ["test" if i % 5 == 0 else "train" for i in range(rows)]})
 
 
 def states_of(folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """How jobs start: where they import from, and from which process they are forked."""
 
 import gc
-import os
 import sys
 from pathlib import Path
 
@@ -25,13 +24,10 @@ def root_of(rules):
 # Not `workflow.basedir`, which is that of the workflow whose module this one may be.
 ROOT = root_of(workflow.current_basedir)
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
-# For scripts that start by themselves: from a host of git each comes without the library.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [sys.path[0], os.environ.get("PYTHONPATH")])
-)
 
 import seam
 
 if sys.platform == "linux" and seam.is_main(workflow):
     seam.start_jobs_warm()
+seam.let_scripts_import(ROOT / "workflow" / "scripts")
 seam.escape_interpreter()
