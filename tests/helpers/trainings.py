@@ -53,6 +53,13 @@ def corpus(rows: int = 80, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"text": texts, "split": ["test" if i % 5 == 0 else "train" for i in range(rows)]})
 
 
+def tied_texts() -> list[str]:
+    """Return texts with many words of equal frequency: a trainer of `tokenizers` may break such ties at random."""
+    draw = np.random.default_rng(0)
+    words = ["".join(draw.choice(list("aeinorst"), size=draw.integers(2, 8))) for _ in range(400)]
+    return [" ".join(words[i : i + 8]) for i in range(0, 400, 8)]
+
+
 def states_of(folder: Path) -> Path:
     """Return where the states of a training into a folder are."""
     return folder.with_name(f"{folder.name}-states")

@@ -38,7 +38,7 @@ from essential_sparsity.pruning.prune import PrunableModel, prune_levels
 from essential_sparsity.pruning.streaming import dense_statistics, streamed_model
 from essential_sparsity.sources.fetch import fetch
 from essential_sparsity.study.validation import validate
-from trainings import WHERE, killed_in, trained
+from trainings import WHERE, killed_in, tied_texts, trained
 
 CPU = torch.device("cpu")
 RECIPE: dict[str, Any] = {
@@ -156,11 +156,7 @@ def test_any_text_comes_back_whole_from_its_tokens(whole: Path) -> None:
 
 
 def test_the_same_texts_give_the_same_tokenizer() -> None:
-    # Many words of equal frequency: the trainer of `tokenizers` could break such ties by the order of a hash table.
-    draw = np.random.default_rng(0)
-    words = ["".join(draw.choice(list("aeinorst"), size=draw.integers(2, 8))) for _ in range(400)]
-    texts = [" ".join(words[i : i + 8]) for i in range(0, 400, 8)]
-    found = {train_tokenizer(texts, 400, 1, 12).backend_tokenizer.to_str() for _ in range(6)}
+    found = {train_tokenizer(tied_texts(), 400, 1, 12).backend_tokenizer.to_str() for _ in range(6)}
     assert len(found) == 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
@@ -18,7 +17,7 @@ from essential_sparsity.pretraining.masked_text import (
     pack_sequences,
     train_tokenizer,
 )
-from trainings import RECIPE, corpus
+from trainings import RECIPE, corpus, tied_texts
 
 
 def test_tokens_are_masked_as_bert_does() -> None:
@@ -55,11 +54,7 @@ def test_the_tokenizer_is_berts() -> None:
 
 
 def test_the_same_texts_give_the_same_tokenizer() -> None:
-    # Many words of equal frequency: the trainer of `tokenizers` breaks such ties by the order of a hash table.
-    draw = np.random.default_rng(0)
-    words = ["".join(draw.choice(list("aeinorst"), size=draw.integers(2, 8))) for _ in range(400)]
-    texts = [" ".join(words[i : i + 8]) for i in range(0, 400, 8)]
-    found = {train_tokenizer(texts, 200, 1, 12).backend_tokenizer.to_str() for _ in range(6)}
+    found = {train_tokenizer(tied_texts(), 200, 1, 12).backend_tokenizer.to_str() for _ in range(6)}
     assert len(found) == 1
 
 

@@ -4,7 +4,7 @@ In: rows of a corpus and a recipe. Out: checkpoints at log-spaced steps, and the
 
 Doors: loop, losses, recipe.
 Inside: objectives (what the loop asks of one), masked_text, causal_text, labelled_images, masked_images, corpus,
-image_corpus.
+text_corpus, image_corpus.
 
 To add an objective: a module as `objectives` says, a class in `recipe`, a line of `loop.OBJECTIVES`, its keys in the
 schema of models.

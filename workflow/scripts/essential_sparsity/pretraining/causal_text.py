@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from essential_sparsity.pretraining.corpus import check_batch
-from essential_sparsity.pretraining.masked_text import HELD_OUT_SEQUENCES, corpus_texts
 from essential_sparsity.pretraining.objectives import Batch
 from essential_sparsity.pretraining.recipe import CausalTextRecipe
+from essential_sparsity.pretraining.text_corpus import prepare_texts
 
 END_OF_TEXT = "<|endoftext|>"
 _HELD_OUT_BATCH = 64
@@ -96,20 +94,14 @@ class CausalLanguageModelling:
 
     def __init__(self, corpus: pd.DataFrame, recipe: CausalTextRecipe, where: str) -> None:
         self._recipe = recipe
-        texts = corpus_texts(corpus)
-        length, sizes = recipe.sequence_length, recipe.tokenizer
-        self._tokenizer = train_tokenizer(texts.tokenizer, sizes.vocab_size, sizes.min_frequency, length)
-        self._sequences = pack_texts(texts.train, self._tokenizer, length)
-        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe.batch_size, where)
-        self._check = pack_texts(texts.held_out, self._tokenizer, length)[:HELD_OUT_SEQUENCES]
-        self.size = len(self._sequences)
-        logging.info("%d training and %d held-out sequences of %d tokens", self.size, len(self._check), length)
+        self._texts = prepare_texts(corpus, recipe, train_tokenizer, pack_texts, where)
+        self.size = len(self._texts.train)
 
     def build(self) -> GPT2LMHeadModel:
         """Return a new model; its weights are drawn from torch's own generator."""
-        sizes, dropout, end = self._recipe.architecture, self._recipe.dropout, self._tokenizer.eos_token_id
+        sizes, dropout, end = self._recipe.architecture, self._recipe.dropout, self._texts.tokenizer.eos_token_id
         config = GPT2Config(
-            vocab_size=len(self._tokenizer), n_positions=self._recipe.sequence_length,
+            vocab_size=len(self._texts.tokenizer), n_positions=self._recipe.sequence_length,
             n_embd=sizes.hidden_size, n_layer=sizes.num_hidden_layers, n_head=sizes.num_attention_heads,
             n_inner=sizes.intermediate_size, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
             bos_token_id=end, eos_token_id=end, architectures=["GPT2LMHeadModel"],
@@ -118,11 +110,11 @@ class CausalLanguageModelling:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer."""
-        self._tokenizer.save_pretrained(folder)
+        self._texts.tokenizer.save_pretrained(folder)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
         """Return tokens and the tokens that follow them, both (rows, length); nothing is drawn."""
-        chosen = self._sequences[rows]
+        chosen = self._texts.train[rows]
         return chosen[:, :-1], chosen[:, 1:]
 
     def loss(self, model: GPT2LMHeadModel, batch: Batch) -> Tensor:
@@ -131,4 +123,4 @@ class CausalLanguageModelling:
 
     def held_out(self, model: GPT2LMHeadModel) -> dict[str, float]:
         """Return the loss on texts that training does not see."""
-        return {"held_out_loss": held_out_loss(model, self._check)}
+        return {"held_out_loss": held_out_loss(model, self._texts.held_out)}

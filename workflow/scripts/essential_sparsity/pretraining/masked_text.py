@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,46 +11,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from essential_sparsity.pretraining.corpus import WITHHELD, check_batch
 from essential_sparsity.pretraining.objectives import Batch
 from essential_sparsity.pretraining.recipe import MaskedTextRecipe
+from essential_sparsity.pretraining.text_corpus import prepare_texts
 from essential_sparsity.records import plain
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _IGNORED = -100
-# Enough for a held-out loss, and little beside the training itself.
-HELD_OUT_SEQUENCES = 512
-
-
-@dataclass(frozen=True)
-class CorpusTexts:
-    """The texts of a corpus by what they are for.
-
-    Attributes:
-        train: What weights are trained on.
-        held_out: What the held-out loss is of.
-        tokenizer: What the tokenizer is trained on: the training texts, with those that a recipe withholds.
-    """
-
-    train: list[str]
-    held_out: list[str]
-    tokenizer: list[str]
-
-
-def corpus_texts(corpus: pd.DataFrame) -> CorpusTexts:
-    """Return the texts of a corpus, columns ``text`` and ``split``.
-
-    A tokenizer sees the texts that a recipe withholds from its model: models that are trained on shares of one corpus
-    then have one vocabulary, and their losses, in nats a token, and their embeddings can be compared. What a model
-    learns of withheld texts is which strings are tokens, as do those of the RoBERTa family that were trained on shares
-    of one corpus with the tokenizer of the whole.
-    """
-    texts, splits = corpus["text"], corpus["split"]
-    return CorpusTexts(
-        train=texts[splits == "train"].tolist(),
-        held_out=texts[splits == "test"].tolist(),
-        tokenizer=texts[splits.isin(["train", WITHHELD])].tolist(),
-    )
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, min_frequency: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -177,25 +142,15 @@ class MaskedLanguageModelling:
 
     def __init__(self, corpus: pd.DataFrame, recipe: MaskedTextRecipe, where: str) -> None:
         self._recipe = recipe
-        texts = corpus_texts(corpus)
-        length, sizes = recipe.sequence_length, recipe.tokenizer
-        self._tokenizer = train_tokenizer(texts.tokenizer, sizes.vocab_size, sizes.min_frequency, length)
-        self._sequences = pack_sequences(texts.train, self._tokenizer, length)
-        check_batch(len(self._sequences), f"sequences of {length} tokens", recipe.batch_size, where)
-        held_out = texts.held_out
-        check = pack_sequences(held_out, self._tokenizer, length) if held_out else self._sequences[:0]
-        self._check = check[:HELD_OUT_SEQUENCES]
-        logging.info(
-            "%d training and %d held-out sequences of %d tokens", len(self._sequences), len(self._check), length
-        )
-        self.size = len(self._sequences)
+        self._texts = prepare_texts(corpus, recipe, train_tokenizer, pack_sequences, where)
+        self.size = len(self._texts.train)
 
     def build(self) -> BertForMaskedLM:
         """Return a new model; its weights are drawn from torch's own generator."""
         config = BertConfig(
-            vocab_size=len(self._tokenizer), max_position_embeddings=self._recipe.sequence_length,
+            vocab_size=len(self._texts.tokenizer), max_position_embeddings=self._recipe.sequence_length,
             hidden_dropout_prob=self._recipe.dropout, attention_probs_dropout_prob=self._recipe.dropout,
-            pad_token_id=self._tokenizer.pad_token_id, architectures=["BertForMaskedLM"],
+            pad_token_id=self._texts.tokenizer.pad_token_id, architectures=["BertForMaskedLM"],
             **plain(self._recipe.architecture),
         )  # fmt: skip
         # Eager attention is about 15 % faster than SDPA at this width on a CPU.
@@ -203,13 +158,13 @@ class MaskedLanguageModelling:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer."""
-        self._tokenizer.save_pretrained(folder)
+        self._texts.tokenizer.save_pretrained(folder)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
         """Return masked inputs and labels, both (rows, length)."""
         return mask_tokens(
-            self._sequences[rows], generator, self._recipe.mask_probability, self._tokenizer.mask_token_id,
-            len(self._tokenizer),
+            self._texts.train[rows], generator, self._recipe.mask_probability, self._texts.tokenizer.mask_token_id,
+            len(self._texts.tokenizer),
         )  # fmt: skip
 
     def loss(self, model: BertForMaskedLM, batch: Batch) -> Tensor:
@@ -218,7 +173,7 @@ class MaskedLanguageModelling:
 
     def held_out(self, model: BertForMaskedLM) -> dict[str, float]:
         """Return the loss on texts that training does not see."""
-        if not len(self._check):
+        if not len(self._texts.held_out):
             return {"held_out_loss": math.nan}
-        mask_id = self._tokenizer.mask_token_id
-        return {"held_out_loss": held_out_loss(model, self._check, self._recipe, mask_id)}
+        mask_id = self._texts.tokenizer.mask_token_id
+        return {"held_out_loss": held_out_loss(model, self._texts.held_out, self._recipe, mask_id)}
