@@ -121,7 +121,7 @@ def main() -> None:
             side.mkdir()
             if study != DEFAULT:
                 shutil.copytree(study.parent, side, dirs_exist_ok=True)
-        wheels = [f"results/sources/{s.package}-{s.version}.whl" for s in resolved.used_wheels()]
+        wheels = [f"results/sources/{s.release}.whl" for s in resolved.used_wheels()]
         if wheels:
             subprocess.run(snakemake(study, sides[0], "--", *wheels), cwd=sides[0], check=True)
         commands = [snakemake(study, sides[0]), plain(study, sides[1], [sides[0] / wheel for wheel in wheels])]

@@ -63,8 +63,7 @@ class Script:
     def files_of(self, source: Source) -> list[Path]:
         """Return what the bytes of a source are taken from."""
         if isinstance(source, Wheel):
-            start = f"{source.package}-{source.version}"
-            return [wheel for wheel in self.wheels if wheel.name.startswith(start)]
+            return [wheel for wheel in self.wheels if wheel.name.startswith(source.release)]
         return [source.place] if isinstance(source, Local) else []
 
     def read_rows(self, name: str) -> Any:

@@ -12,7 +12,9 @@ def model_inputs(model, checkpoint):
     source = study.source(model, checkpoint)
     if source.kind == "path":
         return list(map(str, local_files(source, study.where("models", model))))
-    return fetched_inputs(source, f"models/{model}/{checkpoint}", model)
+    if source.kind == "pretrain":
+        return fetched_inputs(source, f"pretraining/{model}")
+    return fetched_inputs(source, f"sources/hub/models/{model}/{checkpoint}")
 
 
 def dataset_inputs(dataset):
@@ -21,14 +23,13 @@ def dataset_inputs(dataset):
     if source.kind == "path":
         found = local_tables(source, study.where("datasets", dataset))
         return list(map(str, chain.from_iterable(found.values())))
-    return fetched_inputs(source, f"datasets/{dataset}")
+    return fetched_inputs(source, f"sources/hub/datasets/{dataset}")
 
 
-def fetched_inputs(source, place, model=None):
-    """Return what an earlier rule puts where: a wheel, or a folder with its index."""
+def fetched_inputs(source, folder):
+    """Return what an earlier rule makes: a wheel, or what it puts into a folder with its index."""
     if source.kind == "wheel":
-        return [f"results/sources/{source.package}-{source.version}.whl"]
-    folder = f"sources/hub/{place}" if source.kind == "hub" else f"pretraining/{model}"
+        return [f"results/sources/{source.release}.whl"]
     return [f"results/{folder}/index.json", f"results/{folder}/files"]
 
 

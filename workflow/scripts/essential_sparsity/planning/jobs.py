@@ -48,5 +48,5 @@ def other_costs(study: Study) -> list[str]:
     jobs |= {f"weights/{place}" for place in measured_places(study)}
     jobs |= {f"steps/{model}" for model in study.used_trajectories()}
     jobs |= {f"downloads/{place}" for place in study.used_downloads()}
-    jobs |= {f"sources/{source.package}-{source.version}" for source in study.used_wheels()}
+    jobs |= {f"sources/{source.release}" for source in study.used_wheels()}
     return sorted(f"results/costs/{job}.json" for job in jobs)

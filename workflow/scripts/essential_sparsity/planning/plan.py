@@ -96,8 +96,10 @@ def downloads(study: Study, jobs: pd.DataFrame) -> tuple[float, int]:
     for place in places[kinds == "downloads"]:
         name, checkpoint = study.downloads()[place]
         weights = study.models[name].parameters if checkpoint else None
-        known += (weights or 0) * _BYTES[study.models[name].dtype if weights else "float32"] / 1e6
-        unknown += weights is None
+        if weights is None:
+            unknown += 1
+        else:
+            known += weights * _BYTES[study.models[name].dtype] / 1e6
     return known, unknown
 
 

@@ -30,6 +30,11 @@ class Wheel:
     member: str
     tags: str | None = None
 
+    @property
+    def release(self) -> str:
+        """Package and version, as its file is called."""
+        return f"{self.package}-{self.version}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:

@@ -76,18 +76,19 @@ class Registries:
     def checkpoints_of(self, model: str) -> list[str]:
         """Return the names of a model's checkpoints, in the order of training."""
         source = self.models[model].source
-        if isinstance(source, HubSteps):
-            return list(hub_steps(source.trajectory, model))
-        return list(map(step_name, source.recipe.checkpoint_steps)) if isinstance(source, Pretraining) else [FINAL]
+        if isinstance(source, Pretraining):
+            return list(map(step_name, source.recipe.checkpoint_steps))
+        return list(self.places(model)) or [FINAL]
 
     def measured_of(self, model: str) -> list[str]:
         """Return the names of a model's checkpoints whose weights can be measured, in the order of training.
 
         Besides its checkpoints those of ``checkpoint_every``, which no other key's ``all`` means.
         """
-        if model not in self.pretrained():
-            return self.checkpoints_of(model)
-        return list(map(step_name, self.recipe(model).measured_steps))
+        source = self.models[model].source
+        if isinstance(source, Pretraining):
+            return list(map(step_name, source.recipe.measured_steps))
+        return self.checkpoints_of(model)
 
     def method(self, name: str) -> Method:
         """Return what defines a method, without its label."""
